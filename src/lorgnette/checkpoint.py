@@ -1,0 +1,128 @@
+"""What is kept on disk: adapter folders, whole models, and the folder of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from lorgnette import lora
+from lorgnette.events import Event, Finished, Stepped
+from lorgnette.files import atomic_write, make_folder, write_text
+from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
+from lorgnette.settings import read_yaml
+from lorgnette.task import Task
+from lorgnette.tensors import read_tensors
+
+RECIPE_FILE = "recipe.yaml"
+MODEL_FILE = "model.safetensors"
+
+
+def save(task: Task, recipe: Any, folder: str | os.PathLike[str]) -> Path:
+    """Keep what a task has learnt.
+
+    With an adapter: a folder in PEFT's layout with our own file and `recipe.yaml`. Without one
+    (`recipe.lora` is None): all weights as `model.safetensors`, with `recipe.yaml`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder cannot be written to.
+    """
+    folder = make_folder(folder)
+    if recipe.lora is None:
+        with atomic_write(folder / MODEL_FILE) as temporary:
+            # Contiguous: safetensors keeps no memory format.
+            save_file({name: t.contiguous() for name, t in task.model.state_dict().items()}, temporary)
+        write_text(folder / RECIPE_FILE, recipe_text(recipe))
+    else:
+        # Together, so that a killed save leaves an adapter and its own recipe.
+        lora.save_adapter(task.model, folder, recipe.lora, files={RECIPE_FILE: recipe_text(recipe)})
+    return folder
+
+
+def load(folder: str | os.PathLike[str], strict: bool = True) -> Task:
+    """The task that `save` kept, in eval mode on the CPU.
+
+    Args:
+        folder: an adapter folder or the folder of a whole model.
+        strict: also refuse an adapter that was trained on other base weights.
+
+    Raises:
+        FileNotFoundError: no such folder, or no recipe in it.
+        ValueError: tensors that do not fit, or another base, in one line.
+    """
+    folder = Path(folder)
+    recipe = load_recipe(folder)
+    if recipe.lora is None:  # the folder itself is the base
+        return build(replace(recipe, model=replace(recipe.model, base=str(folder))))
+    task = build(recipe)
+    lora.load_adapter(task.model, folder, strict=strict)
+    return task.eval()
+
+
+def recipe_text(recipe: Any) -> str:
+    """A recipe as YAML."""
+    return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(folder: str | os.PathLike[str]) -> Any:
+    """The recipe in a run, adapter or model folder."""
+    path = lora.current_file(folder, RECIPE_FILE)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {RECIPE_FILE}: it is no run, adapter or model of this program")
+    return recipe_from_dict(read_yaml(path), str(path))
+
+
+class RunFolder:
+    """The folder of one training run, and where things are in it."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.adapter = self.path / "adapter"
+        self.samples = self.path / "samples"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.report = self.path / "report.html"
+        self.checkpoints = self.path / "checkpoints"
+
+    def start(self, recipe: Any) -> None:
+        """Make the folder and write the recipe: from here on the run can be resumed."""
+        if self.snapshot_file.exists():
+            raise ValueError(f"{self.path} holds a run already; --resume {self.path} goes on with it")
+        make_folder(self.path)
+        write_text(self.path / RECIPE_FILE, recipe_text(recipe))
+
+    @property
+    def snapshot_file(self) -> Path:
+        return self.checkpoints / "last.pt"
+
+    def write_snapshot(self, snapshot: dict[str, Any]) -> None:
+        """Replace the latest snapshot; a full disk leaves the one before."""
+        with atomic_write(self.snapshot_file) as temporary:
+            torch.save(snapshot, temporary)
+
+    def latest_snapshot(self) -> dict[str, Any] | None:
+        """What to resume from; None where nothing was saved yet."""
+        return dict(read_tensors(self.snapshot_file)) if self.snapshot_file.exists() else None
+
+
+class Checkpoints:
+    """A listener that writes a snapshot every `every` steps and at the end."""
+
+    def __init__(self, folder: RunFolder, every: int):
+        self.folder, self.every = folder, every
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Stepped() if event.step % self.every == 0:
+                self.folder.write_snapshot(event.snapshot())
+            case Finished():
+                self.folder.write_snapshot(event.snapshot())

@@ -1,0 +1,84 @@
+"""The command line: `lorgnette VERB ...`. Each verb is one file here, imported when it is asked for.
+
+Exit status: 0 well done, 2 something the user can put right (one line on stderr says what), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "demo": "adapt the shipped model to a camera and show what that gains, in a few minutes",
+    "train": "adapt a model to your own data",
+    "eval": "measure an adapter against the model without it",
+    "enhance": "enlarge images, with an adapter or as shipped",
+    "merge": "fold an adapter into its model for good",
+    "info": "say what an adapter or a weight file holds",
+}
+
+PAGE = """\
+lorgnette train superres --data.root photos           adapt the shipped model to a folder of images
+lorgnette enhance small.jpg large.png --scale 3.3     enlarge an image
+
+Adapt vision models with low-rank updates, and put them to use.
+
+verbs:
+{verbs}
+
+lorgnette VERB --help says more. LORGNETTE_DEBUG=1 shows where an error came from."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `lorgnette`; by default those of this process.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as end:  # argparse ends so after --help
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        print("lorgnette: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone, as `| head` does: no reason to complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("LORGNETTE_DEBUG"):
+            raise
+        print(f"lorgnette: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without line breaks or error numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(PAGE.format(verbs="\n".join(f"  {name:<9} {about}" for name, about in VERBS.items())))
+        return 0 if words else 2
+    verb = words[0]
+    if verb == "--version":
+        from lorgnette.version import __version__
+
+        print(f"lorgnette {__version__}")
+        return 0
+    if verb not in VERBS:
+        likely = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {likely[0]}?" if likely else f"; there is {', '.join(VERBS)}"
+        raise ValueError(f"unknown verb {verb}{hint}")
+    return import_module(f"lorgnette.cli.{verb}").run(words[1:])

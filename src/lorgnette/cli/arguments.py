@@ -1,0 +1,88 @@
+"""Reading the words after a verb: argparse with one-line errors, and with an example on top of the help."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+
+class Arguments(argparse.ArgumentParser):
+    """The arguments of one verb.
+
+    Args:
+        verb: its name.
+        example: a command that somebody would type, shown first.
+        about: what the verb does.
+    """
+
+    def __init__(self, verb: str, example: str, about: str):
+        super().__init__(
+            prog=f"lorgnette {verb}",
+            description=about,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=100),
+        )
+        self.example = example
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+
+    def format_help(self) -> str:
+        return f"{self.example}\n\n{super().format_help()}"
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The values; a one-line ValueError where the words are wrong."""
+        options, unknown = self.parse_known_args(words)
+        if unknown:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            likely = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+            if unknown[0].startswith("-"):
+                raise ValueError(f"unknown option {unknown[0]}" + (f"; did you mean {likely[0]}?" if likely else ""))
+            raise ValueError(f"{self.prog}: {unknown[0]!r} is one word too many")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message.removeprefix("argument "))
+
+
+def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:
+    """A type for `add_argument`: whole numbers from `least` to `most`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            works = f"a whole number of at least {least}" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} does not work; {works} does")
+        return value
+
+    return read
+
+
+def factor(text: str) -> float:
+    """A type for `add_argument`: a factor to enlarge by."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 32:  # nan compares false
+        raise argparse.ArgumentTypeError(f"{text!r} does not work; a number from 1 to 32 does, such as 3.3")
+    return value
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option --device."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda or mps; unset: an accelerator where there is one",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option --json."""
+    parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")

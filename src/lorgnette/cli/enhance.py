@@ -1,0 +1,167 @@
+"""`lorgnette enhance IN OUT`: enlarge an image, or every image of a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from lorgnette.cli import one_line
+from lorgnette.cli.arguments import Arguments, add_device, factor, whole
+from lorgnette.files import make_folder
+
+DEFAULT_SCALE = 2.0
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    options = _arguments().read(words)
+    source, out = Path(options.source), Path(options.out)
+    if not source.exists():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    is_folder = source.is_dir()
+    jobs = _folder_jobs(source, out, options.overwrite) if is_folder else [_file_job(source, out)]
+    for _, target in jobs:
+        _check_target(target)
+    task, enhance = _load(options)
+    if not is_folder:
+        _enlarge(*jobs[0], task, enhance, options, bar=True)
+        print(jobs[0][1])
+        return 0
+    return _enlarge_all(jobs, out, task, enhance, options)
+
+
+def _arguments() -> Arguments:
+    parser = Arguments(
+        "enhance",
+        "lorgnette enhance small.jpg large.png --scale 3.3",
+        "Enlarges an image, or all images of a folder. Without an adapter, by the model as shipped. Bit "
+        "depth, transparency, colour profile and EXIF data are kept; any size is done, tile by tile.",
+    )
+    parser.add_argument("source", metavar="IN", help="image file or folder (its subfolders are searched too)")
+    parser.add_argument("out", metavar="OUT", help="image file (the suffix chooses the format) or folder")
+    parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model; unset: as shipped")
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--scale", type=factor, metavar="S", help="factor from 1 to 32, such as 3.3; unset: 2")
+    wanted.add_argument("--size", type=_size, metavar="WxH", help="width and height in pixels, any two")
+    for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
+        wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
+    parser.add_argument("--tile", type=whole(16), metavar="N", help="side of a tile; smaller needs less memory")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
+    parser.add_argument("--quality", type=whole(1, 100), default=95, metavar="N", help="of JPEG and WebP; unset: 95")
+    parser.add_argument("--overwrite", action="store_true", help="of a folder, also do what is already there")
+    add_device(parser)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    """'1920x1080' as (H, W)."""
+    match = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} does not work; WIDTHxHEIGHT such as 1920x1080 does")
+    return int(match[2]), int(match[1])
+
+
+# ------------------------------------------------------------------------------------------- what goes where
+
+
+def _file_job(source: Path, out: Path) -> tuple[Path, Path]:
+    target = out / source.name if out.is_dir() else out
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the input itself: give another output")
+    return source, target
+
+
+def _folder_jobs(source: Path, out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    from lorgnette.folders import find_images
+
+    if out.is_file():
+        raise ValueError(f"{out} is a file: for a folder of images, give a folder")
+    if out.exists() and out.samefile(source):
+        raise ValueError(f"{out} is the input folder itself: give another one")
+    files = [file for file in find_images(source) if out.resolve() not in file.resolve().parents]
+    jobs = [(file, out / file.relative_to(source)) for file in files]
+    return [job for job in jobs if overwrite or not job[1].exists()]
+
+
+def _check_target(target: Path) -> None:
+    """Find out before the work whether the file can be written."""
+    from lorgnette.images import check_output
+
+    check_output(target)
+    folder = make_folder(target.parent)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write {target}: the folder {folder} is not writable")
+
+
+# ------------------------------------------------------------------------------------------------- the work
+
+
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The task and its room's `enhance`."""
+    from lorgnette.checkpoint import load, load_recipe
+    from lorgnette.cli.device import to_device
+    from lorgnette.recipe import build
+    from lorgnette.systems import room, room_name
+
+    if options.adapter is None:
+        home = room("superres")
+        task = build(home.Recipe(lora=None))
+    else:
+        name = room_name(load_recipe(options.adapter))
+        home = room(name)
+        if not hasattr(home, "enhance"):
+            raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which does not enlarge images")
+        task = load(options.adapter)
+    return to_device(task, options.device), home.enhance
+
+
+def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
+    from tqdm import tqdm
+
+    from lorgnette.images import check_output, read_image, write_image
+
+    image = read_image(source)
+    check_output(target, alpha=image.alpha is not None)
+    settings: dict[str, Any] = {"precision": options.precision}
+    settings |= {} if options.tile is None else {"tile": options.tile}
+    settings |= _wanted(options, *image.pixels.shape[:2])
+    if bar:
+        settings["progress"] = lambda tiles: tqdm(tiles, unit="tile", disable=None, leave=False)
+    write_image(target, enhance(task, image, **settings), quality=options.quality)
+
+
+def _wanted(options: argparse.Namespace, height: int, width: int) -> dict[str, Any]:
+    """`scale` or `size` for an image of that size."""
+    if options.size:
+        return {"size": options.size}
+    if options.width:
+        return {"size": (max(1, round(height * options.width / width)), options.width)}
+    if options.height:
+        return {"size": (options.height, max(1, round(width * options.height / height)))}
+    if options.long_side:
+        ratio = options.long_side / max(height, width)
+        return {"size": (max(1, round(height * ratio)), max(1, round(width * ratio)))}
+    return {"scale": options.scale or DEFAULT_SCALE}
+
+
+def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: Any, options: Any) -> int:
+    """Every image of a folder; a broken one does not stop the others."""
+    from tqdm import tqdm
+
+    failures = []
+    for source, target in tqdm(jobs, unit="image", disable=None, leave=False):
+        try:
+            _enlarge(source, target, task, enhance, options, bar=False)
+        except (ValueError, OSError) as error:
+            reason = one_line(error)
+            failures.append(reason if str(source) in reason else f"{source}: {reason}")
+    print(f"{len(jobs) - len(failures)} images written to {out}")
+    for failure in failures:
+        print(f"  {failure}", file=sys.stderr)
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(jobs)} images could not be enlarged (listed above)")
+    return 0

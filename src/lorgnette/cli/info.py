@@ -1,0 +1,146 @@
+"""`lorgnette info ADAPTER|FILE.safetensors`: what it holds, without loading it."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from lorgnette.cli.arguments import Arguments, add_json
+from lorgnette.cli.output import size
+from lorgnette.files import nearest, read_json, write_json
+
+MAX_HEADER = 100 * 2**20  # the format's own limit
+LISTED = 20  # tensors or layers that are named one by one
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    parser = Arguments(
+        "info",
+        "lorgnette info runs/NAME/adapter",
+        "Says what an adapter, a whole model or a safetensors file holds. No weights are loaded.",
+    )
+    parser.add_argument("path", metavar="PATH", help="folder of an adapter or a model, or a .safetensors file")
+    add_json(parser)
+    options = parser.read(words)
+    path = Path(options.path)
+    facts = _of_folder(path) if path.is_dir() else _of_file(path)
+    for title, value in facts.items():
+        print(f"{title:<13} {_shown(title, value)}".rstrip())
+    if options.json:
+        write_json(options.json, facts)
+    return 0
+
+
+def _shown(title: str, value: Any) -> str:
+    if isinstance(value, dict):
+        lines = [f"{name}  {what}" for name, what in list(value.items())[:LISTED]]
+        lines += [f"and {len(value) - LISTED} more"] if len(value) > LISTED else []
+        return ("\n" + " " * 14).join(lines)
+    if title == "bytes":
+        return f"{value:,} ({size(value)})"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        names = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise FileNotFoundError(f"no such file or folder: {path}{nearest(path.name, names)}")
+    tensors = _tensors(path)
+    return {
+        "file": str(path),
+        "tensors": len(tensors),
+        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
+        "bytes": path.stat().st_size,
+        "contents": _described(tensors),
+    }
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    from lorgnette.lora.folder import PEFT_CONFIG, WEIGHTS, adapter_info, current_file
+
+    model_file = folder / "model.safetensors"
+    if model_file.is_file():
+        return {"whole model": str(folder)} | _recipe_facts(folder) | _weights_facts(model_file)
+    if (folder / "adapter").is_dir():  # a run folder
+        folder = folder / "adapter"
+    manifest = adapter_info(folder)
+    facts: dict[str, Any] = {"adapter": str(folder)} | _recipe_facts(folder)
+    weights = current_file(folder, WEIGHTS)
+    if manifest:
+        try:
+            layers = {name: f"r {layer['r']}" for name, layer in manifest["layers"].items()}
+            ranks = sorted({layer["r"] for layer in manifest["layers"].values()})
+            facts["rank"] = " ".join(map(str, ranks))
+            facts["trained too"] = ", ".join(manifest["trained"]) or "nothing"
+            facts["PEFT reads it"] = "yes" if manifest["peft"] else "no"
+            base = manifest["base"]
+            facts["fingerprint"] = f"structure {base['structure']}, content {base['content']}"
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the manifest in {folder} is damaged ({error!r})") from None
+    else:
+        config = read_json(current_file(folder, PEFT_CONFIG))
+        if not isinstance(config, dict):
+            raise ValueError(f"{PEFT_CONFIG} in {folder} is not a table")
+        facts["written by"] = "PEFT or a program that writes its layout"
+        facts["rank"] = str(config.get("r"))
+        layers = dict.fromkeys(_adapted_names(_tensors(weights)), "")
+    return facts | _weights_facts(weights) | {"layers": layers}
+
+
+def _recipe_facts(folder: Path) -> dict[str, Any]:
+    """Room and base, as far as a recipe tells."""
+    from lorgnette.settings import read_yaml
+
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return {}
+    recipe = read_yaml(path)
+    facts = {"room": str(recipe.get("room"))}
+    model = recipe.get("model")
+    if isinstance(model, dict):
+        facts["base"] = ", ".join(f"{key} {value}" for key, value in model.items())
+    settings = recipe.get("lora")
+    if isinstance(settings, dict):
+        facts["targets"] = str(settings.get("target_modules"))
+    return facts
+
+
+def _weights_facts(path: Path) -> dict[str, Any]:
+    tensors = _tensors(path)
+    return {
+        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
+        "bytes": path.stat().st_size,
+    }
+
+
+def _adapted_names(tensors: dict[str, tuple[str, list[int]]]) -> list[str]:
+    return [name.removeprefix("base_model.model.").partition(".lora_A")[0] for name in tensors if ".lora_A" in name]
+
+
+def _described(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, str]:
+    return {name: f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}" for name, (dtype, shape) in tensors.items()}
+
+
+def _tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Name -> (dtype, shape), from the header of a safetensors file."""
+    if path.suffix not in (".safetensors", ".lorgnette-pending"):
+        raise ValueError(f"{path} is no safetensors file; nothing else is opened")
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(MAX_HEADER, path.stat().st_size - 8):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        return {
+            name: (str(entry["dtype"]), [int(n) for n in entry["shape"]])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not an intact safetensors file ({error})") from None

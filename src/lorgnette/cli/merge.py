@@ -1,0 +1,37 @@
+"""`lorgnette merge ADAPTER OUT`: a whole model with the adapter folded in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lorgnette.cli.arguments import Arguments
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    parser = Arguments(
+        "merge",
+        "lorgnette merge runs/NAME/adapter merged",
+        "Folds an adapter into its model: the result needs no adapter, runs at the model's own speed and "
+        "gives the same output.",
+    )
+    parser.add_argument("adapter", metavar="ADAPTER", help="folder of the adapter")
+    parser.add_argument("out", metavar="OUT", help="folder for the whole model; it must not exist or be empty")
+    options = parser.read(words)
+
+    from lorgnette.checkpoint import load, load_recipe, save
+    from lorgnette.lora import adapted_layers, merge_lora_weights
+
+    out = Path(options.out)
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: give a new folder")
+    recipe = load_recipe(options.adapter)
+    if recipe.lora is None:
+        raise ValueError(f"{options.adapter} holds a whole model: there is nothing to merge")
+    task = load(options.adapter)
+    count = len(adapted_layers(task.model))
+    merge_lora_weights(task.model)
+    save(task, replace(recipe, lora=None), out)
+    print(f"{count} layers merged\nkept     {out}")
+    return 0

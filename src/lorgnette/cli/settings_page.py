@@ -1,0 +1,64 @@
+"""The help page of a room's settings, made from the sentences in its recipe."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lorgnette import settings
+
+
+def settings_page(name: str, recipe_class: type, options: Mapping[str, tuple[str, str]]) -> str:
+    """The help of `lorgnette train NAME`.
+
+    Args:
+        name: the room.
+        recipe_class: its `Recipe`.
+        options: of the verb itself: name -> (placeholder, what it does).
+    """
+    sections = [
+        f"lorgnette train {name} --data.root photos",
+        "Adapts the model to your data: holds a part of it out, chooses how long to train, stops when that\n"
+        "no longer helps, and keeps the adapter, a report and all figures in a run folder.",
+        _option_lines((f"--{option} {value}", about) for option, (value, about) in options.items()),
+    ]
+    all_settings = settings.settings_of(recipe_class)
+    for group in settings.groups_of(recipe_class):
+        lines = [
+            (f"--{option} {_shown(setting.default)}", _about(setting))
+            for option, setting in all_settings.items()
+            if option.startswith(f"{group}.")
+        ]
+        off = f" (--{group} null: none)" if settings.can_be_off(recipe_class, group) else ""
+        sections.append(f"{group}{off}:\n{_option_lines(lines)}")
+    return "\n\n".join(sections)
+
+
+def _option_lines(lines: Iterable[tuple[str, str]], column: int = 32) -> str:
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    return "\n".join(
+        textwrap.fill(
+            about,
+            width,
+            initial_indent=f"  {option:<{column - 2}}" if len(option) < column - 3 else f"  {option}  ",
+            subsequent_indent=" " * column,
+        )
+        for option, about in lines
+    )
+
+
+def _shown(default: Any) -> str:
+    """A default as it would be typed; nothing where there is none."""
+    if default is None or default == {}:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    text = " ".join(map(str, default)) if isinstance(default, tuple | list) else str(default)
+    return text if len(text) < 40 else ""
+
+
+def _about(setting: settings.Setting) -> str:
+    choices = settings.choices(setting.type)
+    return setting.about + (f" One of: {', '.join(choices)}." if len(choices) > 1 else "")

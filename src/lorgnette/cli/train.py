@@ -1,0 +1,229 @@
+"""`lorgnette train ROOM`: adapt a model, prove it on held-out data, keep the adapter."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorgnette import settings
+from lorgnette.cli.output import figure, table
+from lorgnette.cli.settings_page import settings_page
+from lorgnette.files import write_json
+from lorgnette.systems import ROOMS, room
+
+if TYPE_CHECKING:
+    from lorgnette.checkpoint import RunFolder
+    from lorgnette.events import Finished
+    from lorgnette.task import Task
+
+OPTIONS = {
+    "config": ("FILE", "settings from a YAML file; those on the command line count more"),
+    "out": ("FOLDER", "where the run goes; unset: runs/ROOM-DATE-TIME"),
+    "resume": ("FOLDER", "go on with a run that was interrupted; the result is as if it had not been"),
+    "json": ("FILE", "write the figures to this file as well"),
+}
+RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
+PATIENCE = 3  # evaluations without progress, where neither steps nor patience are set
+
+ROOMS_PAGE = """\
+lorgnette train superres --data.root photos
+
+Adapt a model to your own data. Rooms: {rooms}.
+lorgnette train ROOM --help lists a room's settings."""
+
+Options = list[tuple[str, list[str]]]
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    if not words or words[0].startswith("-"):
+        print(ROOMS_PAGE.format(rooms=", ".join(ROOMS)))
+        return 0 if words and words[0] in ("-h", "--help") else 2
+    recipe_class = room(words[0]).Recipe
+    if "-h" in words or "--help" in words:
+        print(settings_page(words[0], recipe_class, OPTIONS))
+        return 0
+    own, options = _split(words[1:])
+    if "resume" in own:
+        return _resume(words[0], recipe_class, own, options)
+    return _start(words[0], recipe_class, own, options)
+
+
+# ----------------------------------------------------------------------------------------------- the two ways
+
+
+def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
+    given = _from_file(name, recipe_class, own["config"]) if "config" in own else {}
+    given = settings.override(given, settings.from_options(recipe_class, options, OPTIONS))
+    recipe = settings.make_recipe(recipe_class, given)
+
+    from lorgnette.checkpoint import RunFolder
+    from lorgnette.recipe import build
+
+    batches, test = room(name).loaders(recipe.data, recipe.train)
+    if recipe.train.steps is None:
+        patience = recipe.train.patience if "train.patience" in given else PATIENCE
+        steps = room(name).default_steps(len(batches.dataset), recipe)
+        recipe = replace(recipe, train=replace(recipe.train, steps=steps, patience=patience))
+    folder = RunFolder(own.get("out") or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    task = build(recipe)
+    if _is_main_process():
+        folder.start(recipe)
+    return _fit(name, recipe, folder, task, (batches, test), None, own.get("json"))
+
+
+def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
+    changes = settings.from_options(recipe_class, options, OPTIONS)
+    refused = [f"--{option}" for option in own if option not in ("resume", "json")]
+    refused += [f"--{option}" for option in changes if option not in RESUMABLE]
+    if refused:
+        allowed = ", ".join(f"--{option}" for option in RESUMABLE)
+        raise ValueError(f"--resume goes on with the run's own settings: {refused[0]} cannot change; {allowed} can")
+
+    from lorgnette.checkpoint import RunFolder, load_recipe
+    from lorgnette.recipe import build
+    from lorgnette.systems import room_name
+
+    folder = RunFolder(own["resume"])
+    recipe = load_recipe(folder.path)
+    if room_name(recipe) != name:
+        raise ValueError(f"{folder.path} is a run of {room_name(recipe)}, not of {name}")
+    train = {option.removeprefix("train."): value for option, value in changes.items()}
+    recipe = replace(recipe, train=replace(recipe.train, **train))
+    loaded = room(name).loaders(recipe.data, recipe.train)
+    return _fit(name, recipe, folder, build(recipe), loaded, folder.latest_snapshot(), own.get("json"))
+
+
+def _fit(
+    name: str,
+    recipe: Any,
+    folder: RunFolder,
+    task: Task,
+    loaded: tuple[Any, Sequence[Any]],
+    snapshot: dict[str, Any] | None,
+    json_file: str | None,
+) -> int:
+    from lorgnette.checkpoint import Checkpoints, save
+    from lorgnette.listeners import run_listeners
+    from lorgnette.train import fit
+
+    batches, test = loaded
+    go_on = f"To go on:\n  lorgnette train {name} --resume {shlex.quote(str(folder.path))}"
+    if _is_main_process():
+        print(_plan(recipe, folder, batches, test, snapshot), flush=True)
+    started = time.perf_counter()
+    try:
+        end = fit(
+            task,
+            batches,
+            recipe.train,
+            [*run_listeners(folder.path), Checkpoints(folder, recipe.train.save_every)],
+            test=test if len(test) else None,
+            resume=snapshot,
+        )
+    except KeyboardInterrupt:  # the second Ctrl-C: the step was not even finished
+        print(f"\nStopped at once, with what was saved before. {go_on}")
+        return 130
+    if not _is_main_process():
+        return 0
+    save(task, recipe, folder.adapter)
+    print(_summary(name, end, recipe, folder))
+    if json_file:
+        write_json(json_file, _figures(end, recipe, folder, task, time.perf_counter() - started))
+    if end.reason == "interrupted":
+        print(f"\nInterrupted after step {end.step} of {recipe.train.steps}; everything is saved. {go_on}")
+        return 130
+    return 0
+
+
+def _is_main_process() -> bool:
+    """Whether this process writes and talks: under `accelerate launch` only the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+# -------------------------------------------------------------------------------------------- words and files
+
+
+def _split(words: Sequence[str]) -> tuple[dict[str, str], Options]:
+    """The options of the verb itself, and the others (settings of the recipe) with the words after each."""
+    options: Options = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            options.append((name, [value] if equals else []))
+        elif not options:
+            raise ValueError(f"{word!r}: an option such as --data.root is expected here")
+        else:
+            options[-1][1].append(word)
+    own: dict[str, str] = {}
+    for name, values in options:
+        if name in OPTIONS:
+            if len(values) != 1:
+                raise ValueError(f"--{name} needs one value: {OPTIONS[name][0]}")
+            own[name] = values[0]
+    return own, [(name, values) for name, values in options if name not in OPTIONS]
+
+
+def _from_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
+    mapping = settings.read_yaml(file)
+    mapping.pop("format_version", None)
+    if mapping.pop("room", name) != name:
+        raise ValueError(f"--config: {file} holds settings of another room than {name}")
+    return settings.from_mapping(recipe_class, mapping, file)
+
+
+# ----------------------------------------------------------------------------------------------- what is said
+
+
+def _plan(recipe: Any, folder: RunFolder, batches: Any, test: Sequence[Any], snapshot: dict[str, Any] | None) -> str:
+    start = f"from step {snapshot['step']} on, " if snapshot else ""
+    proof = f"{len(test)} held-out tests" if len(test) else "nothing held out: no proof of what it gains"
+    return f"{start}{recipe.train.steps} steps on {len(batches.dataset)} samples; {proof}; {folder.path}"
+
+
+def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
+    from lorgnette.listeners.record import change
+
+    lines = []
+    if end.best:
+        both = [(metric, end.first[metric], end.best[metric]) for metric in end.best]
+        rows = [[metric, figure(old), figure(new), change(new, old)] for metric, old, new in both]
+        lines += ["", table([f"held out, step {end.best_step}", "before", "after", "change"], rows)]
+    if end.reason == "stopped early":
+        lines += ["", f"Stopped at step {end.step}: no progress for {recipe.train.patience} evaluations."]
+    if not end.improved and end.reason != "interrupted":
+        lines += [
+            "",
+            "Adaptation did not help: on the held-out data nothing was better than the model as it was, so",
+            "what was kept changes nothing. More data, a smaller --train.lr or more --train.steps may help.",
+        ]
+    lines += ["", f"kept     {folder.adapter}"]
+    lines += [f"report   {folder.report}"] if folder.report.exists() else []
+    if hasattr(room(name), "enhance"):
+        lines += [f"use      lorgnette enhance IN OUT --adapter {shlex.quote(str(folder.adapter))}"]
+    return "\n".join(lines)
+
+
+def _figures(end: Finished, recipe: Any, folder: RunFolder, task: Task, seconds: float) -> dict[str, Any]:
+    from lorgnette.listeners.record import finite
+
+    trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    return {
+        "run": str(folder.path),
+        "adapter": str(folder.adapter),
+        "reason": end.reason,
+        "step": end.step,
+        "steps": recipe.train.steps,
+        "before": finite(end.first),
+        "after": finite(end.best),
+        "best_step": end.best_step,
+        "improved": end.improved,
+        "trained_parameters": trained,
+        "all_parameters": sum(p.numel() for p in task.parameters()),
+        "seconds": round(seconds, 3),
+    }

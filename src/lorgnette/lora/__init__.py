@@ -1,0 +1,97 @@
+"""Low-rank adaptation of any `torch.nn.Module`.
+
+Needs torch and safetensors only, and knows no model. Names are imported on first use, so that the settings
+(`LoRAConfig`) cost no import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorgnette.lora.adapter import load_adapter, save_adapter
+    from lorgnette.lora.checks import VerifyReport, verify
+    from lorgnette.lora.config import LoRAConfig
+    from lorgnette.lora.folder import adapter_info, current_file
+    from lorgnette.lora.identity import Fingerprint, fingerprint
+    from lorgnette.lora.layers import LoRAConv2d, LoRALayer, LoRALinear, adapted_layers, is_adapted
+    from lorgnette.lora.state import LoadReport, get_lora_state_dict, load_lora_state_dict, trained_tensors
+    from lorgnette.lora.surgery import (
+        ParameterCount,
+        count_parameters,
+        disabled,
+        freeze_base_params,
+        get_lora_params,
+        inject_lora,
+        merge_lora_weights,
+        unload_lora,
+    )
+
+_HOME = {
+    "LoRAConfig": "config",
+    "LoRALayer": "layers",
+    "LoRALinear": "layers",
+    "LoRAConv2d": "layers",
+    "inject_lora": "surgery",
+    "freeze_base_params": "surgery",
+    "get_lora_params": "surgery",
+    "count_parameters": "surgery",
+    "ParameterCount": "surgery",
+    "is_adapted": "layers",
+    "adapted_layers": "layers",
+    "disabled": "surgery",
+    "merge_lora_weights": "surgery",
+    "unload_lora": "surgery",
+    "verify": "checks",
+    "VerifyReport": "checks",
+    "get_lora_state_dict": "state",
+    "load_lora_state_dict": "state",
+    "trained_tensors": "state",
+    "LoadReport": "state",
+    "save_adapter": "adapter",
+    "load_adapter": "adapter",
+    "adapter_info": "folder",
+    "current_file": "folder",
+    "fingerprint": "identity",
+    "Fingerprint": "identity",
+}
+
+__all__ = [
+    "Fingerprint",
+    "LoRAConfig",
+    "LoRAConv2d",
+    "LoRALayer",
+    "LoRALinear",
+    "LoadReport",
+    "ParameterCount",
+    "VerifyReport",
+    "adapted_layers",
+    "adapter_info",
+    "count_parameters",
+    "current_file",
+    "disabled",
+    "fingerprint",
+    "freeze_base_params",
+    "get_lora_params",
+    "get_lora_state_dict",
+    "inject_lora",
+    "is_adapted",
+    "load_adapter",
+    "load_lora_state_dict",
+    "merge_lora_weights",
+    "save_adapter",
+    "trained_tensors",
+    "unload_lora",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

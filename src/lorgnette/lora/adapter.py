@@ -1,0 +1,232 @@
+"""Adapters as folders: PEFT's two files, and a third with what PEFT has no place for.
+
+adapter_model.safetensors    the tensors, under PEFT's names
+adapter_config.json          PEFT's settings (or a marker, where PEFT cannot express the adapter)
+lorgnette.json               format version, settings of each layer, fingerprint of the base, extras
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lorgnette.files import read_json
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.folder import (
+    FORMAT_VERSION,
+    MANIFEST,
+    PEFT_CONFIG,
+    WEIGHTS,
+    adapter_info,
+    current_file,
+    replace_files,
+)
+from lorgnette.lora.identity import Fingerprint, fingerprint
+from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers, factor_shapes, is_adapted
+from lorgnette.lora.peft_format import OWN_TYPE, peft_config, peft_key, settings_from_peft
+from lorgnette.lora.selection import why_not
+from lorgnette.lora.state import (
+    LoadReport,
+    base_tensors,
+    compare,
+    get_lora_state_dict,
+    load_lora_state_dict,
+    model_name,
+    named_for,
+    trained_tensors,
+)
+from lorgnette.lora.surgery import inject_lora
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    config: LoRAConfig | None = None,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    base: Fingerprint | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the adapter of a model. A killed save leaves all of the old files or all of the new ones.
+
+    Args:
+        model: with adapters.
+        folder: made if need be; other files in it stay.
+        config: how the adapter was asked for, to be kept as information.
+        extra: anything JSON can hold, to be kept and given back by `load_adapter` and `adapter_info`.
+        base: fingerprint of the base, where it was taken before a cast; otherwise it is taken now.
+        files: further text files (name -> contents) of this adapter, replaced together with it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the model has no adapter, or the folder cannot be written to.
+    """
+    layers = adapted_layers(model)
+    if not layers:
+        raise ValueError(f"save_adapter: {type(model).__name__} has no adapter; inject_lora comes first")
+    tensors = {peft_key(name): tensor.cpu().contiguous().clone() for name, tensor in get_lora_state_dict(model).items()}
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    description = peft_config(model)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "peft": description["peft_type"] != OWN_TYPE,
+        "weights": _hash(weights),
+        "layers": {name: _describe(layer) for name, layer in layers.items()},
+        "trained": sorted(trained_tensors(model)),
+        "config": None if config is None else asdict(config),
+        "extra": dict(extra or {}),
+        "base": asdict(base or fingerprint(model)),
+    }
+    try:
+        texts = {PEFT_CONFIG: json.dumps(description, indent=2), MANIFEST: json.dumps(manifest, indent=2)}
+    except TypeError as error:
+        raise ValueError(f"save_adapter: extra holds what JSON cannot ({error})") from None
+    texts |= files or {}
+    replace_files(folder, {WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()})
+    return Path(folder)
+
+
+def load_adapter(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    strict: bool = True,
+    *,
+    check_base: bool = True,
+    base: Fingerprint | None = None,
+) -> LoadReport:
+    """Load an adapter that Lorgnette or PEFT wrote; a model without adapters is injected first.
+
+    Everything is checked before the model is touched. Only safetensors are read.
+
+    Args:
+        model: the base the adapter was made for, or the same with adapters on the same layers.
+        folder: as written by `save_adapter` or PEFT's `save_pretrained`.
+        strict: False takes what fits, whatever the base, and reports the rest.
+        check_base: False accepts another base, and still asks that every tensor has its place.
+        base: fingerprint of the model, where it was taken before a cast; otherwise it is taken now.
+
+    Returns:
+        What was loaded, missing, unexpected or mismatched; how the base differs; the extras.
+
+    Raises:
+        FileNotFoundError: there is no adapter in the folder.
+        ValueError: the files are damaged or do not fit the model; one line says what is wrong.
+    """
+    manifest = adapter_info(folder)
+    state = _read_weights(model, folder, manifest.get("weights"))
+    title = type(model).__name__
+    try:
+        settings = _layer_settings(folder, manifest, state)
+        difference = None
+        if manifest:
+            skip = frozenset(manifest["trained"])
+            difference = Fingerprint(**manifest["base"]).difference(base or fingerprint(model), skip)
+    except ValueError as error:
+        raise ValueError(f"the adapter in {folder} cannot be used: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{current_file(folder, MANIFEST)} is damaged ({error!r})") from None
+    if difference and strict and check_base:
+        raise ValueError(f"the adapter in {folder} is for another base than this {title}: {difference}")
+
+    fresh = not is_adapted(model)
+    named, report = _fit(model, settings, state)
+    if strict and not report.complete:
+        raise ValueError(f"the adapter in {folder} does not fit {title}: {report}")
+    whole = {name for name in settings if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
+    if fresh and whole:
+        inject_lora(model, target_modules=lambda name, _: settings[name] if name in whole else None)
+    loaded = load_lora_state_dict(model, {name: named[name] for name in report.loaded}, strict=False).loaded
+    if fresh:  # what was trained goes on learning, as the factors do
+        for name, tensor in trained_tensors(model).items():
+            if name in loaded and isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+                tensor.requires_grad_(True)
+    return replace(report, loaded=loaded, base=difference, extra=manifest.get("extra") or {})
+
+
+def _fit(
+    model: nn.Module, settings: Mapping[str, LoRAConfig], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """An adapter's tensors by the model's names, and how they fit; the model is not changed."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    wanted = {name: tuple(tensor.shape) for name, tensor in base_tensors(model).items()}
+    required = list(get_lora_state_dict(model)) if is_adapted(model) else []
+    conflicts: dict[str, str] = {}
+    for name, config in settings.items():
+        layer = modules.get(name)
+        if isinstance(layer, LoRALayer):
+            if layer.r == config.r and layer.scaling != config.scaling:
+                conflicts[f"{name}.{LORA_TENSORS[0]}"] = (
+                    f"is scaled by {config.scaling:g}, in the model by {layer.scaling:g}"
+                )
+        elif layer is not None and not required:
+            if reason := why_not(layer, [modules[name.rpartition(".")[0]]]):
+                raise ValueError(f"the adapter does not fit {type(model).__name__}: {name!r} {reason}")
+            shapes = factor_shapes(layer.get_parameter("weight"), config.r)
+            wanted |= {f"{name}.{factor}": shape for factor, shape in zip(LORA_TENSORS, shapes, strict=True)}
+    if required:
+        wanted |= {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    else:
+        required = [name for name in wanted if name.rpartition(".")[2] in LORA_TENSORS]
+    named, unknown = named_for(state, wanted)
+    missing = [name for name in required if name not in named]
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    return named, compare(wanted, shapes, missing, unknown, conflicts)
+
+
+def _layer_settings(
+    folder: str | os.PathLike[str], manifest: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> dict[str, LoRAConfig]:
+    if manifest:
+        return {name: LoRAConfig(**settings) for name, settings in manifest["layers"].items()}
+    config = read_json(current_file(folder, PEFT_CONFIG))
+    names = {model_name(key): tensor for key, tensor in state.items()}
+    suffix = f".{LORA_TENSORS[0]}"
+    ranks = {name.removesuffix(suffix): tensor.shape[0] for name, tensor in names.items() if name.endswith(suffix)}
+    if not ranks:
+        raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
+    return settings_from_peft(config, ranks)
+
+
+def _read_weights(model: nn.Module, folder: str | os.PathLike[str], digest: str | None) -> dict[str, Tensor]:
+    path = current_file(folder, WEIGHTS)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
+    limit = 2**26 + 32 * sum(parameter.numel() for parameter in model.parameters())
+    if path.stat().st_size > limit:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes: far too large for an adapter of {type(model).__name__}"
+        )
+    data = path.read_bytes()
+    if digest is not None and _hash(data) != digest:
+        raise ValueError(
+            f"{path} is not the file that {MANIFEST} describes: it is damaged, or another program replaced it"
+            f" (then remove {MANIFEST})"
+        )
+    try:
+        return dict(sorted(safetensors.torch.load(data).items()))
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); nothing else is opened") from None
+
+
+def _describe(layer: LoRALayer) -> dict[str, Any]:
+    return {
+        "r": layer.r,
+        "lora_alpha": layer.lora_alpha,
+        "lora_dropout": layer.lora_dropout,
+        "use_rslora": layer.use_rslora,
+    }
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,105 @@
+"""The settings of a low-rank adapter, under PEFT's names. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Which layers get an adapter, and of which rank and strength.
+
+    An adapted layer computes `W x + s B A x` with `A: (r, in)`, `B: (out, r)` and `s = lora_alpha / r`
+    (Hu et al., LoRA, arXiv 2106.09685).
+
+    Raises:
+        ValueError: a setting is out of range; one line names it.
+    """
+
+    r: int = 8
+    """Rank of the update; at least 1, and it may exceed the size of a layer."""
+    lora_alpha: float = 8
+    """Strength of the update: it is scaled by lora_alpha / r."""
+    lora_dropout: float = 0.0
+    """Dropout, in [0, 1), on the input of the low-rank path."""
+    target_modules: list[str] | str | None = None
+    """Layers to adapt: a list of names (whole, or their last dotted parts), one regular expression for
+    the whole name, or 'all-linear'."""
+    exclude_modules: list[str] | str | None = None
+    """Layers to leave alone: names or one regular expression, as in target_modules."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Other ranks for some layers: regular expression for the end of the name -> r. The first counts."""
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    """Other strengths for some layers: regular expression for the end of the name -> lora_alpha."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)."""
+    init_lora_weights: bool | Literal["gaussian"] = True
+    """How A starts: true (Kaiming uniform) or 'gaussian' (deviation 1 / r). B always starts at zero."""
+    modules_to_save: list[str] | None = None
+    """Names of base modules that are trained whole; they are saved and come back with the adapter."""
+
+    def __post_init__(self) -> None:
+        for name in ("target_modules", "exclude_modules", "modules_to_save"):
+            value = getattr(self, name)
+            if isinstance(value, (tuple, set, frozenset)):
+                object.__setattr__(self, name, sorted(value) if not isinstance(value, tuple) else list(value))
+        _check_rank("lora.r", self.r)
+        _check_alpha("lora.lora_alpha", self.lora_alpha)
+        if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"lora.lora_dropout: {self.lora_dropout!r} is not in [0, 1); 0.05 is usual")
+        for name in ("target_modules", "exclude_modules"):
+            _check_names(f"lora.{name}", getattr(self, name))
+        if isinstance(self.modules_to_save, str):
+            raise ValueError(
+                f"lora.modules_to_save: {self.modules_to_save!r} is a name, not a list of names;"
+                f" [{self.modules_to_save!r}] works"
+            )
+        _check_names("lora.modules_to_save", self.modules_to_save)
+        for pattern, rank in self.rank_pattern.items():
+            _check_regex("lora.rank_pattern", pattern)
+            _check_rank(f"lora.rank_pattern[{pattern!r}]", rank)
+        for pattern, alpha in self.alpha_pattern.items():
+            _check_regex("lora.alpha_pattern", pattern)
+            _check_alpha(f"lora.alpha_pattern[{pattern!r}]", alpha)
+        if self.init_lora_weights not in (True, "gaussian"):
+            raise ValueError(
+                f"lora.init_lora_weights: {self.init_lora_weights!r} is not known; true or 'gaussian' work"
+            )
+
+    @property
+    def scaling(self) -> float:
+        """The factor `s` before `B A x`."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_rank(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: {value!r} is not a whole number of at least 1; 8 is usual")
+
+
+def _check_alpha(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name}: {value!r} is not a positive number; once or twice lora.r is usual")
+
+
+def _check_regex(name: str, pattern: object) -> None:
+    try:
+        re.compile(pattern)  # type: ignore[call-overload]
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{name}: {pattern!r} is not a regular expression ({error})") from None
+
+
+def _check_names(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, str):
+        return _check_regex(name, value)
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+        raise ValueError(f"{name}: {value!r} is not a list of names such as ['to_q', 'to_v']")

@@ -1,0 +1,77 @@
+"""Which base model an adapter belongs to: a fingerprint of the base's tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lorgnette.lora.state import base_tensors
+
+_DIGEST_BYTES = 8  # against mistakes, not against forgery
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Of a base model. Equal before and after injection and training of adapters."""
+
+    structure: str
+    """Hash of the names and shapes of its tensors."""
+    content: str
+    """Hash of names, shapes and values."""
+    tensors: Mapping[str, str]
+    """Name -> shape and hash of the values, such as '64x3x3x3 9f86d081884c7d65'."""
+
+    def difference(self, other: Fingerprint, skip: Collection[str] = ()) -> str:
+        """One phrase on how `other` differs from this base, or an empty string.
+
+        Args:
+            other: fingerprint of the model at hand.
+            skip: names of tensors whose values do not count, as they come with the adapter.
+        """
+        if self.content == other.content:
+            return ""
+        here, there = ({n: t for n, t in f.tensors.items() if n not in skip} for f in (other, self))
+        if absent := [name for name in there if name not in here]:
+            return f"it lacks {len(absent)} of {len(there)} tensors, such as {absent[0]!r}"
+        if surplus := [name for name in here if name not in there]:
+            return f"it has {len(surplus)} tensors more, such as {surplus[0]!r}"
+        for name, value in there.items():
+            if value.split()[0] != here[name].split()[0]:
+                return f"{name!r} is {here[name].split()[0]} instead of {value.split()[0]}"
+        changed = [name for name, value in there.items() if value != here[name]]
+        return f"{len(changed)} of {len(there)} tensors have other values, such as {changed[0]!r}" if changed else ""
+
+
+def fingerprint(model: nn.Module) -> Fingerprint:
+    """Hash the base tensors of a model: parameters and saved buffers, without adapters.
+
+    Take it before the model is cast to another dtype: values are hashed as they are, by their bytes.
+    A gigabyte takes about a second.
+    """
+    hashes: dict[tuple[int, torch.Size], str] = {}
+    tensors: dict[str, str] = {}
+    structure, content = _hasher(), _hasher()
+    for name, tensor in sorted(base_tensors(model).items()):
+        key = (id(tensor), tensor.shape)
+        if key not in hashes:
+            hashes[key] = _hash_values(tensor)
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        tensors[name] = f"{shape} {hashes[key]}"
+        structure.update(f"{name} {shape}\n".encode())
+        content.update(f"{name} {tensors[name]}\n".encode())
+    return Fingerprint(structure.hexdigest(), content.hexdigest(), tensors)
+
+
+def _hasher() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+
+
+def _hash_values(tensor: Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    hasher = _hasher()
+    hasher.update(raw.numpy().data)
+    return hasher.hexdigest()

@@ -1,0 +1,167 @@
+"""PEFT's adapter files: which adapters they can hold, how they are described, and how they are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers
+from lorgnette.lora.selection import matches
+from lorgnette.lora.state import own_tensors, trained_tensors
+
+OWN_TYPE = "LORGNETTE"
+"""Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
+
+_UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+)
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base weights
+
+
+def peft_key(name: str) -> str:
+    """The key of a tensor of the model in PEFT's file."""
+    suffix = ".weight" if name.rpartition(".")[2] in LORA_TENSORS else ""
+    return f"base_model.model.{name}{suffix}"
+
+
+def peft_config(model: nn.Module) -> dict[str, Any]:
+    """Contents of `adapter_config.json`: PEFT's description, or our marker where PEFT has none."""
+    layers = adapted_layers(model)
+    if reasons := beyond_peft(model):
+        return {"peft_type": OWN_TYPE, "reasons": reasons}
+    rank = _most_common(layer.r for layer in layers.values())
+    use_rslora = all(layer.use_rslora for layer in layers.values())
+    alphas = {name: _alpha(layer, use_rslora) for name, layer in layers.items()}
+    alpha = _most_common(alphas.values())
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": max(layer.lora_dropout for layer in layers.values()),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_rslora": use_rslora,
+        "target_modules": _target_modules(model, list(layers)),
+        "rank_pattern": {_exactly(name): layer.r for name, layer in layers.items() if layer.r != rank},
+        "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
+        "modules_to_save": _trained_modules(model) or None,
+    }
+
+
+def beyond_peft(model: nn.Module) -> list[str]:
+    """Why PEFT could not apply this adapter, or would compute something else; empty where it can."""
+    reasons = []
+    layers = adapted_layers(model)
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for name, layer in layers.items():
+        if isinstance(layer, nn.Conv2d):
+            if layer.groups > 1:
+                reasons.append(f"{name}: PEFT factorises a convolution with groups in another way")
+            if layer.padding_mode != "zeros":
+                reasons.append(f"{name}: PEFT pads its low-rank path with zeros, not by {layer.padding_mode!r}")
+            if any(step != 1 for step in layer.dilation):
+                reasons.append(f"{name}: PEFT does not dilate its low-rank path")
+        if places[id(layer)] > 1:
+            reasons.append(f"{name}: PEFT adapts only one of the places this layer stands at")
+    trained = trained_tensors(model)
+    modules = dict(model.named_modules())
+    for owner in dict.fromkeys(name.rpartition(".")[0] for name in trained):
+        module = modules[owner]
+        own = {f"{owner}.{name}" for name in own_tensors(module)}
+        whole = not isinstance(module, LoRALayer) and not any(module.children()) and own <= trained.keys()
+        alone = not any(other != owner and other.endswith(owner) for other in modules)
+        if not (owner and whole and alone):
+            reasons.append(f"{owner or 'the model'}: PEFT saves whole innermost modules only")
+    return reasons
+
+
+def settings_from_peft(config: Any, ranks: Mapping[str, int]) -> dict[str, LoRAConfig]:
+    """Settings of each layer of an adapter that PEFT wrote.
+
+    Args:
+        config: the contents of `adapter_config.json`.
+        ranks: rank of each layer, as the tensors show it.
+
+    Raises:
+        ValueError: the adapter is of another type, or uses what is not supported here.
+    """
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise ValueError(f"peft_type {kind!r} is not supported; 'LORA' is")
+    for name in _UNSUPPORTED:
+        if config.get(name):
+            raise ValueError(f"{name} = {config[name]!r} is not supported")
+    if config.get("bias", "none") != "none":
+        raise ValueError(f"bias = {config['bias']!r} is not supported; 'none' is")
+    if config.get("init_lora_weights") not in _PLAIN_INITS:
+        raise ValueError(
+            f"init_lora_weights = {config['init_lora_weights']!r} changed base weights, which the file lacks;"
+            " PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes a plain LoRA"
+        )
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"alpha_pattern = {patterns!r} is not a table")
+    settings = {}
+    for name, rank in ranks.items():
+        alpha = next((a for p, a in patterns.items() if _peft_pattern(p, name)), config.get("lora_alpha", 8))
+        settings[name] = LoRAConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=config.get("lora_dropout") or 0.0,
+            use_rslora=bool(config.get("use_rslora")),
+        )
+    return settings
+
+
+def _peft_pattern(pattern: str, name: str) -> bool:
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", name) is not None
+    except re.error as error:
+        raise ValueError(f"alpha_pattern: {pattern!r} is not a regular expression ({error})") from None
+
+
+def _alpha(layer: LoRALayer, use_rslora: bool) -> float:
+    alpha = layer.lora_alpha
+    if layer.use_rslora and not use_rslora:  # only some layers scale by sqrt(r): PEFT has one switch for all
+        alpha = layer.scaling * layer.r
+    return int(alpha) if math.isfinite(alpha) and alpha == int(alpha) else alpha
+
+
+def _target_modules(model: nn.Module, names: list[str]) -> list[str] | str:
+    # PEFT matches a list by its last parts too: 'fc' would take 'head.fc' along.
+    taken = {name for name, _ in model.named_modules() if name and matches(name, names)}
+    return sorted(names) if taken == set(names) else "|".join(re.escape(name) for name in sorted(names))
+
+
+def _trained_modules(model: nn.Module) -> list[str]:
+    return sorted({name.rpartition(".")[0] for name in trained_tensors(model)})
+
+
+def _exactly(name: str) -> str:
+    return f"^{re.escape(name)}"
+
+
+def _most_common(values: Iterable[Any]) -> Any:
+    return Counter(values).most_common(1)[0][0]

@@ -1,0 +1,227 @@
+"""What an adapter consists of, by name: its factors, and the base tensors that were trained with it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorgnette.files import nearest
+from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers
+
+_MARK = "_lora_trained"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load found. Names are those of `model.state_dict()`."""
+
+    loaded: tuple[str, ...] = ()
+    """Tensors that were taken over."""
+    missing: tuple[str, ...] = ()
+    """Tensors the model's adapter has and the state has not."""
+    unexpected: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of the state that have no place in the model, each with a hint at the nearest name that has."""
+    mismatched: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of another shape, rank or strength, each with what differs."""
+    base: str | None = None
+    """How the model differs from the base the adapter was made for: '' not at all, None unknown."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What `save_adapter` was given to keep."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything had its place (the base is another matter)."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        found = {
+            "missing": [repr(name) for name in self.missing],
+            "unexpected": [f"{name!r}{hint}" for name, hint in self.unexpected.items()],
+            "of another size or strength": [f"{name!r} {what}" for name, what in self.mismatched.items()],
+        }
+        parts = [
+            f"{len(items)} {title} ({', '.join(items[:4])}{', ...' if len(items) > 4 else ''})"
+            for title, items in found.items()
+            if items
+        ]
+        return "; ".join(parts) or f"{len(self.loaded)} tensors loaded"
+
+
+def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter of a model: `<layer>.lora_A`, `<layer>.lora_B`, and the base tensors trained with it.
+
+    Like `state_dict()`, it holds the model's own memory, detached: clone what has to outlive a training step.
+    """
+    return {name: tensor.detach() for name, tensor in (_factors(model) | trained_tensors(model)).items()}
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Base tensors of the adapter: of `modules_to_save`, loaded with it, or requiring a gradient now.
+
+    Statistics of a layer come along with its trained parameters.
+    """
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        own = own_tensors(module)
+        marked = getattr(module, _MARK, ())
+        learning = any(tensor.requires_grad for tensor in own.values())
+        for name, tensor in own.items():
+            if name in marked or tensor.requires_grad or (learning and not isinstance(tensor, nn.Parameter)):
+                found[_join(prefix, name)] = tensor
+    return found
+
+
+def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> LoadReport:
+    """Copy an adapter's tensors into an injected model. Everything is checked before anything is copied.
+
+    Args:
+        model: with adapters on the same layers.
+        state: as from `get_lora_state_dict`; PEFT's key names are understood too.
+        strict: False takes what fits and leaves the rest.
+
+    Returns:
+        What was loaded, missing, unexpected, or of another shape.
+
+    Raises:
+        ValueError: strict, and the state does not fit exactly; one line says where. Nothing was copied.
+    """
+    targets = base_tensors(model) | _factors(model, every_name=True)
+    named, unknown = named_for(state, targets)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    required = get_lora_state_dict(model)
+    provided = {id(targets[name]) for name in named}
+    report = compare(
+        {name: tuple(tensor.shape) for name, tensor in targets.items()},
+        shapes,
+        missing=[name for name in required if id(targets[name]) not in provided],
+        unexpected=unknown,
+        conflicts=_tie_conflicts(named, targets),
+    )
+    if strict and not report.complete:
+        raise ValueError(f"the adapter does not fit {type(model).__name__}: {report}")
+    with torch.no_grad():
+        for name in report.loaded:
+            targets[name].copy_(named[name])
+    for name in set(report.loaded) & base_tensors(model).keys():
+        prefix, _, own = name.rpartition(".")
+        mark_trained(model.get_submodule(prefix), [own])
+    return report
+
+
+def compare(
+    wanted: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, tuple[int, ...]],
+    missing: Collection[str],
+    unexpected: Collection[str],
+    conflicts: Mapping[str, str],
+) -> LoadReport:
+    """The report on tensors `given` for a model that has `wanted`; names in `given` are all in `wanted`."""
+    mismatched = dict(conflicts)
+    for name, shape in given.items():
+        if shape != wanted[name]:
+            mismatched[name] = _difference(name, shape, wanted[name])
+    # One factor without the other is worse than neither.
+    broken = {name.rpartition(".")[0] for name in (*mismatched, *missing) if _is_factor(name)}
+    loaded = [
+        name
+        for name in given
+        if name not in mismatched and not (_is_factor(name) and name.rpartition(".")[0] in broken)
+    ]
+    candidates = [name for name in wanted if _is_factor(name)] or list(wanted)
+    return LoadReport(
+        loaded=tuple(loaded),
+        missing=tuple(missing),
+        unexpected={name: nearest(name, candidates) for name in unexpected},
+        mismatched=mismatched,
+    )
+
+
+def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """The entries of a state under the model's names, and the names of those the model does not know."""
+    named: dict[str, Any] = {}
+    unknown: list[str] = []
+    for key, value in state.items():
+        name = key if key in known else model_name(key)
+        if name in known and name not in named:
+            named[name] = value
+        else:
+            unknown.append(name)
+    return named, unknown
+
+
+def model_name(key: str) -> str:
+    """The model's name for a tensor that PEFT's files call `key`."""
+    key = key.removeprefix("base_model.model.")
+    for factor in LORA_TENSORS:
+        key = key.removesuffix(".weight") if key.endswith(f"{factor}.weight") else key
+    return key
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and saved buffer of the base, under each of its names; adapters are left out."""
+    return {
+        _join(prefix, name): tensor
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, tensor in own_tensors(module).items()
+    }
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers that a module itself holds, without an adapter's."""
+    hidden = {*module._non_persistent_buffers_set, *(LORA_TENSORS if isinstance(module, LoRALayer) else ())}
+    tensors = module._parameters | module._buffers
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in hidden}
+
+
+def mark_trained(module: nn.Module, names: Iterable[str]) -> None:
+    """Remember that these tensors of a module belong to the adapter, whatever their `requires_grad`."""
+    setattr(module, _MARK, tuple(dict.fromkeys((*getattr(module, _MARK, ()), *names))))
+
+
+def forget_trained(model: nn.Module) -> None:
+    """Take all marks of `mark_trained` away."""
+    for module in model.modules():
+        vars(module).pop(_MARK, None)
+
+
+def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
+    layers = adapted_layers(model)
+    if every_name:
+        modules = model.named_modules(remove_duplicate=False)
+        layers = {name: module for name, module in modules if isinstance(module, LoRALayer)}
+    return {_join(name, factor): getattr(layer, factor) for name, layer in layers.items() for factor in LORA_TENSORS}
+
+
+def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    axis = {"lora_A": 0, "lora_B": 1}.get(name.rpartition(".")[2])
+    if axis is not None and len(given) == len(wanted) > axis:
+        others = [i for i in range(len(given)) if i != axis]
+        if all(given[i] == wanted[i] for i in others):
+            return f"has rank {given[axis]}, the model {wanted[axis]}"
+    return f"is {_size(given)}, in the model {_size(wanted)}"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _tie_conflicts(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, str]:
+    first: dict[int, str] = {}
+    conflicts: dict[str, str] = {}
+    for name, value in named.items():
+        other = first.setdefault(id(targets[name]), name)
+        if other != name and not torch.equal(value.cpu(), named[other].cpu()):
+            conflicts[name] = f"shares its memory with {other!r} and has other values"
+    return conflicts
+
+
+def _is_factor(name: str) -> bool:
+    return name.rpartition(".")[2] in LORA_TENSORS
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

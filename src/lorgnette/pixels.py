@@ -1,0 +1,74 @@
+"""From floating-point pixels to the integers of a file."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+_ROWS = 256  # converted at a time, so that no second full-size float image exists
+
+ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray, Tensor)
+
+
+def to_uint8(values: NDArray | Tensor) -> NDArray[np.uint8]:
+    """Round [0, 1] to the nearest of 256 levels, clipping what lies outside; NaN becomes 0.
+
+    Args:
+        values: Array or tensor of any shape.
+
+    Returns:
+        A NumPy array of that shape. `uint8` input is returned as it is.
+    """
+    return _quantise(values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values), 8)
+
+
+def crop_to_multiple(x: ArrayOrTensor, multiple: int) -> ArrayOrTensor:
+    """Cut rows and columns off the end of `(..., H, W)` until both are multiples of `multiple`."""
+    height, width = x.shape[-2:]
+    if multiple < 1 or min(height, width) < multiple:
+        raise ValueError(f"cannot crop {height} x {width} pixels to a multiple of {multiple}")
+    return x[..., : height - height % multiple, : width - width % multiple]
+
+
+def to_samples(pixels: NDArray, alpha: NDArray | None, grey: bool, bits: int) -> NDArray:
+    """Integers `(H, W, C)` as they go into a file.
+
+    Args:
+        pixels: `(H, W, 3)` in [0, 1], or integers of that depth.
+        alpha: `(H, W)` in [0, 1], the last channel of the result.
+        grey: Store the mean of the three channels as one.
+        bits: 8 or 16.
+
+    Raises:
+        ValueError: The arrays have other shapes or types.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.size == 0:
+        raise ValueError(f"pixels must be (H, W, 3), got {pixels.shape}")
+    if alpha is not None and alpha.shape != pixels.shape[:2]:
+        raise ValueError(f"alpha {alpha.shape} and pixels {pixels.shape} differ in size")
+    colours = 1 if grey else 3
+    samples = np.empty((*pixels.shape[:2], colours + (alpha is not None)), np.uint16 if bits == 16 else np.uint8)
+    for start in range(0, len(pixels), _ROWS):
+        rows = slice(start, start + _ROWS)
+        samples[rows, :, :colours] = _quantise(_one_channel(pixels[rows]) if grey else pixels[rows], bits)
+        if alpha is not None:
+            samples[rows, :, -1] = _quantise(alpha[rows], bits)
+    return samples
+
+
+def _one_channel(pixels: NDArray) -> NDArray:
+    return pixels[..., :1] if pixels.dtype.kind == "u" else pixels.mean(axis=-1, keepdims=True, dtype=np.float32)
+
+
+def _quantise(values: NDArray, bits: int) -> NDArray:
+    dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
+    if values.dtype == dtype:
+        return values
+    if values.dtype.kind != "f":
+        raise ValueError(f"pixels must be floating point in [0, 1] or {dtype}, got {values.dtype}")
+    peak = np.float32(np.iinfo(dtype).max)
+    scaled = np.clip(values.astype(np.float32), 0, 1) * peak + np.float32(0.5)
+    return np.nan_to_num(scaled, copy=False, nan=0.0).astype(dtype)

@@ -1,0 +1,136 @@
+"""What every recipe shares. The settings import no torch, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lorgnette.task import Task
+
+FORMAT_VERSION = 1
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train: the same settings in every room."""
+
+    steps: int | None = None
+    """Optimiser steps. None: the room chooses from the amount of data."""
+    batch_size: int = 8
+    """Samples in a batch, for each process."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged for one step."""
+    lr: float = 1e-3
+    """Peak learning rate of the adapters (of everything, where nothing is frozen)."""
+    base_lr: float | None = None
+    """Peak learning rate of trained tensors of the base itself. None: the same as `lr`."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Which torch.optim optimiser."""
+    weight_decay: float = 0.0
+    """Decoupled for adamw, an L2 penalty for adam and sgd."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = 20
+    """Steps in which the learning rate rises from zero."""
+    final_lr_ratio: float = 0.02
+    """Where the cosine ends, as a share of the peak."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm. 0: never."""
+    ema_decay: float = 0.0
+    """Decay, for each step, of the averaged weights that are evaluated and kept. 0: no averaging."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the forward pass computes in (autocast); weights and optimiser stay float32."""
+    eval_every: int = 0
+    """Steps between evaluations on the held-out data. 0: a tenth of the steps."""
+    patience: int = 0
+    """Stop after this many evaluations in a row without a better one. 0: never."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    workers: int = 0
+    """Processes that load data; the result is the same for any number."""
+    seed: int = 0
+    """Of the initial adapters, the order of the data and every random choice."""
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' or 'mps'."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "clip_norm": 0, "weight_decay": 0,
+            "eval_every": 0, "patience": 0, "save_every": 1, "workers": 0, "seed": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"train.{name}: {getattr(self, name)} is too small; at least {least} works")
+        if self.steps is not None and self.steps < 0:
+            raise ValueError(f"train.steps: {self.steps} is negative; 0 or more works")
+        for name in ("lr", "base_lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"train.{name}: {value} is not a positive number; 0.001 is usual")
+        if self.device not in DEVICES:
+            raise ValueError(f"train.device: {self.device!r} is not known; {', '.join(DEVICES)} are")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"train.ema_decay: {self.ema_decay} is outside [0, 1); 0.999 is usual")
+        if not 0 <= self.final_lr_ratio <= 1:
+            raise ValueError(f"train.final_lr_ratio: {self.final_lr_ratio} is outside [0, 1]")
+
+
+def build(recipe: Any) -> Task:
+    """The task of a room's recipe: network, base weights and adapters, seeded by `recipe.train.seed`.
+
+    Args:
+        recipe: a `Recipe` of any room.
+
+    Returns:
+        A `Task` on the CPU, in eval mode; only what the recipe adapts requires gradients.
+
+    Raises:
+        ValueError: a setting that does not fit the model, in one line.
+        FileNotFoundError: base weights that are not there.
+    """
+    import torch
+
+    from lorgnette import lora
+    from lorgnette.systems import room_of
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        task = room_of(recipe).make_task(recipe)
+        if recipe.lora is not None:
+            lora.inject_lora(task.model, recipe.lora)
+    return task.eval()
+
+
+def recipe_to_dict(recipe: Any) -> dict[str, Any]:
+    """A recipe as plain containers, with the name of its room and a format version."""
+    from lorgnette.systems import room_name
+
+    return {"format_version": FORMAT_VERSION, "room": room_name(recipe)} | _plain(asdict(recipe))
+
+
+def recipe_from_dict(saved: Mapping[str, Any], source: str = "the recipe") -> Any:
+    """The recipe of `recipe_to_dict`; settings that are not there keep their defaults.
+
+    Raises:
+        ValueError: an unknown room, version, setting or value, in one line.
+    """
+    from lorgnette.settings import from_mapping, make_recipe
+    from lorgnette.systems import room
+
+    if saved.get("format_version") != FORMAT_VERSION:
+        found = saved.get("format_version")
+        raise ValueError(f"{source}: format_version is {found!r}; this program reads {FORMAT_VERSION}")
+    settings = {key: value for key, value in saved.items() if key not in ("format_version", "room")}
+    recipe_class = room(str(saved.get("room"))).Recipe
+    return make_recipe(recipe_class, from_mapping(recipe_class, settings, source))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

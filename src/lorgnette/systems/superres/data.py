@@ -1,0 +1,262 @@
+"""Training crops with random points, and held-out images, from folders."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorgnette.batches import Draw, DrawnBatches
+from lorgnette.images import find_images, imresize, pair_images, read_image
+from lorgnette.nn.coords import axis_coords
+from lorgnette.recipe import TrainConfig
+from lorgnette.systems.superres.recipe import Data, Recipe
+
+T = TypeVar("T")
+
+CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading process
+
+
+class PixelCache:
+    """Decoded images, (3, H, W) uint8 or uint16 tensors, least recently used first out."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES):
+        self.max_bytes, self.bytes = max_bytes, 0
+        self.kept: OrderedDict[Path, Tensor] = OrderedDict()
+
+    def __call__(self, path: Path) -> Tensor:
+        if path in self.kept:
+            self.kept.move_to_end(path)
+            return self.kept[path]
+        image = read_image(path)
+        levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
+        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1).mul(levels).round().to(dtype)
+        self.kept[path] = pixels
+        self.bytes += pixels.nbytes
+        while self.bytes > self.max_bytes and len(self.kept) > 1:
+            self.bytes -= self.kept.popitem(last=False)[1].nbytes
+        return pixels
+
+    def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
+        return {"max_bytes": self.max_bytes, "bytes": 0, "kept": OrderedDict()}
+
+
+def unit(pixels: Tensor) -> Tensor:
+    """Integer levels as float32 in [0, 1]."""
+    return pixels.float() / (65535 if pixels.dtype == torch.uint16 else 255)
+
+
+def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A low-resolution version, rounded to 8 bits as a file would be: (3, H, W) in [0, 1] -> (3, *size)."""
+    return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
+
+
+def at_least(pixels: Tensor, size: int) -> Tensor:
+    """The image mirrored at its right and lower edge until both sides have `size` pixels."""
+    missing = [max(0, size - n) for n in pixels.shape[-2:]]
+    if not any(missing):
+        return pixels
+    padded = np.pad(pixels.numpy(), [(0, 0), (0, missing[0]), (0, missing[1])], mode="symmetric")
+    return torch.from_numpy(padded)
+
+
+def _augmented(rng: np.random.Generator, *images: Tensor) -> list[Tensor]:
+    """The same random flips and transposition of each image."""
+    flip_y, flip_x, transpose = rng.random(3) < 0.5
+    dims = [dim for dim, chosen in ((-2, flip_y), (-1, flip_x)) if chosen]
+    images_out = [image.flip(dims) for image in images]
+    return [image.transpose(-2, -1) if transpose else image for image in images_out]
+
+
+def _sample(lr: Tensor, hr: Tensor, y: Tensor, x: Tensor, cell: list[float], chosen: np.ndarray) -> dict[str, Tensor]:
+    """One training sample: crops in [0, 1], the axes' coordinates of `hr`, flat indices of the points."""
+    chosen_t = torch.from_numpy(chosen)
+    rows, columns = chosen_t // len(x), chosen_t % len(x)
+    return {
+        "inp": lr.contiguous() * 2 - 1,
+        "coord": torch.stack([y[rows], x[columns]], dim=-1),
+        "cell": torch.tensor(cell).expand(len(chosen), 2),
+        "gt": hr[:, rows, columns].T.contiguous() * 2 - 1,
+    }
+
+
+class ImageFolder:
+    """Crops of images, made small by bicubic: the protocol of LIIF (Chen et al., CVPR 2021, section 4)."""
+
+    def __init__(self, files: Sequence[Path], data: Data):
+        self.files, self.data, self.pixels = list(files), data, PixelCache()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
+        """inp (3, p, p), coord (Q, 2), cell (Q, 2), gt (Q, 3); images in [-1, 1]. The factor is the batch's."""
+        data, rng = self.data, draw.rng()
+        side = round(data.patch * draw.batch_rng().uniform(*data.scales))
+        pixels = at_least(self.pixels(self.files[draw.index]), side)
+        top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[-2:])
+        hr = unit(pixels[:, top : top + side, left : left + side])
+        if data.augment:
+            (hr,) = _augmented(rng, hr)
+        lr = shrink(hr, (data.patch, data.patch))
+        axis = axis_coords(side)
+        chosen = rng.choice(side * side, data.points, replace=data.points > side * side)
+        return _sample(lr, hr, axis, axis, [2 / side, 2 / side], chosen)
+
+
+class PairedFolders:
+    """Crops of images that exist at low and at high resolution; any factor, not necessarily whole."""
+
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], data: Data):
+        self.pairs, self.data, self.pixels = list(pairs), data, PixelCache()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
+        """As `ImageFolder`; the factor of each pair is that of its files."""
+        data, rng = self.data, draw.rng()
+        lr_file, hr_file = self.pairs[draw.index]
+        lr, hr = unit(self.pixels(lr_file)), unit(self.pixels(hr_file))
+        sy, sx = pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:])
+        side = min(data.patch, *lr.shape[-2:])
+        if side < data.patch:
+            raise ValueError(f"data.patch: {data.patch} is more than the side of {lr_file}; at most {side} works")
+        top, left = (int(rng.integers(n - side + 1)) for n in lr.shape[-2:])
+        rows, y = _pixels_inside(top, side, sy, hr.shape[-2])
+        columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
+        lr, hr = lr[:, top : top + side, left : left + side], hr[:, rows, columns]
+        cell = [2 / side / sy, 2 / side / sx]
+        if data.augment and sy == sx and len(y) == len(x) and torch.equal(y, -y.flip(0)):
+            lr, hr = _augmented(rng, lr, hr)  # only where the two grids are symmetric to each other
+        chosen = rng.choice(len(y) * len(x), data.points, replace=data.points > len(y) * len(x))
+        return _sample(lr, hr, y, x, cell, chosen)
+
+
+def pair_scale(lr_file: Path, hr_file: Path, small: Sequence[int], large: Sequence[int]) -> tuple[float, float]:
+    """The factors (y, x) between two images; a one-line ValueError where the large one is the smaller."""
+    sy, sx = large[0] / small[0], large[1] / small[1]
+    if not (1 <= sy <= 32 and 1 <= sx <= 32):
+        raise ValueError(
+            f"data.hr: {hr_file} has {large[0]} x {large[1]} pixels and {lr_file} has {small[0]} x {small[1]}; "
+            "the first must be 1 to 32 times as large"
+        )
+    return sy, sx
+
+
+def _pixels_inside(start: int, side: int, scale: float, n: int) -> tuple[slice, Tensor]:
+    """High-resolution pixels whose centres lie in a low-resolution crop, and their coordinates in it."""
+    first = math.ceil(start * scale - 0.5)
+    stop = min(n, math.ceil((start + side) * scale - 0.5))
+    centres = (torch.arange(first, stop, dtype=torch.float64) + 0.5) / scale - start
+    return slice(first, stop), (centres / side * 2 - 1).float()
+
+
+class TestImages(Sequence[dict[str, Any]]):
+    """Held-out images as evaluation batches of one: inp (1, 3, h, w) in [-1, 1], image (1, 3, H, W) in [0, 1].
+
+    Args:
+        items: (low-resolution file or None, high-resolution file).
+        scales: factors, for the items without a low-resolution file.
+        crop: side to which images are cut around their centre. 0: whole.
+    """
+
+    __test__ = False  # not a test case for pytest
+
+    def __init__(self, items: Sequence[tuple[Path | None, Path]], scales: Sequence[float], crop: int = 0):
+        self.jobs = [(lr, hr, s) for lr, hr in items for s in (scales if lr is None else (0.0,))]
+        self.crop = crop
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        lr_file, hr_file, scale = self.jobs[index]
+        picture = read_image(hr_file)
+        hr = _channels_first(picture.pixels)
+        if lr_file is None:
+            hr = _centre(hr, self.crop) if self.crop else hr
+            small = [max(1, math.floor(n / scale)) for n in hr.shape[-2:]]
+            hr = hr[:, : round(small[0] * scale), : round(small[1] * scale)]
+            lr = shrink(hr, (small[0], small[1]))
+        else:
+            lr = _channels_first(read_image(lr_file).pixels)
+            scale = max(pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:]))
+            whole = [n * scale for n in lr.shape[-2:]] == list(hr.shape[-2:]) and scale.is_integer()
+            if self.crop and whole:  # only then do both crops show the same
+                side = max(1, self.crop // int(scale))
+                lr, hr = _centre(lr, side), _centre(hr, side, step=int(scale))
+        return {
+            "inp": lr[None] * 2 - 1,
+            "image": hr[None].contiguous(),
+            "scale": float(scale),
+            "grey": picture.grey,
+            "name": hr_file.stem,
+        }
+
+
+def _channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _centre(image: Tensor, side: int, step: int = 1) -> Tensor:
+    """The middle `side * step` pixels of each axis (or all), cut at multiples of `step`."""
+    for dim in (1, 2):
+        n = image.shape[dim] // step
+        if n > side:
+            image = image.narrow(dim, (n - side) // 2 * step, side * step)
+    return image
+
+
+def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, TestImages]:
+    """Training batches and held-out images of the settings; which images are held out depends on `train.seed`.
+
+    Raises:
+        FileNotFoundError: a folder that is not there, or holds no image.
+        ValueError: no folder is given, or too few images to hold one out.
+    """
+    train = train or TrainConfig()
+    if data.lr is not None and data.hr is not None:
+        items: list[tuple[Path | None, Path]] = list(pair_images(data.lr, data.hr))
+    elif data.root is not None:
+        items = [(None, file) for file in find_images(data.root)]
+    else:
+        raise ValueError("data.root: not set; give a folder of images (or data.lr and data.hr)")
+    if data.test is None:
+        items, held_out = split(items, data.holdout, train.seed)
+    elif data.test_lr is None:
+        held_out = [(None, file) for file in find_images(data.test)]
+    else:
+        held_out = list(pair_images(data.test_lr, data.test))
+    dataset = (
+        PairedFolders([(lr, hr) for lr, hr in items if lr is not None], data)
+        if data.lr is not None
+        else ImageFolder([hr for _, hr in items], data)
+    )
+    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
+    return batches, TestImages(held_out, data.test_scales, data.test_crop)
+
+
+def default_steps(n_images: int, recipe: Recipe) -> int:
+    """How long to train on `n_images` where the recipe does not say: more for more images, within 200 to 2000."""
+    return max(200, min(2000, 40 * n_images * 8 // recipe.train.batch_size))
+
+
+def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
+    """(kept, held out): a random `share` of the items, at least one unless the share is 0."""
+    if share == 0:
+        return list(items), []
+    if len(items) < 2:
+        raise ValueError("data.holdout: there is one image only; add images, set data.test, or hold out 0")
+    n = min(len(items) - 1, max(1, round(share * len(items))))
+    chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
+    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]

@@ -1,0 +1,93 @@
+"""The settings of the super-resolution room. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.recipe import TrainConfig
+
+ROOM = "superres"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network, and the weights it starts from."""
+
+    method: Literal["lm-lte"] = "lm-lte"
+    """How features become colours at any point."""
+    encoder: str = "edsr-baseline"
+    """How an image becomes features: edsr-baseline, edsr or edsr-small."""
+    base: str = "shipped"
+    """'shipped' (the network in this package), 'none' (untrained), or a file: an upstream checkpoint (.pth, .pt,
+    .safetensors) or a folder that `save` wrote."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to learn from. Either `root`, whose images are made small by bicubic, or the pair `lr` and `hr`."""
+
+    root: str | None = None
+    """A folder of images, searched with its subfolders."""
+    lr: str | None = None
+    """A folder of low-resolution images; each has a namesake in `hr`."""
+    hr: str | None = None
+    """The same scenes at high resolution."""
+    test: str | None = None
+    """A folder of held-out high-resolution images. Unset: a part of the training images is held out."""
+    test_lr: str | None = None
+    """Low-resolution namesakes of the images in `test`. Unset: they are made by bicubic."""
+    holdout: float = 0.15
+    """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
+    scales: tuple[float, float] = (1.0, 4.0)
+    """Each batch is enlarged by a factor drawn between these (not used with lr and hr: the files decide)."""
+    test_scales: tuple[float, ...] = (2.0, 4.0)
+    """Factors by which held-out images are scored (not used with lr and hr)."""
+    patch: int = 48
+    """Side of a training crop, in low-resolution pixels."""
+    points: int = 2304
+    """High-resolution pixels compared in each crop."""
+    augment: bool = True
+    """Flip and transpose the crops at random."""
+    test_crop: int = 256
+    """Held-out images are cut to this side around their centre for scoring during training. 0: whole."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scales
+        if not 1 <= low <= high <= 32:
+            raise ValueError(f"data.scales: {low}, {high} must be two rising factors between 1 and 32")
+        if any(not 1 <= s <= 32 for s in self.test_scales):
+            raise ValueError(f"data.test_scales: {self.test_scales} must lie between 1 and 32")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.15 is usual")
+        if self.patch < 8 or self.points < 1 or self.test_crop < 0:
+            raise ValueError("data: patch must be at least 8, points at least 1, test_crop at least 0")
+        if (self.lr is None) != (self.hr is None):
+            raise ValueError("data.lr and data.hr belong together: give both, or data.root alone")
+        if self.test_lr is not None and self.test is None:
+            raise ValueError("data.test_lr: needs data.test, the same scenes at high resolution")
+        if self.root is not None and self.lr is not None:
+            raise ValueError("data.root and data.lr/data.hr exclude each other: give one or the other")
+
+
+# 3 x 3 convolutions of the encoder and the decoder's projections: where a change of camera shows.
+DEFAULT_TARGETS = r"encoder\.(head\.0|body\.\d+(\.body\.[02])?)|coef|freq|hypernet\.layers\.[02]"
+
+
+def _default_lora() -> LoRAConfig:
+    return LoRAConfig(r=3, lora_alpha=6, target_modules=DEFAULT_TARGETS)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes one super-resolution model."""
+
+    model: Model = field(default_factory=Model)
+    """Network and base weights."""
+    data: Data = field(default_factory=Data)
+    """Images."""
+    lora: LoRAConfig | None = field(default_factory=_default_lora)
+    """The adapter. null: train the whole network."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How to train."""

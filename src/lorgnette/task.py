@@ -1,0 +1,38 @@
+"""A Task is a model with its loss and its scores: all that the training loop needs to know of a room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+
+class Task(nn.Module):
+    """Base of every room's task.
+
+    A batch is whatever the room's loaders give (usually a dict of tensors); only the room looks inside.
+    """
+
+    model: nn.Module
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        """Losses of one training batch: scalars by name; `"loss"` is the one that is minimised."""
+        raise NotImplementedError
+
+    def predict(self, batch: Any) -> Any:
+        """The model's answer for one evaluation batch."""
+        raise NotImplementedError
+
+    def score(self, prediction: Any, batch: Any) -> dict[str, float]:
+        """Metrics of one prediction. Batches may have different names; each is averaged over those that have it."""
+        raise NotImplementedError
+
+    def objective(self, metrics: Mapping[str, float]) -> float:
+        """The one figure that decides which weights are best: higher is better."""
+        raise NotImplementedError
+
+    def pictures(self, prediction: Any, batch: Any) -> dict[str, np.ndarray]:
+        """What a person should see of a prediction: name -> (H, W, 3) uint8. None by default."""
+        return {}

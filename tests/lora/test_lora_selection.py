@@ -1,0 +1,193 @@
+"""Which layers are chosen, and what is said when none is."""
+# ruff: noqa: E501  (tables of messages)
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lorgnette.lora import LoRAConfig, adapted_layers, inject_lora
+
+
+def chosen(net: nn.Module, **settings) -> list[str]:
+    return list(adapted_layers(inject_lora(net, LoRAConfig(**settings))))
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        (["head"], ["head"]),
+        (["to_qkv"], ["blocks.0.to_qkv", "blocks.1.to_qkv"]),
+        (["1.to_qkv", "stem"], ["stem", "blocks.1.to_qkv"]),
+        (("to_out.0",), ["blocks.0.to_out.0", "blocks.1.to_out.0"]),
+        (r"blocks\.0\..*", ["blocks.0.to_qkv", "blocks.0.to_out.0"]),
+        (
+            "all-linear",
+            ["blocks.0.to_qkv", "blocks.0.to_out.0", "blocks.1.to_qkv", "blocks.1.to_out.0", "head"],
+        ),
+    ],
+)
+def test_names_regular_expressions_and_all_linear(net, targets, names):
+    assert chosen(net, target_modules=targets) == names
+
+
+def test_exclusion_and_modules_to_save_are_left_out(net):
+    names = chosen(net, target_modules="all-linear", exclude_modules=r".*to_out.*", modules_to_save=["blocks.0"])
+    assert names == ["blocks.1.to_qkv", "head"]
+    assert all(parameter.requires_grad for parameter in net.blocks[0].parameters())
+
+
+def test_a_callable_decides_and_may_give_settings(net):
+    def choose(name: str, layer: nn.Module) -> bool | LoRAConfig | None:
+        if isinstance(layer, nn.Conv2d):
+            return LoRAConfig(r=2, lora_alpha=6)
+        return True if name == "head" else None
+
+    layers = adapted_layers(inject_lora(net, LoRAConfig(r=5), target_modules=choose))
+    assert {name: (layer.r, layer.scaling) for name, layer in layers.items()} == {
+        "stem": (2, 3.0),
+        "head": (5, 8 / 5),
+    }
+
+
+def test_patterns_give_rank_and_alpha_and_the_first_counts(net):
+    config = LoRAConfig(
+        r=8,
+        target_modules=["to_qkv", "head"],
+        rank_pattern={"0.to_qkv": 2, "to_qkv": 3},
+        alpha_pattern={"^head": 32},
+    )
+    layers = adapted_layers(inject_lora(net, config))
+    assert [(layer.r, layer.lora_alpha) for layer in layers.values()] == [(2, 8), (3, 8), (8, 32)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["to_kqv"]}, "lora.target_modules: 'to_kqv' matches no layer of SmallNet; it has 'to_qkv', 'to_out.0'"),
+        ({"target_modules": ["to_qkv", "nope"]}, "lora.target_modules: 'nope' matches no layer"),
+        ({"target_modules": ["to"]}, "lora.target_modules: 'to' matches no layer"),
+        ({"target_modules": "to_qkv"}, "a string is a regular expression for the whole name, the list ['to_qkv'] works"),
+        ({"target_modules": ["norm"]}, "'norm' matches 'blocks.0.norm', a LayerNorm; only nn.Linear and nn.Conv2d"),
+        ({"target_modules": ["to_out"]}, "a Sequential; only nn.Linear and nn.Conv2d can be adapted; inside it is 'blocks.0.to_out.0'"),
+        ({"target_modules": r"blocks\.\d"}, "'blocks\\\\.\\\\d' matches 'blocks.0', a Block"),
+        ({}, "lora.target_modules: not set; it has 'stem'"),
+        ({"target_modules": ["head"], "exclude_modules": ["haed"]}, "lora.exclude_modules: 'haed' matches no layer of SmallNet; it has 'head'"),
+        ({"target_modules": ["head"], "exclude_modules": "head"}, "no layer of SmallNet is chosen"),
+        ({"target_modules": ["head"], "modules_to_save": ["norms"]}, "lora.modules_to_save: 'norms' matches no module of SmallNet; it has 'norm'"),
+        ({"target_modules": ["head"], "rank_pattern": {"stem": 4}}, "lora.rank_pattern: 'stem' matches no adapted layer; it has 'head'"),
+        ({"target_modules": ["head"], "alpha_pattern": {"x.*": 4}}, "lora.alpha_pattern: 'x.*' matches no adapted layer"),
+    ],
+)  # fmt: skip
+def test_a_miss_is_one_line_that_says_what_there_is(net, settings, message):
+    with pytest.raises(ValueError, match="lora") as error:
+        inject_lora(net, LoRAConfig(**settings))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not adapted_layers(net)
+    assert all(p.requires_grad for p in net.parameters()), "nothing was changed"
+
+
+def test_many_names_are_cut_short_and_a_model_without_layers_says_so():
+    many = nn.ModuleDict({f"layer{i}": nn.Linear(1, 1) for i in range(20)})
+    with pytest.raises(ValueError, match=r"'layer\d+' and 12 more$"):
+        inject_lora(many, target_modules=["layr"])
+    with pytest.raises(ValueError, match=r"ReLU is chosen; it has no nn\.Linear or nn\.Conv2d inside$"):
+        inject_lora(nn.ReLU(), target_modules="all-linear")
+
+
+class OwnForward(nn.Linear):
+    def forward(self, input):
+        return super().forward(input) * 2
+
+
+class OwnConvolution(nn.Conv2d):
+    def _conv_forward(self, input, weight, bias):
+        return super()._conv_forward(input, weight / weight.norm(), bias)
+
+
+def patched() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.forward = layer.forward
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (OwnForward(2, 2), "'0' (OwnForward) has a forward of its own"),
+        (OwnConvolution(2, 2, 1), "'0' (OwnConvolution) has a forward of its own"),
+        (patched(), "'0' (Linear) has a forward of its own"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "'0' computes its weight"),
+        (nn.LazyLinear(2), "'0' has no weight yet: run one batch"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "'0' has a complex64 weight"),
+        (nn.MultiheadAttention(4, 2), "'0.out_proj' is read raw by nn.MultiheadAttention"),
+        (
+            nn.TransformerEncoderLayer(4, 2, 8),
+            "'0.linear1' is read raw by nn.TransformerEncoderLayer in evaluation",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_layers_whose_forward_would_pass_an_adapter_by_are_refused_by_name(layer, reason):
+    target = r"0\.linear1" if isinstance(layer, nn.TransformerEncoderLayer) else r"0(\.out_proj)?"
+    with pytest.raises(ValueError, match=r"leave it out with lora\.exclude_modules") as error:
+        inject_lora(nn.Sequential(layer), target_modules=target)
+    assert reason in str(error.value)
+
+
+def test_an_encoder_layer_with_a_forward_of_its_own_is_no_obstacle():
+    class Own(nn.TransformerEncoderLayer):
+        def forward(self, src):
+            return self.linear2(self.linear1(src).relu())
+
+    assert list(adapted_layers(inject_lora(nn.Sequential(Own(4, 2, 8)), target_modules=["linear1"])))
+
+
+def test_a_second_injection_takes_other_layers_and_refuses_the_same(net):
+    inject_lora(net, target_modules=["head"])
+    inject_lora(net, target_modules=["stem"], rank=2)
+    assert list(adapted_layers(net)) == ["stem", "head"]
+    assert net.head.lora_A.requires_grad
+    with pytest.raises(ValueError, match="'head' is adapted already"):
+        inject_lora(net, target_modules=["head"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 0}, "lora.r: 0 is not a whole number"),
+        ({"r": 2.5}, "lora.r: 2.5"),
+        ({"r": True}, "lora.r: True"),
+        ({"lora_alpha": -1}, "lora.lora_alpha: -1 is not a positive number"),
+        ({"lora_alpha": float("nan")}, "lora.lora_alpha: nan"),
+        ({"lora_dropout": 1.0}, "lora.lora_dropout: 1.0 is not in"),
+        ({"lora_dropout": "much"}, "lora.lora_dropout: 'much'"),
+        ({"target_modules": "("}, "lora.target_modules: '(' is not a regular expression"),
+        ({"target_modules": []}, "lora.target_modules: [] is not a list of names"),
+        ({"exclude_modules": [3]}, "lora.exclude_modules: [3] is not a list of names"),
+        (
+            {"modules_to_save": "head"},
+            "lora.modules_to_save: 'head' is a name, not a list of names; ['head'] works",
+        ),
+        ({"rank_pattern": {"a": 0}}, "lora.rank_pattern['a']: 0"),
+        ({"rank_pattern": {"(": 1}}, "lora.rank_pattern: '(' is not a regular expression"),
+        ({"alpha_pattern": {"a": 0}}, "lora.alpha_pattern['a']: 0"),
+        ({"init_lora_weights": False}, "lora.init_lora_weights: False is not known"),
+        ({"init_lora_weights": "pissa"}, "lora.init_lora_weights: 'pissa' is not known"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match="lora") as error:
+        LoRAConfig(**settings)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_sets_of_names_become_lists_and_scaling_follows():
+    config = LoRAConfig(r=4, lora_alpha=8, target_modules={"b", "a"}, use_rslora=True)
+    assert config.target_modules == ["a", "b"]
+    assert config.scaling == 4.0
+    assert LoRAConfig(r=4, lora_alpha=8).scaling == 2.0

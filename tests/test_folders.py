@@ -1,0 +1,65 @@
+"""Finding and pairing image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorgnette.folders import find_images, pair_images
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_find_images_is_recursive_sorted_and_ignores_case_and_hidden_files(tmp_path: Path):
+    touch(tmp_path, "b.PNG", "a.jpeg", "sub/c.Tif", "note.txt", ".hidden.png", ".cache/d.png", "sub/._c.tif")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a.jpeg", "b.PNG", "sub/c.Tif"]
+
+
+def test_find_images_refuses_what_holds_none(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no images in .* \(looked for \.png, "):
+        find_images(touch(tmp_path, "note.txt"))
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*absent"):
+        find_images(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"note\.txt is a file"):
+        find_images(tmp_path / "note.txt")
+
+
+@pytest.mark.parametrize(
+    ("lr", "hr"),
+    [
+        (["x/1.png", "x/2.png"], ["x/1.jpg", "x/2.png"]),  # as microscope users have them
+        (["0801x4.png", "0802x4.png"], ["0801.png", "0802.png"]),  # DIV2K
+        (["baby_LR_x4.png", "bird_LR_x4.png"], ["baby_HR_x4.png", "bird_HR_x4.png"]),  # Set5
+        (["img_001_SRF_4_LR.png", "img_002_SRF_4_LR.png"], ["img_001_SRF_4_HR.png", "img_002_SRF_4_HR.png"]),
+        (["Canon_001_LR4.png", "Canon_002_LR4.png"], ["Canon_001_HR.png", "Canon_002_HR.png"]),  # RealSR
+        (["babyx2.png", "birdx2.5.png"], ["baby_GT.bmp", "bird_GT.bmp"]),
+    ],
+)
+def test_pair_images_by_the_names_of_published_data_sets(tmp_path: Path, lr: list[str], hr: list[str]):
+    lr_folder, hr_folder = touch(tmp_path / "lr", *lr), touch(tmp_path / "hr", *hr)
+    expected = [(lr_folder / a, hr_folder / b) for a, b in zip(lr, hr, strict=True)]
+    assert pair_images(lr_folder, hr_folder) == expected
+
+
+def test_exact_names_win_over_marks(tmp_path: Path):
+    """Both scales of one scene in one folder are fine as long as the other folder tells them apart too."""
+    names = ["a_x2.png", "a_x4.png"]
+    pairs = pair_images(touch(tmp_path / "lr", *names), touch(tmp_path / "hr", *names))
+    assert [(a.name, b.name) for a, b in pairs] == [(name, name) for name in names]
+
+
+def test_pair_images_refuses_what_does_not_match(tmp_path: Path):
+    hr = touch(tmp_path / "hr", "a.png", "b.png")
+    with pytest.raises(ValueError, match=r"1 images? .* no partner of the same name, for example .*b\.png"):
+        pair_images(touch(tmp_path / "one", "ax2.png"), hr)
+    with pytest.raises(ValueError, match=r"ax2\.png and .*ax4\.png bear the same name"):
+        pair_images(touch(tmp_path / "two", "ax2.png", "ax4.png", "b.png"), hr)
+    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png bear the same name"):
+        pair_images(touch(tmp_path / "three", "a.jpg", "a.png"), hr)
