@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -70,14 +73,14 @@ class DrawnBatches:
     def starting_at(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Any]:
         """Batches number `step`, `step + 1`, ... without end."""
         sampler = _EndlessDraws(self, step, rank, processes)
-        return iter(
-            DataLoader(
-                _ByDraw(self.dataset),
-                batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  draws instead of indices
-                num_workers=self.workers,
-                multiprocessing_context="spawn" if self.workers else None,
-            )
+        loader = DataLoader(
+            _ByDraw(self.dataset),
+            batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  draws instead of indices
+            num_workers=self.workers,
+            multiprocessing_context="spawn" if self.workers else None,
         )
+        with _children_ignore_interrupts():
+            return iter(loader)
 
 
 class ListedBatches:
@@ -108,6 +111,19 @@ class _ByDraw(Dataset):
 
     def __getitem__(self, draw: Draw) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.dataset[draw]
+
+
+@contextlib.contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """Processes started inside leave Ctrl-C, which reaches all of them, to this one: it still needs their batches."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is ignored stays so in a new process
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class _EndlessDraws:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lorgnette import lora
@@ -37,7 +40,7 @@ def save(task: Task, recipe: Any, folder: str | os.PathLike[str]) -> Path:
     """
     folder = make_folder(folder)
     if recipe.lora is None:
-        with atomic_write(folder / MODEL_FILE) as temporary:
+        with _one_line(folder / MODEL_FILE), atomic_write(folder / MODEL_FILE) as temporary:
             # Contiguous: safetensors keeps no memory format.
             save_file({name: t.contiguous() for name, t in task.model.state_dict().items()}, temporary)
         write_text(folder / RECIPE_FILE, recipe_text(recipe))
@@ -65,6 +68,15 @@ def load(folder: str | os.PathLike[str], strict: bool = True) -> Task:
     task = build(recipe)
     lora.load_adapter(task.model, folder, strict=strict)
     return task.eval()
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """torch and safetensors have errors of their own for a full disk."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot write {path} ({str(error).splitlines()[0]}): is the disk full?") from None
 
 
 def recipe_text(recipe: Any) -> str:
@@ -106,7 +118,7 @@ class RunFolder:
 
     def write_snapshot(self, snapshot: dict[str, Any]) -> None:
         """Replace the latest snapshot; a full disk leaves the one before."""
-        with atomic_write(self.snapshot_file) as temporary:
+        with _one_line(self.snapshot_file), atomic_write(self.snapshot_file) as temporary:
             torch.save(snapshot, temporary)
 
     def latest_snapshot(self) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lorgnette.batches import Batches, ListedBatches, derived_seed
 from lorgnette.events import Evaluated, Event, Finished, Listener, Started, Stepped
-from lorgnette.optim import Averaged, copies, copy_into, lr_factor, make_optimizer
+from lorgnette.optim import Averaged, copies, copy_into, frozen_norms, lr_factor, make_optimizer
 from lorgnette.recipe import TrainConfig
 from lorgnette.task import Task
 
@@ -96,7 +96,7 @@ def _evaluate(task: Task, batches: Iterable[Any], precision: str) -> tuple[dict[
             with _autocast(device, precision):
                 prediction = task.predict(batch)
             for name, value in task.score(prediction, batch).items():
-                scores.setdefault(name, []).append(value)
+                scores.setdefault(name, []).append(float(value))
             if len(pictures) < 8:
                 pictures.update(task.pictures(prediction, batch))
     finally:
@@ -121,10 +121,12 @@ class _Run:
         self.task = task.to(accelerator.device)
         self.wrapped = accelerator.prepare(self.task)  # the task itself, or DDP/FSDP around it
         self.optimizer = make_optimizer(self.task, config)
+        self.optimizer.zero_grad(set_to_none=True)  # what was there before does not count
         self.test = test
         self.trained = {name: p for name, p in self.task.named_parameters() if p.requires_grad}
-        # BatchNorm statistics and the like: part of what training changes.
+        # Statistics of trained BatchNorm layers and the like: part of what training changes.
         self.buffers = {name: b for name, b in self.task.named_buffers() if name in self.task.state_dict()}
+        self.frozen_norms = frozen_norms(self.task)
         self.averaged = Averaged(self.trained, config.ema_decay)
         self.step = 0
         self.first: dict[str, float] = {}
@@ -169,6 +171,8 @@ class _Run:
             group["lr"] = group["peak_lr"] * factor
         torch.manual_seed(derived_seed(config.seed, self.step, self.accelerator.process_index))
         self.wrapped.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         losses: dict[str, float] = {}
         for micro in range(accumulate):
             batch = _moved(next(stream), self.accelerator.device)
@@ -201,7 +205,8 @@ class _Run:
             metrics, pictures = _evaluate(self.task, self.test, self.config.precision)
             self.first = self.first or metrics
             value = self.task.objective(metrics)
-            is_best = not self.best or value > self.task.objective(self.best["metrics"])
+            best = self.task.objective(self.best["metrics"]) if self.best else math.nan
+            is_best = value > best or math.isnan(best)
             self.evaluations_since_best = 0 if is_best else self.evaluations_since_best + 1
             if is_best:
                 weights = copies(self.trained) | copies(self.buffers)
@@ -239,10 +244,14 @@ class _Run:
             raise ValueError(
                 f"the checkpoint has version {snapshot.get('version')!r}; this program reads {SNAPSHOT_VERSION}"
             )
-        _check_same(snapshot["trained"], self.trained)
-        copy_into(self.trained, snapshot["trained"])
-        copy_into(self.buffers, snapshot["buffers"])
-        copy_into(self.averaged.mean, snapshot["averaged"])
+        places = {"trained": self.trained, "buffers": self.buffers, "averaged": self.averaged.mean}
+        for part, tensors in places.items():
+            _check_same(snapshot[part], tensors)
+        saved, own = (state["param_groups"] for state in (snapshot["optimizer"], self.optimizer.state_dict()))
+        if [group.keys() for group in saved] != [group.keys() for group in own]:
+            raise ValueError(f"the checkpoint belongs to another recipe: not to optimizer {self.config.optimizer!r}")
+        for part, tensors in places.items():
+            copy_into(tensors, snapshot[part])
         self.optimizer.load_state_dict(snapshot["optimizer"])
         self.step, self.first, self.best = snapshot["step"], dict(snapshot["first"]), dict(snapshot["best"])
         self.evaluations_since_best = snapshot["evaluations_since_best"]

@@ -29,6 +29,7 @@ def run(words: list[str]) -> int:
         ("adapter", outcome.adapter),
         ("side by side", outcome.comparison),
         ("enlarged x3.3", outcome.enlarged),
+        ("report", outcome.report),
     ):
         print(f"{title:<14} {path}")
     if options.json:
@@ -73,6 +74,6 @@ def _table(outcome: Outcome) -> str:
 def _figures(outcome: Outcome, seed: int) -> dict[str, Any]:
     from lorgnette.listeners.record import finite
 
-    paths = {name: str(Path(getattr(outcome, name))) for name in ("adapter", "comparison", "enlarged")}
+    paths = {name: str(Path(getattr(outcome, name))) for name in ("adapter", "comparison", "enlarged", "report")}
     rows = [asdict(row) | {"metrics": finite(row.metrics)} for row in outcome.rows]
     return {"seed": seed, "base_parameters": outcome.base_parameters, "rows": rows} | paths

@@ -20,10 +20,14 @@ def run(words: list[str]) -> int:
     from lorgnette.cli.device import to_device
     from lorgnette.listeners.record import finite
     from lorgnette.recipe import build
-    from lorgnette.systems import room_name, room_of
+    from lorgnette.systems import room, room_name, room_of
 
-    recipe = load_recipe(options.adapter)
-    tasks = {"base": build(replace(recipe, lora=None)), "adapted": load(options.adapter)}
+    recipe = load_recipe(options.adapter) if options.adapter else room("superres").Recipe(lora=None)
+    tasks = {}
+    if recipe.model.base != "none":  # an untrained network is nothing to compare with
+        tasks["base"] = build(replace(recipe, lora=None))
+    if options.adapter:
+        tasks["model" if recipe.lora is None else "adapted"] = load(options.adapter)
     rows = room_of(recipe).evaluation(
         {name: to_device(task, options.device) for name, task in tasks.items()},
         options.data,
@@ -51,7 +55,9 @@ def _arguments() -> Arguments:
         "Scores an adapter on images it has not seen, beside the model without it and bicubic enlargement: "
         "PSNR and SSIM on luma, 8-bit, shaved by the scale.",
     )
-    parser.add_argument("adapter", metavar="ADAPTER", help="folder of an adapter or of a whole model")
+    parser.add_argument(
+        "adapter", nargs="?", metavar="ADAPTER", help="folder of an adapter or of a whole model; unset: as shipped"
+    )
     parser.add_argument("--data", required=True, metavar="FOLDER", help="images at high resolution")
     parser.add_argument("--lr", metavar="FOLDER", help="their low-resolution namesakes; unset: made by bicubic")
     parser.add_argument(

@@ -21,11 +21,11 @@ class Camera:
 
     scale: int = 2
     """How many scene pixels, along one axis, make one sensor pixel."""
-    blur: float = 1.2
+    blur: float = 1.8
     """Standard deviation of the lens's Gaussian blur, in scene pixels."""
-    noise: float = 8.0
+    noise: float = 4.0
     """Standard deviation of the sensor's noise, in 8-bit levels."""
-    quality: int = 60
+    quality: int = 75
     """JPEG quality of the file."""
 
     def shoot(self, scene: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -123,7 +123,7 @@ class PairedFolders:
         """As `ImageFolder`; the factor of each pair is that of its files."""
         data, rng = self.data, draw.rng()
         lr_file, hr_file = self.pairs[draw.index]
-        lr, hr = unit(self.pixels(lr_file)), unit(self.pixels(hr_file))
+        lr, hr = self.pixels(lr_file), self.pixels(hr_file)
         sy, sx = pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:])
         side = min(data.patch, *lr.shape[-2:])
         if side < data.patch:
@@ -131,10 +131,10 @@ class PairedFolders:
         top, left = (int(rng.integers(n - side + 1)) for n in lr.shape[-2:])
         rows, y = _pixels_inside(top, side, sy, hr.shape[-2])
         columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
-        lr, hr = lr[:, top : top + side, left : left + side], hr[:, rows, columns]
+        lr, hr = unit(lr[:, top : top + side, left : left + side]), unit(hr[:, rows, columns])
         cell = [2 / side / sy, 2 / side / sx]
-        if data.augment and sy == sx and len(y) == len(x) and torch.equal(y, -y.flip(0)):
-            lr, hr = _augmented(rng, lr, hr)  # only where the two grids are symmetric to each other
+        if data.augment and sy == sx and torch.equal(y, x) and torch.equal(y, -y.flip(0)):
+            lr, hr = _augmented(rng, lr, hr)  # only where flips and transposition leave the grid as it is
         chosen = rng.choice(len(y) * len(x), data.points, replace=data.points > len(y) * len(x))
         return _sample(lr, hr, y, x, cell, chosen)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.nn.coords import axis_coords, nearest_pixel
+from lorgnette.nn.coords import axis_coords
 from lorgnette.systems.superres.encoders import EDSR
 
 TRAINED_SCALE = 4.0  # cells are not made finer than this: published models saw scales 1 to 4
@@ -67,7 +67,8 @@ class LMLTE(nn.Module):
     Args:
         encoder: (B, 3, h, w) -> (B, encoder.out_dim, h, w).
         hidden_dim: width of the latent Fourier features.
-        imnet_dim, imnet_depth: width and number of hidden layers of the render network.
+        imnet_dim: width of the render network.
+        imnet_depth: number of its hidden layers.
     """
 
     def __init__(self, encoder: EDSR, hidden_dim: int = 128, imnet_dim: int = 16, imnet_depth: int = 8):
@@ -105,7 +106,7 @@ class LMLTE(nn.Module):
         """
         cell = cell[:, 0]
         mod = self.modulations(self.encoder(inp), cell)
-        skip = F.grid_sample(inp.float(), coord[:, :, None].flip(-1), padding_mode="border", align_corners=False)
+        skip = F.grid_sample(_precise(inp), coord[:, :, None].flip(-1), padding_mode="border", align_corners=False)
         return self._query(mod, coord, cell) + skip[..., 0].transpose(1, 2)
 
     def modulations(self, feat: Tensor, cell: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class LMLTE(nn.Module):
         """
         h, w = feat.shape[-2:]
         coef = self.coef(feat).permute(0, 2, 3, 1)
-        freq = self.freq(feat).permute(0, 2, 3, 1).float()
+        freq = _precise(self.freq(feat).permute(0, 2, 3, 1))
         phase = self.phase(cell * cell.new_tensor([h, w]))
         angle = math.pi * (freq[..., 0::2] + freq[..., 1::2] + phase[:, None, None])
         return self.hypernet(torch.cat([angle.cos(), angle.sin()], dim=-1) * coef)
@@ -131,18 +132,18 @@ class LMLTE(nn.Module):
         q = coord.shape[1]
         size = coord.new_tensor([h, w])
         offset = torch.arange(b, device=coord.device)[:, None] * (h * w)
+        # One rounding decides on both neighbours of an axis: with two, a point by a centre could miss its own pixel.
+        first = ((coord + (1 + NUDGE)) * size / 2 - 0.5).floor()
         rows, rels = [], []
-        for vy, vx in product((-1, 1), (-1, 1)):
-            shifted = coord + coord.new_tensor([vy / h, vx / w]) + NUDGE
-            shifted = shifted.clamp(-1 + 1e-6, 1 - 1e-6)
-            iy, ix = nearest_pixel(shifted[..., 0], h), nearest_pixel(shifted[..., 1], w)
-            centre = torch.stack([(2 * iy + 1) / h - 1, (2 * ix + 1) / w - 1], dim=-1)
+        for step in product((0, 1), (0, 1)):
+            index = torch.minimum((first + first.new_tensor(step)).clamp(min=0), size - 1)
+            iy, ix = index.long().unbind(-1)
             rows.append(offset + iy * w + ix)
-            rels.append((coord - centre) * size)
+            rels.append((coord - ((2 * index + 1) / size - 1)) * size)
         rel = torch.stack(rels)  # (4, B, Q, 2): neighbours first, so one call renders them all
         with torch.autocast(coord.device.type, enabled=False):  # small matrices, fine angles: keep float32
             # F.embedding is index_select with a fast backward.
-            own = F.embedding(torch.stack(rows), mod.reshape(-1, m).float())
+            own = F.embedding(torch.stack(rows), _precise(mod.reshape(-1, m)))
             colour = self._render(own, rel, cell.view(1, b, 1, 2) * size)
         # Each neighbour counts by the area of the opposite rectangle: one weight for each axis. (Normalising the axes
         # apart, not their product, stays defined where a point sits on a pixel centre at the border.)
@@ -160,13 +161,13 @@ class LMLTE(nn.Module):
         x = coef * torch.cat([angle.cos(), angle.sin()], dim=-1)
         return self.imnet(x.flatten(0, -2), scale.flatten(0, -2), shift.flatten(0, -2))
 
-    def render(self, inp: Tensor, size: tuple[int, int], chunk: int = 16384) -> Tensor:
+    def render(self, inp: Tensor, size: tuple[int, int], chunk: int = 2048) -> Tensor:
         """The whole image at another size.
 
         Args:
             inp: (B, 3, h, w) in [-1, 1].
             size: (H, W), any two whole numbers.
-            chunk: points rendered at a time; bounds the memory.
+            chunk: points rendered at a time; this many fit the caches of most processors.
 
         Returns:
             (B, 3, H, W) in network space, not clamped.
@@ -176,12 +177,13 @@ class LMLTE(nn.Module):
             inp, axis_coords(size[0], device), axis_coords(size[1], device), render_cell(inp, size), chunk
         )
 
-    def render_window(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 16384) -> Tensor:
+    def render_window(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 2048) -> Tensor:
         """Output rows and columns at given coordinates of `inp`: how tiles of a larger image are rendered.
 
         Args:
             inp: (B, 3, h, w) in [-1, 1].
-            y, x: (H,), (W,) coordinates, [-1, 1] from edge to edge of `inp`.
+            y: (H,) coordinates of the rows, [-1, 1] from edge to edge of `inp`.
+            x: (W,) coordinates of the columns.
             cell: (2,) height and width of the output pixels in the same unit.
             chunk: points rendered at a time.
 
@@ -192,13 +194,18 @@ class LMLTE(nn.Module):
         mod = self.modulations(self.encoder(inp), cell.expand(b, 2))
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).expand(b, -1, -1, 2)
         # contiguous(): F.grid_sample is far slower on channels_last inputs of three channels
-        out = F.grid_sample(inp.float().contiguous(), grid.flip(-1), padding_mode="border", align_corners=False)
+        out = F.grid_sample(_precise(inp).contiguous(), grid.flip(-1), padding_mode="border", align_corners=False)
         rows = max(1, chunk // len(x))
         for start in range(0, len(y), rows):
             part = grid[:, start : start + rows]
             colour = self._query(mod, part.flatten(1, 2), cell.expand(b, 2))
             out[:, :, start : start + rows] += colour.view(b, part.shape[1], -1, 3).permute(0, 3, 1, 2)
         return out
+
+
+def _precise(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def render_cell(inp: Tensor, size: tuple[int, int]) -> Tensor:

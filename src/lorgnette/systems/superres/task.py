@@ -67,11 +67,5 @@ def image_scores(prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, floa
 
 
 def make_task(recipe: Recipe) -> SuperResolution:
-    """The unadapted task of a recipe (see `lorgnette.recipe.build`).
-
-    Raises:
-        ValueError: adapters alone on an untrained network, whose zeroed last layer would keep them from learning.
-    """
-    if recipe.model.base == "none" and recipe.lora is not None and not recipe.lora.modules_to_save:
-        raise ValueError("model.base: 'none' leaves nothing to adapt; --lora null trains the whole network")
+    """The unadapted task of a recipe (see `lorgnette.recipe.build`)."""
     return SuperResolution(load_base(recipe.model))

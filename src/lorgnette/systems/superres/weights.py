@@ -84,9 +84,13 @@ def _state_dict(raw: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         if name != "lmlte":
             raise ValueError(f"{source} holds a network of the kind {name!r}; 'lmlte' is what is read here")
         inner = inner["model"].get("sd")
-    if not isinstance(inner, Mapping) or not inner or not all(isinstance(v, Tensor) for v in inner.values()):
+    if not isinstance(inner, Mapping) or not inner or not all(map(_is_named_tensor, inner.items())):
         raise ValueError(f"{source} holds no state dict of tensors")
     return {name.removeprefix("module."): value.float() for name, value in inner.items()}
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _deduced_encoder(state: Mapping[str, Tensor], source: str) -> EDSR:
