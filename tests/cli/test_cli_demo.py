@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lorgnette.cli import main
-from lorgnette.systems.superres import demo
+from lorgnette import demo
 
 
 def test_options_reach_the_demo_and_its_rows_the_table(
@@ -23,7 +23,7 @@ def test_options_reach_the_demo_and_its_rows_the_table(
             demo.Row("bicubic", {"psnr": 26.5, "ssim": 0.75}),
             demo.Row("LoRA", {"psnr": 28.1, "ssim": 0.81}, trained=5000, file_bytes=21_000, seconds=12.5),
         ]
-        return demo.Outcome(rows, tmp_path / "adapter", tmp_path / "side.png", tmp_path / "large.png", 100_000)
+        return demo.Outcome(rows, tmp_path / "adapter", tmp_path / "side.png", tmp_path / "large.png", tmp_path / "report.html", 100_000)
 
     monkeypatch.setattr(demo, "run", run)
     words = [

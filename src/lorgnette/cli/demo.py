@@ -13,14 +13,14 @@ from lorgnette.files import write_json
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
     from lorgnette.events import Listener
-    from lorgnette.systems.superres.demo import Outcome
+    from lorgnette.demo import Outcome
 
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
 
-    from lorgnette.systems.superres import demo
+    from lorgnette import demo
 
     steps = {} if options.steps is None else {"steps": options.steps}
     outcome = demo.run(options.out, seed=options.seed, full=options.full, listeners=_listeners, **steps)

@@ -66,12 +66,11 @@ def at_least(pixels: Tensor, size: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _augmented(rng: np.random.Generator, *images: Tensor) -> list[Tensor]:
-    """The same random flips and transposition of each image."""
+def _augmented(rng: np.random.Generator, image: Tensor) -> Tensor:
+    """The image after random flips and transposition."""
     flip_y, flip_x, transpose = rng.random(3) < 0.5
-    dims = [dim for dim, chosen in ((-2, flip_y), (-1, flip_x)) if chosen]
-    images_out = [image.flip(dims) for image in images]
-    return [image.transpose(-2, -1) if transpose else image for image in images_out]
+    image = image.flip([dim for dim, chosen in ((-2, flip_y), (-1, flip_x)) if chosen])
+    return image.mT if transpose else image
 
 
 def _sample(lr: Tensor, hr: Tensor, y: Tensor, x: Tensor, cell: list[float], chosen: np.ndarray) -> dict[str, Tensor]:
@@ -103,7 +102,7 @@ class ImageFolder:
         top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[-2:])
         hr = unit(pixels[:, top : top + side, left : left + side])
         if data.augment:
-            (hr,) = _augmented(rng, hr)
+            hr = _augmented(rng, hr)
         lr = shrink(hr, (data.patch, data.patch))
         axis = axis_coords(side)
         chosen = rng.choice(side * side, data.points, replace=data.points > side * side)
@@ -133,8 +132,14 @@ class PairedFolders:
         columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
         lr, hr = unit(lr[:, top : top + side, left : left + side]), unit(hr[:, rows, columns])
         cell = [2 / side / sy, 2 / side / sx]
-        if data.augment and sy == sx and torch.equal(y, x) and torch.equal(y, -y.flip(0)):
-            lr, hr = _augmented(rng, lr, hr)  # only where flips and transposition leave the grid as it is
+        if data.augment:  # the two grids need not be symmetric to each other: the coordinates turn with them
+            flip_y, flip_x, transpose = rng.random(3) < 0.5
+            if flip_y:
+                lr, hr, y = lr.flip(-2), hr.flip(-2), -y.flip(0)
+            if flip_x:
+                lr, hr, x = lr.flip(-1), hr.flip(-1), -x.flip(0)
+            if transpose and sy == sx:  # else the camera's two axes differ
+                lr, hr, y, x = lr.mT, hr.mT, x, y
         chosen = rng.choice(len(y) * len(x), data.points, replace=data.points > len(y) * len(x))
         return _sample(lr, hr, y, x, cell, chosen)
 
