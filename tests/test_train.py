@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +328,11 @@ def test_averaged_weights_are_what_is_scored_and_kept():
         assert torch.equal(averaged.get_parameter(name), mean)
     assert bits(averaged) != bits(plain)
     assert evaluate(scored, listed(2, seed=9)) == end.best
+    last_scored, held_out = Toy(), list(islice(points().starting_at(100), 3))
+    end = fit(last_scored, points(), replace(config, eval_every=6), test=held_out)
+    assert end.best_step == 6
+    assert end.best == evaluate(averaged, held_out)
+    assert bits(last_scored) == bits(averaged)
 
 
 def test_the_best_weights_seen_are_left_even_those_it_came_with():

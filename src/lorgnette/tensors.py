@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,16 @@ def read_tensors(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Ma
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is not an intact safetensors file ({str(error).splitlines()[0]})") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other pickle protocols
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} was refused unrun: it is no checkpoint of tensors and plain containers (it may carry code)"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or not a checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # at broken files the unpickler raises nearly anything, at times without a word
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from None
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not a mapping of tensors")
     return loaded

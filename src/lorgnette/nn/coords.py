@@ -15,8 +15,3 @@ def make_coord(size: tuple[int, int], device: torch.device | None = None) -> Ten
     """Centres of all pixels of an image: (H * W, 2) float32, row by row, each as (y, x)."""
     y, x = (axis_coords(n, device) for n in size)
     return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-def nearest_pixel(coord: Tensor, n: int) -> Tensor:
-    """Index (int64) of the pixel, among `n` along one axis, that holds each coordinate."""
-    return (((coord + 1) * n - 1) / 2).round().long().clamp(0, n - 1)

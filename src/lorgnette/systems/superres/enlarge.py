@@ -74,8 +74,10 @@ def enhance(
         The picture with new pixels and alpha; everything else as it was.
 
     Raises:
-        ValueError: scale or size does not work.
+        ValueError: scale, size, tile or precision does not work.
     """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: {precision!r} is not known; 'fp32' and 'bf16' are")
     if tile < 16:
         raise ValueError(f"tile: {tile} is too small; 16 or more works, 320 is usual")
     model = cast(LMLTE, task.model)
