@@ -7,7 +7,7 @@ scenes and is judged on others.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,19 @@ class Outcome:
 
     def row(self, method: str) -> Row:
         return next(row for row in self.rows if row.method == method)
+
+    def in_words(self) -> str:
+        """What the table says, in a sentence or two."""
+        gain = {row.method: row.metrics["psnr"] - self.row("frozen base").metrics["psnr"] for row in self.rows}
+        best = max(("bicubic", "bicubic after non-local means"), key=lambda method: self.row(method).metrics["psnr"])
+        text = (
+            f"The adapter gains {gain['LoRA']:+.2f} dB over the frozen base "
+            f"and {gain['LoRA'] - gain[best]:+.2f} dB over {best}."
+        )
+        if gain.get("full fine-tuning", 0) > 0:
+            share, weights = gain["LoRA"] / gain["full fine-tuning"], self.row("LoRA").trained / self.base_parameters
+            text += f" That is {share:.0%} of what full fine-tuning gains, with {weights:.1%} of its weights."
+        return text
 
 
 def scenes(names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
@@ -165,18 +178,25 @@ def run(
     enlarged = out / "chelsea-x3.3.png"
     write_image(enlarged, enhance(merged, photo, scale=3.3))
     comparison, report = out / "comparison.png", out / "report.html"
-    base = build(recipe)
-    write_image(comparison, Image(side_by_side(base, merged, test)))
+    seen = [
+        {"frozen base": b, "LoRA": a}
+        for b, a in zip(predictions(build(recipe), test), predictions(merged, test), strict=True)
+    ]
+    write_image(comparison, Image(side_by_side(test, seen)))
+    outcome = Outcome(rows, adapter, comparison, enlarged, report, parameters.total - parameters.lora)
     write_report(
         report,
         title="One photo camera, one adapter",
         recipe_text=recipe_text(recipe),
         metrics=read_metrics(folder.metrics_file) if folder.metrics_file.exists() else [],
         table=[table_row(row) for row in rows],
-        pictures=[("Held-out scenes", comparison), *(before_and_after(base, merged, batch) for batch in test)],
-        summary=f"{camera}. Adapted on {', '.join(TRAINING_SCENES)}; judged on {', '.join(HELD_OUT_SCENES)}.",
+        pictures=[("Held-out scenes", comparison), *map(before_and_after, test, seen)],
+        summary=(
+            f"{outcome.in_words()}\n\nCamera: {camera}. "
+            f"Adapted on {', '.join(TRAINING_SCENES)}; judged on {', '.join(HELD_OUT_SCENES)}."
+        ),
     )
-    return Outcome(rows, adapter, comparison, enlarged, report, parameters.total - parameters.lora)
+    return outcome
 
 
 def table_row(row: Row) -> dict[str, Any]:
@@ -192,9 +212,14 @@ def table_row(row: Row) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def before_and_after(base: Any, adapted: Any, batch: dict[str, Any]) -> Captioned:
+def predictions(task: Any, test: Iterable[dict[str, Any]]) -> list[Tensor]:
+    """What a task makes of each held-out photo: (1, 3, H, W) in [0, 1]."""
+    return [task.predict(batch) for batch in test]
+
+
+def before_and_after(batch: dict[str, Any], seen: dict[str, Tensor]) -> Captioned:
     """A held-out scene by the frozen base and by the adapted network, for the report."""
-    before, after = (to_uint8(task.predict(batch)[0].permute(1, 2, 0)) for task in (base, adapted))
+    before, after = (to_uint8(seen[name][0].permute(1, 2, 0)) for name in ("frozen base", "LoRA"))
     return f"{batch['name']}: frozen base, LoRA", before, after
 
 
@@ -248,19 +273,19 @@ def denoised(image: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(clean).float().permute(2, 0, 1)[None]
 
 
-@torch.no_grad()
-def side_by_side(base: Any, adapted: Any, test: Iterable[dict[str, Any]], side: int = 112) -> NDArray[np.uint8]:
+def side_by_side(
+    test: Sequence[dict[str, Any]], seen: Sequence[dict[str, Tensor]], side: int = 112
+) -> NDArray[np.uint8]:
     """The busiest part of each held-out scene, by every method: (H, W, 3)."""
     rows = []
-    for batch in test:
+    for batch, networks in zip(test, seen, strict=True):
         truth = to_uint8(batch["image"][0].permute(1, 2, 0))
         top, left = busiest(truth, side)
         photo, size = batch["inp"] * 0.5 + 0.5, batch["image"].shape[-2:]
         versions = {
             "photo": torch.nn.functional.interpolate(photo, size=size),
             "bicubic": imresize(photo, size=size),
-            "frozen base": base.predict(batch),
-            "LoRA": adapted.predict(batch),
+            **networks,
             "scene": batch["image"],
         }
         crop = (..., slice(top, top + side), slice(left, left + side))

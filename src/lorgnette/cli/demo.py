@@ -12,8 +12,8 @@ from lorgnette.files import write_json
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
-    from lorgnette.events import Listener
     from lorgnette.demo import Outcome
+    from lorgnette.events import Listener
 
 
 def run(words: list[str]) -> int:
@@ -24,7 +24,7 @@ def run(words: list[str]) -> int:
 
     steps = {} if options.steps is None else {"steps": options.steps}
     outcome = demo.run(options.out, seed=options.seed, full=options.full, listeners=_listeners, **steps)
-    print(f"\n{_table(outcome)}\n")
+    print(f"\n{_table(outcome)}\n\n{outcome.in_words()}\n")
     for title, path in (
         ("adapter", outcome.adapter),
         ("side by side", outcome.comparison),

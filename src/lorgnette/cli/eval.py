@@ -24,7 +24,7 @@ def run(words: list[str]) -> int:
 
     recipe = load_recipe(options.adapter) if options.adapter else room("superres").Recipe(lora=None)
     tasks = {}
-    if recipe.model.base != "none":  # an untrained network is nothing to compare with
+    if recipe.lora is not None or recipe.model.base != "none":  # an untrained network is nothing to compare with
         tasks["base"] = build(replace(recipe, lora=None))
     if options.adapter:
         tasks["model" if recipe.lora is None else "adapted"] = load(options.adapter)
