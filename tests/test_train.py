@@ -351,6 +351,15 @@ def test_the_best_weights_seen_are_left_even_those_it_came_with():
     assert list(scores) == list(range(41))
 
 
+def test_a_rise_too_small_to_count_leaves_the_weights_it_came_with():
+    task = Toy()
+    task.min_delta = 1e6
+    before = bits(task)
+    end = fit(task, listed(), replace(BASE, steps=40, lr=0.03, eval_every=1), [], listed(4))
+    assert (end.improved, end.best_step) == (False, 0)
+    assert bits(task) == before
+
+
 def test_a_first_score_that_is_no_number_does_not_stay_the_best():
     class Odd(Toy):
         seen = 0

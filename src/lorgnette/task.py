@@ -16,6 +16,7 @@ class Task(nn.Module):
     """
 
     model: nn.Module
+    min_delta: float = 0.0  # a smaller rise of the objective is no progress: weights are not replaced for it
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Losses of one training batch: scalars by name; `"loss"` is the one that is minimised."""

@@ -206,7 +206,7 @@ class _Run:
             self.first = self.first or metrics
             value = self.task.objective(metrics)
             best = self.task.objective(self.best["metrics"]) if self.best else math.nan
-            is_best = value > best or math.isnan(best)
+            is_best = value > best + self.task.min_delta or math.isnan(best)
             self.evaluations_since_best = 0 if is_best else self.evaluations_since_best + 1
             if is_best:
                 weights = copies(self.trained) | copies(self.buffers)

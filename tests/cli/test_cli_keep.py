@@ -102,6 +102,22 @@ def test_info_of_an_adapter(adapter: Path, tmp_path: Path, capsys: pytest.Captur
     assert f"{facts['parameters']:,}" in said
 
 
+def test_info_plans_what_a_recipe_adapts(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused):
+    from lorgnette import count_parameters, load
+
+    assert main(["info", str(adapter), "--plan", "--json", str(tmp_path / "plan.json")]) == 0
+    said = capsys.readouterr().out
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["parameters"] == count_parameters(load(adapter).model).lora
+    assert {row["name"] for row in plan["rows"]} == described(adapter, tmp_path)["layers"].keys()
+    assert any(line.split()[:2] == ["hypernet.layers.0", "Linear"] for line in said.splitlines())
+    assert f"{len(plan['rows'])} adapters, {plan['parameters']:,} parameters" in said
+    off = tmp_path / "off.yaml"
+    off.write_text("room: superres\nlora: null\n")
+    assert "lora is switched off in this recipe" in refused("info", off, "--plan")
+    assert "no such file" in refused("info", tmp_path / "nowhere.yaml", "--plan")
+
+
 def test_info_of_an_adapter_from_elsewhere(adapter: Path, tmp_path: Path):
     foreign = tmp_path / "foreign"
     shutil.copytree(adapter, foreign)

@@ -1,4 +1,4 @@
-"""`lorgnette info ADAPTER|FILE.safetensors`: what it holds, without loading it."""
+"""`lorgnette info ADAPTER|FILE.safetensors`: what it holds, without loading it; or what a recipe would adapt."""
 
 from __future__ import annotations
 
@@ -24,14 +24,44 @@ def run(words: list[str]) -> int:
         "Says what an adapter, a whole model or a safetensors file holds. No weights are loaded.",
     )
     parser.add_argument("path", metavar="PATH", help="folder of an adapter or a model, or a .safetensors file")
+    parser.add_argument(
+        "--plan", action="store_true", help="PATH is a room, a recipe.yaml or its folder: list what it adapts"
+    )
     add_json(parser)
     options = parser.read(words)
+    if options.plan:
+        return _plan(options.path, options.json)
     path = Path(options.path)
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
     for title, value in facts.items():
         print(f"{title:<13} {_shown(title, value)}".rstrip())
     if options.json:
         write_json(options.json, facts)
+    return 0
+
+
+def _plan(what: str, json_file: str | None) -> int:
+    """Build the base model of a recipe, and print the table of the adapters it would get."""
+    from dataclasses import asdict
+
+    from lorgnette.recipe import recipe_from_dict
+    from lorgnette.settings import read_yaml
+    from lorgnette.systems import ROOMS, room, room_of
+
+    if what in ROOMS:
+        recipe = room(what).Recipe()
+    else:
+        file = Path(what) / "recipe.yaml" if Path(what).is_dir() else Path(what)
+        recipe = recipe_from_dict({"format_version": 1} | read_yaml(file), str(file))
+    if recipe.lora is None:
+        raise ValueError(f"{what}: lora is switched off in this recipe, so that it adapts nothing")
+
+    from lorgnette import lora
+
+    plan = lora.plan(room_of(recipe).make_task(recipe).model, recipe.lora)
+    print(plan)
+    if json_file:
+        write_json(json_file, asdict(plan) | {"parameters": plan.parameters})
     return 0
 
 
