@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from stacks import LINEARS, STACKS, Stack, vit
+from stacks import LINEARS, SMALL, STACKS, Stack, vit
 from torch import Tensor, nn
 
 from lorgnette.lora import LoRAConfig, fingerprint, inject_lora, load_adapter, save_adapter
@@ -40,6 +40,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, at import
     import peft
 
+__all__ = ["SMALL", "Case", "kept_bytes", "variants"]
+
+IMPORTS = ("from lorgnette.lora import inject_lora", "from peft import get_peft_model")
 OURS, PEFT, FLOOR = "lorgnette", "peft", "floor"
 
 
@@ -198,9 +201,9 @@ def small_layers(count: int, width: int = 32) -> nn.Module:
 
 def around(rounds: int) -> Iterator[dict[str, Any]]:
     """What happens once a run: import, injection, saving, loading. Rows of the second table."""
-    code = "import time, torch; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-    imports = {name: _python(code.format(name)) for name in ("lorgnette.lora", "peft")}
-    yield _row("import, after torch", "", [imports["lorgnette.lora"]], [imports["peft"]])
+    code = "import time, torch; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+    imports = {name: _python(code.format(name)) for name in IMPORTS}
+    yield _row("import, after torch", "", *([imports[name]] for name in IMPORTS))
 
     blocks = vit(depth=12, width=192)
     many = [("48 layers of a ViT", blocks.make(), LINEARS), ("400 layers", small_layers(400), r"\d+\.0")]
@@ -216,7 +219,7 @@ def around(rounds: int) -> Iterator[dict[str, Any]]:
             lambda model, theirs=theirs: peft.get_peft_model(model, theirs),
         )
 
-    base = vit(depth=12).make()
+    base = vit(depth=12, width=384).make()
     known = fingerprint(base)
     mine, theirs = with_ours(base, LINEARS, 8, 0.0), with_peft(base, LINEARS, 8, 0.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +239,7 @@ def around(rounds: int) -> Iterator[dict[str, Any]]:
             def save_theirs(_: None) -> Any:
                 return theirs.save_pretrained(str(there))  # type: ignore[operator]
 
-            title = "ViT-B, rank 8, 4.7 MB"
+            title = "ViT-S, rank 8, 2.4 MB"
             told, hashed = f"{title}, base known by its fingerprint", f"{title}, base hashed each time"
             for name, fingerprints in ((told, known), (hashed, None)):
                 yield _alternate(
@@ -309,7 +312,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], help="of the full grid, these alone")
     parser.add_argument("--dropouts", nargs="+", type=float, help="instead of 0 and 0.1")
     parser.add_argument("--ranks", nargs="+", type=int, help="instead of 4, 16 and 64")
-    parser.add_argument("--rounds", type=int, default=5, help="alternations after the warm-up")
+    parser.add_argument("--rounds", type=int, help="alternations after the warm-up; 3, and 5 of the grid")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; 0 is all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps-only", action="store_true", help="without import, injection, saving, loading")
@@ -327,9 +330,8 @@ def main() -> None:
         for dropout in args.dropouts or (0.0, 0.1)
         for rank in args.ranks or (4, 16, 64)
     ]
-    print(
-        f"torch {torch.__version__}, peft {peft.__version__}, {args.device}, threads: {threads}, rounds: {args.rounds}"
-    )
+    rounds = args.rounds or (5 if chosen else 3)
+    print(f"torch {torch.__version__}, peft {peft.__version__}, {args.device}, threads: {threads}, rounds: {rounds}")
     for name in dict.fromkeys(case.stack for case in cases):
         print(f"{name}: {STACKS[name]().title}")
     print("\nA training step; PEFT = 1.\n")
@@ -337,12 +339,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     steps = []
     for case in cases if chosen else QUICK:
-        steps.append(measure(case, args.rounds, threads, args.device))
+        steps.append(measure(case, rounds, threads, args.device))
         print(show_step(steps[-1]), flush=True)
     once = []
     if not args.steps_only:
         print("\nAround it.\n\n| | | time / PEFT's | ours | PEFT |\n|---|---|---|---|---|")
-        for row in around(args.rounds):
+        for row in around(min(rounds, 3)):
             once.append(row)
             low, high = row["ratio_range"]
             print(

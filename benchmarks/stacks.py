@@ -37,7 +37,7 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.heads, self.window, self.shift = heads, window, shift
         self.norm1 = nn.LayerNorm(width)
-        self.bias = nn.Parameter(torch.zeros(heads, window**2, window**2))
+        self.bias = nn.Parameter(torch.zeros(1, heads, window**2, window**2))
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
@@ -54,8 +54,8 @@ class SwinBlock(nn.Module):
         x = x.view(B, H // self.window, self.window, W // self.window, self.window, C)
         windows = x.transpose(2, 3).reshape(-1, self.window**2, C)
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attention = (q * q.shape[-1] ** -0.5) @ k.mT + self.bias
-        windows = self.proj((attention.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        windows = self.proj(attended.transpose(1, 2).flatten(2))
         x = windows.view(B, H // self.window, W // self.window, self.window, self.window, C)
         return x.transpose(2, 3).reshape(B, H, W, C).roll((self.shift, self.shift), (1, 2))
 
@@ -87,7 +87,7 @@ LINEARS = ["qkv", "proj", "fc1", "fc2"]
 CONVS = ["conv1", "conv2"]
 
 
-def vit(depth: int = 2, width: int = 768, batch: int = 4, tokens: int = 197) -> Stack:
+def vit(depth: int = 2, width: int = 768, batch: int = 8, tokens: int = 197) -> Stack:
     """Blocks of ViT-B/16 at 224 pixels."""
     return Stack(
         lambda: nn.Sequential(*(ViTBlock(width, width // 64) for _ in range(depth))),
@@ -97,7 +97,7 @@ def vit(depth: int = 2, width: int = 768, batch: int = 4, tokens: int = 197) -> 
     )
 
 
-def swin(depth: int = 2, width: int = 180, batch: int = 2, side: int = 64) -> Stack:
+def swin(depth: int = 2, width: int = 180, batch: int = 4, side: int = 64) -> Stack:
     """Blocks of SwinIR: 6 heads, windows of 8, every other one shifted."""
     return Stack(
         lambda: nn.Sequential(*(SwinBlock(width, 6, 8, 4 * (i % 2)) for i in range(depth))),
@@ -107,7 +107,7 @@ def swin(depth: int = 2, width: int = 180, batch: int = 2, side: int = 64) -> St
     )
 
 
-def conv(depth: int = 4, width: int = 64, batch: int = 4, side: int = 64) -> Stack:
+def conv(depth: int = 4, width: int = 64, batch: int = 8, side: int = 64) -> Stack:
     """Residual blocks of EDSR."""
     return Stack(
         lambda: nn.Sequential(*(ConvBlock(width) for _ in range(depth))),

@@ -186,7 +186,7 @@ def run(
     outcome = Outcome(rows, adapter, comparison, enlarged, report, parameters.total - parameters.lora)
     write_report(
         report,
-        title="One photo camera, one adapter",
+        title="An adapter for one camera",
         recipe_text=recipe_text(recipe),
         metrics=read_metrics(folder.metrics_file) if folder.metrics_file.exists() else [],
         table=[table_row(row) for row in rows],
@@ -207,7 +207,7 @@ def table_row(row: Row) -> dict[str, Any]:
         "SSIM": row.metrics["ssim"],
         "trained": row.trained or None,
         "file size": row.file_bytes or None,
-        "seconds": round(row.seconds, 1),
+        "seconds": round(row.seconds, 1) if row.seconds else None,
     }
 
 
