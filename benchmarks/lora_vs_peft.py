@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
 import gc
 import json
 import statistics
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from memory import kept_bytes, peak_bytes
 from stacks import LINEARS, SMALL, STACKS, Stack, vit
 from torch import Tensor, nn
 
@@ -97,23 +97,6 @@ def variants(stack: Stack, case: Case, device: str = "cpu") -> dict[str, tuple[n
     }
 
 
-def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass: each storage once, without the parameters."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(x)
-    total = sum(storage.nbytes() for place, storage in storages.items() if place not in parameters)
-    del output
-    return total
-
-
 def step(model: nn.Module, x: Tensor) -> None:
     """Forward, loss, backward."""
     model(x).float().square().mean().backward()
@@ -140,36 +123,13 @@ def step_times(models: dict[str, tuple[nn.Module, Tensor]], rounds: int, threads
     return times
 
 
-def peak_bytes(model: nn.Module, x: Tensor) -> int | None:
-    """What one step adds at most to the memory in use; None where it cannot be told."""
-    gc.collect()
-    if x.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(model, x)
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is in use
-        before = _status("VmRSS")
-        step(model, x)
-        return _status("VmHWM") - before
-    except OSError:
-        return None
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def measure(case: Case, rounds: int, threads: int, device: str) -> dict[str, Any]:
     """One row of the table of steps."""
     stack = STACKS[case.stack]()
     models = variants(stack, case, device)
     kept = {name: kept_bytes(*pair) for name, pair in models.items()}
     times = step_times(models, rounds, threads)
-    peak = {name: peak_bytes(*pair) for name, pair in models.items()}
+    peak = {name: peak_bytes(lambda pair=pair: step(*pair), pair[1].is_cuda) for name, pair in models.items()}
     ours, floor = ([t / of for t, of in zip(times[name], times[PEFT], strict=True)] for name in (OURS, FLOOR))
     left = [(mine - low) / (1 - low) for mine, low in zip(ours, floor, strict=True) if low < 1]
     return {

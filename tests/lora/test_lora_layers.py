@@ -8,14 +8,17 @@ import pickle
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_cases import adapters, cases
 from torch import nn
 
 from lorgnette.lora import (
     LoRAConfig,
+    LoRAConv1d,
     LoRAConv2d,
+    LoRAConvTranspose3d,
+    LoRAEmbedding,
     LoRALayer,
     LoRALinear,
     inject_lora,
@@ -24,52 +27,7 @@ from lorgnette.lora import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-quick = settings(max_examples=60, deadline=None)
-
-
-@st.composite
-def linear_cases(draw: st.DrawFn):
-    torch.manual_seed(draw(st.integers(0, 99)))
-    width_in, width_out = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    layer = nn.Linear(width_in, width_out, bias=draw(st.booleans()))
-    lead = draw(st.sampled_from([(), (3,), (0,), (2, 3), (2, 1, 3)]))
-    x = torch.randn(*lead, width_in)
-    if len(lead) == 2 and draw(st.booleans()):
-        x = torch.randn(lead[0], width_in, lead[1]).mT  # not contiguous
-    return layer, x
-
-
-@st.composite
-def conv_cases(draw: st.DrawFn):
-    torch.manual_seed(draw(st.integers(0, 99)))
-    groups = draw(st.integers(1, 3))
-    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    mode = draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
-    padding = draw(st.one_of(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.just("same"), st.just("valid")))
-    stride = 1 if padding == "same" else draw(st.sampled_from([1, 2, (2, 1)]))
-    layer = nn.Conv2d(
-        groups * draw(st.integers(1, 3)),
-        groups * draw(st.integers(1, 3)),
-        kernel,
-        stride=stride,
-        padding=padding,
-        dilation=draw(st.sampled_from([1, 2, (1, 2)])),
-        groups=groups,
-        bias=draw(st.booleans()),
-        padding_mode=mode,
-    )
-    lead = draw(st.sampled_from([(2,), (1,), ()]))
-    return layer, torch.randn(*lead, layer.in_channels, 7, 6)
-
-
-cases = st.one_of(linear_cases(), conv_cases())
-adapters = st.builds(
-    LoRAConfig,
-    r=st.sampled_from([1, 2, 4, 13]),  # 13 is above every dimension
-    lora_alpha=st.sampled_from([1, 3.5, 16]),
-    use_rslora=st.booleans(),
-    init_lora_weights=st.sampled_from([True, "gaussian"]),
-)
+quick = settings(max_examples=100, deadline=None)
 
 
 def adapt(layer: nn.Module, config: LoRAConfig) -> nn.Module:
@@ -85,7 +43,8 @@ def shake_b(model: nn.Module) -> None:
 def test_with_b_zero_the_output_is_the_base_bit_for_bit(case, config, dtype):
     # Frozen first: for input that is not contiguous PyTorch chooses its kernel by requires_grad,
     # so that freezing alone may change the last bit.
-    layer, x = case[0].to(dtype).requires_grad_(False), case[1].to(dtype)
+    layer, x = case[0].to(dtype).requires_grad_(False), case[1]
+    x = x.to(dtype) if x.is_floating_point() else x
     before = layer(x)
     model = adapt(layer, config)
     assert model[0] is layer
@@ -101,18 +60,18 @@ def test_with_b_zero_the_output_is_the_base_bit_for_bit(case, config, dtype):
 @given(cases, adapters)
 def test_merged_equals_adapted(case, config):
     layer, x = case
-    before = layer(x)
+    kind, before = type(layer), layer(x)
     model = adapt(layer, config)
     shake_b(model)
     wanted = model(x)
-    assert x.numel() == 0 or not torch.equal(wanted, before)
+    assert wanted.numel() == 0 or not torch.equal(wanted, before)
     weight = layer.weight.detach().clone()
     plain = layer.merge_weights()
     assert type(plain) is type(layer).base_class
     assert torch.equal(layer.weight, weight)
     for merged in (plain(x), merge_lora_weights(model, inplace=False)(x), merge_lora_weights(model)(x)):
         torch.testing.assert_close(merged, wanted, rtol=1e-5, atol=1e-5 * max(1.0, _peak(wanted)))
-    assert type(layer) in (nn.Linear, nn.Conv2d)
+    assert type(layer) is kind
     assert not hasattr(layer, "lora_A")
 
 
@@ -144,9 +103,8 @@ def test_the_effective_weight_is_what_the_layer_applies(case, config):
     model = adapt(layer, config)
     shake_b(model)
     weight = layer.effective_weight()
-    other = F.linear(x, weight, layer.bias) if x.dim() and isinstance(layer, nn.Linear) else None
-    if isinstance(layer, nn.Conv2d):
-        other = layer._conv_forward(x, weight, layer.bias)
+    plain = nn.Sequential(unload_lora(copy.deepcopy(model))[0])
+    other = torch.func.functional_call(plain, {"0.weight": weight}, (x,))
     torch.testing.assert_close(model(x), other, rtol=1e-4, atol=1e-5 * max(1.0, _peak(other)))
     layer.lora_enabled = False
     assert layer.effective_weight() is layer.weight
@@ -158,8 +116,13 @@ def test_the_effective_weight_is_what_the_layer_applies(case, config):
         (nn.Linear(4, 3), (2, 3, 4)),
         (nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect", dilation=1), (1, 2, 5, 5)),
         (nn.Conv2d(4, 4, 3, stride=2, groups=2, dilation=2, padding=2), (1, 4, 6, 6)),
+        (nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular"), (2, 2, 5)),
+        (nn.Conv3d(2, 3, 2), (1, 2, 3, 3, 3)),
+        (nn.ConvTranspose1d(2, 3, 3, stride=2, output_padding=1), (2, 2, 4)),
+        (nn.ConvTranspose2d(4, 4, 3, stride=2, groups=2, padding=1), (1, 4, 3, 3)),
+        (nn.ConvTranspose3d(2, 2, 2), (1, 2, 2, 2, 2)),
     ],
-    ids=["linear", "conv", "grouped conv"],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_gradients_in_float64(layer, shape):
     torch.manual_seed(0)
@@ -188,6 +151,36 @@ def layer_weight(layer, a, b):
             return self.layer.effective_weight()
 
     return torch.func.functional_call(Reader(), {"layer.lora_A": a, "layer.lora_B": b}, ())
+
+
+def test_gradients_of_an_embedding_in_float64():
+    torch.manual_seed(0)
+    model = adapt(nn.Embedding(5, 3, padding_idx=1).double(), LoRAConfig(r=2, lora_alpha=3))
+    shake_b(model)
+    tokens = torch.tensor([[0, 1, 4], [4, 4, 2]])
+    factors = (model[0].lora_A, model[0].lora_B)
+    free = tokens[tokens != 1]  # the row of padding_idx has an effect but, by definition, no gradient
+
+    def output(a, b):
+        return torch.func.functional_call(model, {"0.lora_A": a, "0.lora_B": b}, (free,))
+
+    assert torch.autograd.gradcheck(output, factors)
+    model(tokens).sum().backward()
+    assert not model[0].lora_B.grad[1].any()
+    assert not model[0].lora_B.grad[3].any()
+    assert model[0].lora_B.grad[4].all()
+    model[0].lora_dropout = 0.5
+    assert not torch.equal(model.train()(tokens), model(tokens))
+
+
+def test_a_transposed_convolution_takes_the_size_it_is_asked_for():
+    torch.manual_seed(0)
+    model = adapt(nn.ConvTranspose2d(2, 3, 3, stride=2), LoRAConfig(r=2))
+    shake_b(model)
+    x = torch.randn(1, 2, 4, 4)
+    merged = merge_lora_weights(model, inplace=False)
+    for size in ([9, 9], [10, 9]):
+        torch.testing.assert_close(model[0](x, size), merged[0](x, size))
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -268,6 +261,11 @@ def test_layers_can_be_built_directly():
     assert type(merge_lora_weights(nn.Sequential(conv))[0]) is nn.Conv2d
     with pytest.raises(ValueError, match=r"lora\.r: 0 is not"):
         LoRALinear(6, 5, r=0)
+    up = LoRAConvTranspose3d(4, 6, 2, r=2, stride=2)
+    assert (up.lora_A.shape, up.lora_B.shape) == ((2, 6, 2, 2, 2), (4, 2, 1, 1, 1))
+    table = LoRAEmbedding(7, 5, r=2, padding_idx=0)
+    assert (table.lora_A.shape, table.lora_B.shape) == ((2, 5), (7, 2))
+    assert LoRAConv1d(2, 3, 3, r=1)(torch.randn(2, 9)).shape == (3, 7)
 
 
 class NamedLinear(nn.Linear):

@@ -7,6 +7,7 @@ import json
 import warnings
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,6 +121,34 @@ def test_convolutions_of_any_shape_mean_the_same_to_peft(tmp_path_factory, wide,
     x = torch.randn(2, wide, 6, 5)
     folder = save_adapter(net, tmp_path_factory.mktemp("conv"))
     close(peft.PeftModel.from_pretrained(base, str(folder)).eval()(x), net(x))
+
+
+OTHER_LAYERS = {
+    "embedding": (nn.Embedding(9, 4, padding_idx=0), torch.tensor([[0, 3, 8]])),
+    "conv 1d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), torch.randn(2, 3, 7)),
+    "conv 3d": (nn.Conv3d(2, 3, (1, 3, 2), padding=1), torch.randn(1, 2, 3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize(("layer", "x"), OTHER_LAYERS.values(), ids=OTHER_LAYERS)
+def test_the_other_layers_that_both_have_go_both_ways(tmp_path, layer, x):
+    def base() -> nn.Module:
+        return nn.Sequential(copy.deepcopy(layer))
+
+    net = inject_lora(base(), target_modules=["0"], rank=3, alpha=5)
+    net[0].lora_B.data.normal_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        theirs = peft.PeftModel.from_pretrained(base(), str(save_adapter(net, tmp_path / "ours"))).eval()
+    close(theirs(x), net(x))
+    assert not torch.equal(net(x), base()(x))
+
+    theirs = written_by_peft(base(), tmp_path / "theirs", target_modules=["0"], r=3, lora_alpha=5)
+    net = base()
+    load_adapter(net, tmp_path / "theirs")
+    close(net(x), theirs(x))
+    again = peft.PeftModel.from_pretrained(base(), str(save_adapter(net, tmp_path / "again"))).eval()
+    assert torch.equal(again(x), theirs(x))
 
 
 class Alike(nn.Module):
@@ -240,6 +269,9 @@ def test_other_files_of_peft_are_refused(make_net, tmp_path):
     written_by_peft(make_net(), tmp_path, target_modules=["head"])
     with pytest.raises(ValueError, match=r"2 unexpected \('head\.lora_A'"):
         load_adapter(renamed, tmp_path)
-    written_by_peft(nn.Sequential(nn.Embedding(3, 3)), tmp_path, target_modules=["0"])
+    written_by_peft(make_net(), tmp_path, target_modules=["head"])
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({name.replace("lora_", "other_"): t for name, t in tensors.items()}, file)
     with pytest.raises(ValueError, match="holds no lora_A"):
         load_adapter(make_net(), tmp_path)

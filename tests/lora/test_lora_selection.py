@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from lorgnette.lora import LoRAConfig, adapted_layers, inject_lora
+from lorgnette.lora import (
+    LoRAConfig,
+    adapted_layers,
+    count_parameters,
+    inject_lora,
+    load_adapter,
+    merge_lora_weights,
+    plan,
+    save_adapter,
+)
 
 
 def chosen(net: nn.Module, **settings) -> list[str]:
@@ -69,8 +78,8 @@ def test_patterns_give_rank_and_alpha_and_the_first_counts(net):
         ({"target_modules": ["to_qkv", "nope"]}, "lora.target_modules: 'nope' matches no layer"),
         ({"target_modules": ["to"]}, "lora.target_modules: 'to' matches no layer"),
         ({"target_modules": "to_qkv"}, "a string is a regular expression for the whole name, the list ['to_qkv'] works"),
-        ({"target_modules": ["norm"]}, "'norm' matches 'blocks.0.norm', a LayerNorm; only nn.Linear and nn.Conv2d"),
-        ({"target_modules": ["to_out"]}, "a Sequential; only nn.Linear and nn.Conv2d can be adapted; inside it is 'blocks.0.to_out.0'"),
+        ({"target_modules": ["norm"]}, "'norm' matches 'blocks.0.norm', a LayerNorm; only nn.Linear, nn.Embedding, nn.MultiheadAttention and (transposed) convolutions can"),
+        ({"target_modules": ["to_out"]}, "a Sequential; only nn.Linear, nn.Embedding, nn.MultiheadAttention and (transposed) convolutions can be adapted; inside it is 'blocks.0.to_out.0'"),
         ({"target_modules": r"blocks\.\d"}, "'blocks\\\\.\\\\d' matches 'blocks.0', a Block"),
         ({}, "lora.target_modules: not set; it has 'stem'"),
         ({"target_modules": ["head"], "exclude_modules": ["haed"]}, "lora.exclude_modules: 'haed' matches no layer of SmallNet; it has 'head'"),
@@ -93,7 +102,10 @@ def test_many_names_are_cut_short_and_a_model_without_layers_says_so():
     many = nn.ModuleDict({f"layer{i}": nn.Linear(1, 1) for i in range(20)})
     with pytest.raises(ValueError, match=r"'layer\d+' and 12 more$"):
         inject_lora(many, target_modules=["layr"])
-    with pytest.raises(ValueError, match=r"ReLU is chosen; it has no nn\.Linear or nn\.Conv2d inside$"):
+    with pytest.raises(
+        ValueError,
+        match=r"ReLU is chosen; it has no nn\.Linear, nn\.Embedding, nn\.MultiheadAttention or \(transposed\) convolutions inside$",
+    ):
         inject_lora(nn.ReLU(), target_modules="all-linear")
 
 
@@ -105,6 +117,11 @@ class OwnForward(nn.Linear):
 class OwnConvolution(nn.Conv2d):
     def _conv_forward(self, input, weight, bias):
         return super()._conv_forward(input, weight / weight.norm(), bias)
+
+
+class OwnAttention(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x)[0]
 
 
 def patched() -> nn.Module:
@@ -122,17 +139,15 @@ def patched() -> nn.Module:
         (nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), "'0' computes its weight"),
         (nn.LazyLinear(2), "'0' has no weight yet: run one batch"),
         (nn.Linear(2, 2, dtype=torch.complex64), "'0' has a complex64 weight"),
-        (nn.MultiheadAttention(4, 2), "'0.out_proj' is read raw by nn.MultiheadAttention"),
-        (
-            nn.TransformerEncoderLayer(4, 2, 8),
-            "'0.linear1' is read raw by nn.TransformerEncoderLayer in evaluation",
-        ),
+        (nn.Embedding(2, 2, max_norm=1.0), "'0' rescales its rows in place at every call (max_norm)"),
+        (OwnAttention(4, 2), "'0' (OwnAttention) has a forward of its own"),
+        (nn.ModuleDict({"attn": OwnAttention(4, 2)}), "'0.attn.out_proj' is read raw by a sub-class of"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_layers_whose_forward_would_pass_an_adapter_by_are_refused_by_name(layer, reason):
-    target = r"0\.linear1" if isinstance(layer, nn.TransformerEncoderLayer) else r"0(\.out_proj)?"
+    target = r"0\.attn\.out_proj" if isinstance(layer, nn.ModuleDict) else "0"
     with pytest.raises(ValueError, match=r"leave it out with lora\.exclude_modules") as error:
         inject_lora(nn.Sequential(layer), target_modules=target)
     assert reason in str(error.value)
@@ -175,6 +190,16 @@ def test_a_second_injection_takes_other_layers_and_refuses_the_same(net):
         ({"rank_pattern": {"a": 0}}, "lora.rank_pattern['a']: 0"),
         ({"rank_pattern": {"(": 1}}, "lora.rank_pattern: '(' is not a regular expression"),
         ({"alpha_pattern": {"a": 0}}, "lora.alpha_pattern['a']: 0"),
+        ({"lora_dtype": "int8"}, "lora.lora_dtype: 'int8' is not known; null, 'float32'"),
+        ({"bias": "some"}, "lora.bias: 'some' is not known; 'none', 'all', 'lora_only' work"),
+        ({"overrides": {"a": {}}}, "lora.overrides['a']: {} is not a table"),
+        ({"overrides": {"a": {"rank": 2}}}, "lora.overrides['a']: 'rank' is no setting of a layer"),
+        (
+            {"overrides": {"a": {"lora_drpout": 2}}},
+            "lora.overrides['a']: 'lora_drpout' is no setting of a layer (did you mean 'lora_dropout'?)",
+        ),
+        ({"overrides": {"a": {"lora_dropout": 2}}}, "lora.overrides['a']: lora.lora_dropout: 2 is not in"),
+        ({"overrides": {"(": {"r": 2}}}, "lora.overrides: '(' is not a regular expression"),
         ({"init_lora_weights": False}, "lora.init_lora_weights: False is not known"),
         ({"init_lora_weights": "pissa"}, "lora.init_lora_weights: 'pissa' is not known"),
     ],
@@ -184,6 +209,109 @@ def test_settings_out_of_range_are_named(settings, message):
         LoRAConfig(**settings)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+def test_layers_are_chosen_by_their_class(net, make_net):
+    assert list(adapted_layers(inject_lora(net, target_modules=nn.Conv2d))) == ["stem"]
+    both = adapted_layers(inject_lora(make_net(), LoRAConfig(r=3), target_modules=(nn.Conv2d, nn.Linear)))
+    assert len(both) == 6
+    assert all(layer.r == 3 for layer in both.values())
+    with pytest.raises(ValueError, match="no layer of SmallNet is chosen"):
+        inject_lora(make_net(), target_modules=nn.Conv3d)
+
+
+def test_overrides_give_each_layer_its_own_settings(net):
+    config = LoRAConfig(
+        r=8,
+        target_modules="all-linear",
+        rank_pattern={"to_qkv": 3},
+        overrides={
+            r"0\.to_qkv": {"r": 2, "lora_dropout": 0.2, "lora_dtype": "bfloat16"},
+            "head": {"use_rslora": True, "init_lora_weights": "gaussian"},
+        },
+    )
+    layers = adapted_layers(inject_lora(net, config))
+    assert {name: layer.r for name, layer in layers.items() if "qkv" in name} == {
+        "blocks.0.to_qkv": 2,
+        "blocks.1.to_qkv": 3,
+    }
+    first = layers["blocks.0.to_qkv"]
+    assert (first.lora_dropout, first.lora_A.dtype, first.scaling) == (0.2, torch.bfloat16, 4.0)
+    assert layers["blocks.1.to_qkv"].lora_dropout == 0
+    assert layers["head"].scaling == 8 / 8**0.5
+    assert layers["head"].lora_A.abs().max() > 8**-0.5 / 8**0.5, "a normal distribution has a tail"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_factors_of_another_type_go_through_a_folder(net, make_net, images, shake, tmp_path, dtype):
+    inject_lora(net, LoRAConfig(r=2, target_modules=["stem", "head"], lora_dtype=dtype))
+    shake(net)
+    wanted = net(images)
+    assert wanted.dtype == torch.float32
+    other = make_net()
+    load_adapter(other, save_adapter(net, tmp_path))
+    assert other.head.lora_A.dtype == (torch.float32 if dtype == "float64" else getattr(torch, dtype))
+    torch.testing.assert_close(other(images), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merge_lora_weights(net)(images), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(("bias", "names"), [
+    ("all", {"stem.bias", "bn.bias", "blocks.0.norm.bias", "blocks.1.to_out.0.bias", "head.bias"}),
+    ("lora_only", {"stem.bias", "head.bias"}),
+])  # fmt: skip
+def test_biases_are_trained_and_kept_with_the_adapter(net, make_net, images, tmp_path, bias, names):
+    config = LoRAConfig(r=2, target_modules=["stem", "head"], bias=bias)
+    inject_lora(net, config)
+    learning = {name for name, parameter in net.named_parameters() if parameter.requires_grad and "lora" not in name}
+    assert names <= learning
+    assert learning == names if bias == "lora_only" else all(name.endswith("bias") for name in learning)
+    with torch.no_grad():
+        for name in learning:
+            net.get_parameter(name).add_(0.5)
+    wanted = net(images)
+    other = make_net()
+    assert load_adapter(other, save_adapter(net, tmp_path)).complete
+    assert torch.equal(other(images), wanted)
+    assert torch.equal(merge_lora_weights(other)(images), wanted)
+
+
+def test_a_plan_is_what_injection_then_does(net):
+    config = LoRAConfig(
+        r=4,
+        target_modules=["stem", "to_qkv", "to_out.0"],
+        slices={"0.to_qkv": ["q", "v"]},
+        rank_pattern={"lora_v": 2},
+        modules_to_save=["head"],
+    )
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    table = plan(net, config)
+    assert not adapted_layers(net)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert [row.name for row in table.rows] == [
+        "stem", "blocks.0.to_qkv.lora_q", "blocks.0.to_qkv.lora_v", "blocks.0.to_out.0", "blocks.1.to_qkv", "blocks.1.to_out.0",
+    ]  # fmt: skip
+    assert table.total == sum(tensor.numel() for name, tensor in before.items() if "running" not in name) - 1
+    inject_lora(net, config)
+    layers = adapted_layers(net)
+    assert {row.name: (row.r, row.parameters) for row in table.rows} == {
+        name: (layer.r, layer.lora_A.numel() + layer.lora_B.numel()) for name, layer in layers.items()
+    }
+    assert table.parameters == count_parameters(net).lora
+    assert table.saved == 8 * 4 + 4
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["adapter", "type", "shape", "rank", "scaling", "parameters", "of", "its", "weight"]
+    assert lines[2].split() == ["blocks.0.to_qkv.lora_q", "Linear.weight[0:8]", "8x8", "4", "2", "64", "100.0%"]
+    assert lines[-1] == "modules_to_save: 36 parameters more"
+    with pytest.raises(ValueError, match="'nope' matches no layer"):
+        plan(net, target_modules=["nope"])
+
+
+def test_a_shared_weight_counts_once_in_a_plan():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    table = plan(net, target_modules=nn.Linear, rank=2)
+    assert [row.parameters for row in table.rows] == [16, 0]
+    assert "shared" in str(table)
 
 
 def test_sets_of_names_become_lists_and_scaling_follows():

@@ -11,11 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorgnette.lora.adapter import load_adapter, save_adapter
+    from lorgnette.lora.attention import LoRAMultiheadAttention, LoRASlicedLinear
+    from lorgnette.lora.base import LoRALayer, LowRank, adapted_layers, is_adapted
     from lorgnette.lora.checks import VerifyReport, verify
     from lorgnette.lora.config import LoRAConfig
+    from lorgnette.lora.convolution import (
+        LoRAConv1d,
+        LoRAConv2d,
+        LoRAConv3d,
+        LoRAConvTranspose1d,
+        LoRAConvTranspose2d,
+        LoRAConvTranspose3d,
+    )
+    from lorgnette.lora.embedding import LoRAEmbedding
     from lorgnette.lora.folder import adapter_info, current_file
     from lorgnette.lora.identity import Fingerprint, fingerprint
-    from lorgnette.lora.layers import LoRAConv2d, LoRALayer, LoRALinear, adapted_layers, is_adapted
+    from lorgnette.lora.layers import LoRALinear
+    from lorgnette.lora.merging import (
+        DeltaSurvival,
+        delta_survival,
+        merge_lora_weights,
+        merged,
+        unmerge_lora_weights,
+    )
+    from lorgnette.lora.parameter import LoRAParameter, effective_parameter
+    from lorgnette.lora.planning import Plan, PlanRow, plan
     from lorgnette.lora.state import LoadReport, get_lora_state_dict, load_lora_state_dict, trained_tensors
     from lorgnette.lora.surgery import (
         ParameterCount,
@@ -24,24 +44,41 @@ if TYPE_CHECKING:
         freeze_base_params,
         get_lora_params,
         inject_lora,
-        merge_lora_weights,
         unload_lora,
     )
 
 _HOME = {
     "LoRAConfig": "config",
-    "LoRALayer": "layers",
+    "LoRALayer": "base",
+    "LowRank": "base",
     "LoRALinear": "layers",
-    "LoRAConv2d": "layers",
+    "LoRAConv1d": "convolution",
+    "LoRAConv2d": "convolution",
+    "LoRAConv3d": "convolution",
+    "LoRAConvTranspose1d": "convolution",
+    "LoRAConvTranspose2d": "convolution",
+    "LoRAConvTranspose3d": "convolution",
+    "LoRAEmbedding": "embedding",
+    "LoRASlicedLinear": "attention",
+    "LoRAMultiheadAttention": "attention",
+    "LoRAParameter": "parameter",
+    "effective_parameter": "parameter",
+    "plan": "planning",
+    "Plan": "planning",
+    "PlanRow": "planning",
     "inject_lora": "surgery",
     "freeze_base_params": "surgery",
     "get_lora_params": "surgery",
     "count_parameters": "surgery",
     "ParameterCount": "surgery",
-    "is_adapted": "layers",
-    "adapted_layers": "layers",
+    "is_adapted": "base",
+    "adapted_layers": "base",
     "disabled": "surgery",
-    "merge_lora_weights": "surgery",
+    "merge_lora_weights": "merging",
+    "unmerge_lora_weights": "merging",
+    "merged": "merging",
+    "delta_survival": "merging",
+    "DeltaSurvival": "merging",
     "unload_lora": "surgery",
     "verify": "checks",
     "VerifyReport": "checks",
@@ -58,19 +95,34 @@ _HOME = {
 }
 
 __all__ = [
+    "DeltaSurvival",
     "Fingerprint",
     "LoRAConfig",
+    "LoRAConv1d",
     "LoRAConv2d",
+    "LoRAConv3d",
+    "LoRAConvTranspose1d",
+    "LoRAConvTranspose2d",
+    "LoRAConvTranspose3d",
+    "LoRAEmbedding",
     "LoRALayer",
     "LoRALinear",
+    "LoRAMultiheadAttention",
+    "LoRAParameter",
+    "LoRASlicedLinear",
     "LoadReport",
+    "LowRank",
     "ParameterCount",
+    "Plan",
+    "PlanRow",
     "VerifyReport",
     "adapted_layers",
     "adapter_info",
     "count_parameters",
     "current_file",
+    "delta_survival",
     "disabled",
+    "effective_parameter",
     "fingerprint",
     "freeze_base_params",
     "get_lora_params",
@@ -80,9 +132,12 @@ __all__ = [
     "load_adapter",
     "load_lora_state_dict",
     "merge_lora_weights",
+    "merged",
+    "plan",
     "save_adapter",
     "trained_tensors",
     "unload_lora",
+    "unmerge_lora_weights",
     "verify",
 ]
 

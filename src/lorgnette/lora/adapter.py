@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lorgnette.files import read_json
+from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.folder import (
     FORMAT_VERSION,
@@ -31,20 +33,21 @@ from lorgnette.lora.folder import (
     replace_files,
 )
 from lorgnette.lora.identity import Fingerprint, fingerprint
-from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers, factor_shapes, is_adapted
-from lorgnette.lora.peft_format import OWN_TYPE, peft_config, peft_key, settings_from_peft
-from lorgnette.lora.selection import why_not
+from lorgnette.lora.parameter import LoRAParameter
+from lorgnette.lora.peft_format import OWN_TYPE, peft_config, peft_names, settings_from_peft, to_peft
 from lorgnette.lora.state import (
+    IN_PROJ,
     LoadReport,
     base_tensors,
     compare,
+    from_peft,
     get_lora_state_dict,
     load_lora_state_dict,
-    model_name,
     named_for,
     trained_tensors,
 )
-from lorgnette.lora.surgery import inject_lora
+from lorgnette.lora.surgery import attach_targets, freeze_base_params
+from lorgnette.lora.targets import Target, shapes_of, why_not
 
 
 def save_adapter(
@@ -75,7 +78,7 @@ def save_adapter(
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"save_adapter: {type(model).__name__} has no adapter; inject_lora comes first")
-    tensors = {peft_key(name): tensor.cpu().contiguous().clone() for name, tensor in get_lora_state_dict(model).items()}
+    tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in to_peft(model).items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     description = peft_config(model)
     manifest = {
@@ -127,7 +130,7 @@ def load_adapter(
     state = _read_weights(model, folder, manifest.get("weights"))
     title = type(model).__name__
     try:
-        settings = _layer_settings(folder, manifest, state)
+        targets = _targets(model, folder, manifest, state)
         difference = None
         if manifest:
             skip = frozenset(manifest["trained"])
@@ -140,12 +143,13 @@ def load_adapter(
         raise ValueError(f"the adapter in {folder} is for another base than this {title}: {difference}")
 
     fresh = not is_adapted(model)
-    named, report = _fit(model, settings, state)
+    named, report = _fit(model, targets, state, strict)
     if strict and not report.complete:
         raise ValueError(f"the adapter in {folder} does not fit {title}: {report}")
-    whole = {name for name in settings if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
+    whole = {name: target for name, target in targets.items() if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
     if fresh and whole:
-        inject_lora(model, target_modules=lambda name, _: settings[name] if name in whole else None)
+        attach_targets(model, whole)
+        freeze_base_params(model)
     loaded = load_lora_state_dict(model, {name: named[name] for name in report.loaded}, strict=False).loaded
     if fresh:  # what was trained goes on learning, as the factors do
         for name, tensor in trained_tensors(model).items():
@@ -155,24 +159,29 @@ def load_adapter(
 
 
 def _fit(
-    model: nn.Module, settings: Mapping[str, LoRAConfig], state: Mapping[str, Tensor]
+    model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """An adapter's tensors by the model's names, and how they fit; the model is not changed."""
     modules = dict(model.named_modules(remove_duplicate=False))
     wanted = {name: tuple(tensor.shape) for name, tensor in base_tensors(model).items()}
     required = list(get_lora_state_dict(model)) if is_adapted(model) else []
     conflicts: dict[str, str] = {}
-    for name, config in settings.items():
-        layer = modules.get(name)
-        if isinstance(layer, LoRALayer):
+    obstacles: dict[str, str] = {}
+    for name, target in targets.items():
+        layer, config = modules.get(name), target.settings
+        if isinstance(layer, LowRank):
             if layer.r == config.r and layer.scaling != config.scaling:
                 conflicts[f"{name}.{LORA_TENSORS[0]}"] = (
                     f"is scaled by {config.scaling:g}, in the model by {layer.scaling:g}"
                 )
-        elif layer is not None and not required:
-            if reason := why_not(layer, [modules[name.rpartition(".")[0]]]):
-                raise ValueError(f"the adapter does not fit {type(model).__name__}: {name!r} {reason}")
-            shapes = factor_shapes(layer.get_parameter("weight"), config.r)
+        elif target.owner in modules and not required:
+            if reason := why_not(name, target, modules, [modules[target.owner.rpartition(".")[0]]]):
+                if strict:
+                    raise ValueError(f"the adapter does not fit {type(model).__name__}: {name!r} {reason}")
+                obstacles[name] = f", which {reason}"
+                continue
+            weight = modules[target.owner].get_parameter(target.parameter or "weight")
+            shapes = shapes_of(target, tuple(weight.shape))
             wanted |= {f"{name}.{factor}": shape for factor, shape in zip(LORA_TENSORS, shapes, strict=True)}
     if required:
         wanted |= {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
@@ -181,21 +190,37 @@ def _fit(
     named, unknown = named_for(state, wanted)
     missing = [name for name in required if name not in named]
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
-    return named, compare(wanted, shapes, missing, unknown, conflicts)
+    report = compare(wanted, shapes, missing, unknown, conflicts)
+    hints = {name: obstacles.get(name.rpartition(".")[0], hint) for name, hint in report.unexpected.items()}
+    return named, replace(report, unexpected=hints)
 
 
-def _layer_settings(
-    folder: str | os.PathLike[str], manifest: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> dict[str, LoRAConfig]:
+def _targets(
+    model: nn.Module, folder: str | os.PathLike[str], manifest: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> dict[str, Target]:
     if manifest:
-        return {name: LoRAConfig(**settings) for name, settings in manifest["layers"].items()}
+        return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
     config = read_json(current_file(folder, PEFT_CONFIG))
-    names = {model_name(key): tensor for key, tensor in state.items()}
     suffix = f".{LORA_TENSORS[0]}"
-    ranks = {name.removesuffix(suffix): tensor.shape[0] for name, tensor in names.items() if name.endswith(suffix)}
+    theirs = peft_names(model)
+    tensors = dict(from_peft(key, tensor, {name + suffix for name in theirs}) for key, tensor in state.items())
+    ranks = {name.removesuffix(suffix): tensor.shape[0] for name, tensor in tensors.items() if name.endswith(suffix)}
     if not ranks:
         raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
-    return settings_from_peft(config, ranks)
+    targets = {}
+    for name, settings in settings_from_peft(config, ranks, theirs).items():
+        inside = name.endswith(f".{IN_PROJ}")
+        targets[name] = Target(theirs[name], settings, "in_proj_weight") if inside else Target(name, settings)
+    return targets
+
+
+def _described_target(name: str, settings: dict[str, Any]) -> Target:
+    parameter, rows = settings.pop("parameter", None), settings.pop("rows", None)
+    if parameter is None:
+        return Target(name, LoRAConfig(**settings))
+    if not isinstance(parameter, str) or not (rows is None or [type(row) for row in rows] == [int, int]):
+        raise TypeError(f"{name}: {parameter!r}, rows {rows!r}")
+    return Target(name.rpartition(".")[0], LoRAConfig(**settings), parameter, rows and (rows[0], rows[1]))
 
 
 def _read_weights(model: nn.Module, folder: str | os.PathLike[str], digest: str | None) -> dict[str, Tensor]:
@@ -219,13 +244,18 @@ def _read_weights(model: nn.Module, folder: str | os.PathLike[str], digest: str 
         raise ValueError(f"{path} is not a safetensors file ({error}); nothing else is opened") from None
 
 
-def _describe(layer: LoRALayer) -> dict[str, Any]:
-    return {
-        "r": layer.r,
-        "lora_alpha": layer.lora_alpha,
-        "lora_dropout": layer.lora_dropout,
-        "use_rslora": layer.use_rslora,
+def _describe(adapter: LowRank) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "r": adapter.r,
+        "lora_alpha": adapter.lora_alpha,
+        "lora_dropout": adapter.lora_dropout,
+        "use_rslora": adapter.use_rslora,
     }
+    if adapter.lora_A.dtype not in (torch.float32, torch.float64):
+        settings["lora_dtype"] = str(adapter.lora_A.dtype).removeprefix("torch.")
+    if isinstance(adapter, LoRAParameter):
+        settings |= {"parameter": adapter.parameter, "rows": adapter.rows}
+    return settings
 
 
 def _hash(data: bytes) -> str:

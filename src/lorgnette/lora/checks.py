@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.layers import LoRALayer, adapted_layers
+from lorgnette.lora.base import LowRank, adapted_layers
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -72,7 +72,7 @@ def verify(model: nn.Module, batch: Any, forward: Forward | None = None) -> Veri
     return VerifyReport(tuple(layers), dead[True], dead[False])
 
 
-def _matters(layer: LoRALayer, before: list[Tensor], model: nn.Module, batch: Any, forward: Forward) -> bool:
+def _matters(layer: LowRank, before: list[Tensor], model: nn.Module, batch: Any, forward: Forward) -> bool:
     kept = layer.lora_B.detach().clone()
     try:
         with torch.no_grad():

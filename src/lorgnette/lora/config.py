@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from lorgnette.files import nearest
+
+_PER_LAYER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "lora_dtype")
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,28 @@ class LoRAConfig:
     """Other ranks for some layers: regular expression for the end of the name -> r. The first counts."""
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     """Other strengths for some layers: regular expression for the end of the name -> lora_alpha."""
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further settings for some layers: regular expression for the end of the name -> any of r, lora_alpha,
+    lora_dropout, use_rslora, init_lora_weights, lora_dtype. The first counts, and more than the patterns above."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)."""
     init_lora_weights: bool | Literal["gaussian"] = True
     """How A starts: true (Kaiming uniform) or 'gaussian' (deviation 1 / r). B always starts at zero."""
+    lora_dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
+    """Type of the factors; null: float32, or float64 on a float64 base."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases to train with the adapters: none, all of the model, or those of the adapted layers."""
+    target_parameters: list[str] | str | None = None
+    """Raw parameters to adapt, of modules that read them by effective_parameter: names or one regular
+    expression, as in target_modules."""
+    slices: dict[str, list[str]] = field(default_factory=dict)
+    """Parts of some layers to adapt instead of the whole: regular expression for the end of the name -> parts.
+    Of a fused projection 'q', 'k', 'v' or rows such as '0:64'; of an attention also 'in_proj', 'out_proj'."""
     modules_to_save: list[str] | None = None
     """Names of base modules that are trained whole; they are saved and come back with the adapter."""
 
     def __post_init__(self) -> None:
-        for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        for name in ("target_modules", "exclude_modules", "target_parameters", "modules_to_save"):
             value = getattr(self, name)
             if isinstance(value, (tuple, set, frozenset)):
                 object.__setattr__(self, name, sorted(value) if not isinstance(value, tuple) else list(value))
@@ -50,7 +67,7 @@ class LoRAConfig:
         _check_alpha("lora.lora_alpha", self.lora_alpha)
         if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora.lora_dropout: {self.lora_dropout!r} is not in [0, 1); 0.05 is usual")
-        for name in ("target_modules", "exclude_modules"):
+        for name in ("target_modules", "exclude_modules", "target_parameters"):
             _check_names(f"lora.{name}", getattr(self, name))
         if isinstance(self.modules_to_save, str):
             raise ValueError(
@@ -58,6 +75,15 @@ class LoRAConfig:
                 f" [{self.modules_to_save!r}] works"
             )
         _check_names("lora.modules_to_save", self.modules_to_save)
+        for pattern, parts in self.slices.items():
+            _check_regex("lora.slices", pattern)
+            if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+                raise ValueError(f"lora.slices[{pattern!r}]: {parts!r} is not a list of parts such as ['q', 'v']")
+        _check_choice("lora.lora_dtype", self.lora_dtype, (None, "float32", "bfloat16", "float16", "float64"))
+        _check_choice("lora.bias", self.bias, ("none", "all", "lora_only"))
+        for pattern, changes in self.overrides.items():
+            _check_regex("lora.overrides", pattern)
+            _check_override(pattern, changes)
         for pattern, rank in self.rank_pattern.items():
             _check_regex("lora.rank_pattern", pattern)
             _check_rank(f"lora.rank_pattern[{pattern!r}]", rank)
@@ -87,6 +113,25 @@ def _check_rank(name: str, value: object) -> None:
 def _check_alpha(name: str, value: object) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{name}: {value!r} is not a positive number; once or twice lora.r is usual")
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        known = ", ".join("null" if choice is None else repr(choice) for choice in choices)
+        raise ValueError(f"{name}: {value!r} is not known; {known} work")
+
+
+def _check_override(pattern: str, changes: object) -> None:
+    name = f"lora.overrides[{pattern!r}]"
+    if not isinstance(changes, dict) or not changes:
+        raise ValueError(f"{name}: {changes!r} is not a table such as {{'r': 4, 'lora_dropout': 0.1}}")
+    for setting in changes:
+        if setting not in _PER_LAYER:
+            raise ValueError(f"{name}: {setting!r} is no setting of a layer{nearest(str(setting), _PER_LAYER)}")
+    try:
+        LoRAConfig(**changes)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _check_regex(name: str, pattern: object) -> None:

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers
+from lorgnette.lora.parameter import LoRAParameter
 from lorgnette.lora.selection import matches
-from lorgnette.lora.state import own_tensors, trained_tensors
+from lorgnette.lora.state import IN_PROJ, get_lora_state_dict, own_tensors, trained_tensors
 
 OWN_TYPE = "LORGNETTE"
 """Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
@@ -33,13 +35,32 @@ _UNSUPPORTED = (
     "target_parameters",
     "trainable_token_indices",
 )
+_LAST_PEFT_WITH_TWICE = (0, 21)
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base weights
 
 
-def peft_key(name: str) -> str:
-    """The key of a tensor of the model in PEFT's file."""
-    suffix = ".weight" if name.rpartition(".")[2] in LORA_TENSORS else ""
-    return f"base_model.model.{name}{suffix}"
+def to_peft(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter of a model, its tensors named and shaped as PEFT's file holds them."""
+    layers = adapted_layers(model)
+    tensors = {}
+    for name, tensor in get_lora_state_dict(model).items():
+        owner, _, factor = name.rpartition(".")
+        if factor in LORA_TENSORS:
+            if isinstance(layers[owner], nn.Embedding):
+                name, tensor = f"{owner}.lora_embedding_{'B' if factor == 'lora_A' else 'A'}", tensor.mT
+            else:
+                name = f"{name}.weight"
+        tensors[f"base_model.model.{name}"] = tensor
+    return tensors
+
+
+def peft_names(model: nn.Module) -> dict[str, str]:
+    """Adapters that PEFT gives another name: those of an attention, which it always adapts as a whole."""
+    names = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and isinstance(module, nn.MultiheadAttention):
+            names |= {f"{name}.{IN_PROJ}": name, f"{name}.out_proj": name}
+    return names
 
 
 def peft_config(model: nn.Module) -> dict[str, Any]:
@@ -74,9 +95,16 @@ def beyond_peft(model: nn.Module) -> list[str]:
     """Why PEFT could not apply this adapter, or would compute something else; empty where it can."""
     reasons = []
     layers = adapted_layers(model)
+    attentions = peft_names(model)
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, layer in layers.items():
-        if isinstance(layer, nn.Conv2d):
+        if name in attentions:
+            reasons.append(f"{name}: PEFT adapts attentions as a whole, and out_proj with twice the update")
+        elif isinstance(layer, LoRAParameter):
+            reasons.append(f"{name}: PEFT has no adapter of this kind for a part of a module")
+        elif isinstance(layer, _ConvTransposeNd):
+            reasons.append(f"{name}: PEFT has no transposed convolution")
+        elif isinstance(layer, _ConvNd):
             if layer.groups > 1:
                 reasons.append(f"{name}: PEFT factorises a convolution with groups in another way")
             if layer.padding_mode != "zeros":
@@ -90,19 +118,20 @@ def beyond_peft(model: nn.Module) -> list[str]:
     for owner in dict.fromkeys(name.rpartition(".")[0] for name in trained):
         module = modules[owner]
         own = {f"{owner}.{name}" for name in own_tensors(module)}
-        whole = not isinstance(module, LoRALayer) and not any(module.children()) and own <= trained.keys()
+        whole = not isinstance(module, LowRank) and not any(module.children()) and own <= trained.keys()
         alone = not any(other != owner and other.endswith(owner) for other in modules)
         if not (owner and whole and alone):
             reasons.append(f"{owner or 'the model'}: PEFT saves whole innermost modules only")
     return reasons
 
 
-def settings_from_peft(config: Any, ranks: Mapping[str, int]) -> dict[str, LoRAConfig]:
+def settings_from_peft(config: Any, ranks: Mapping[str, int], theirs: Mapping[str, str]) -> dict[str, LoRAConfig]:
     """Settings of each layer of an adapter that PEFT wrote.
 
     Args:
         config: the contents of `adapter_config.json`.
-        ranks: rank of each layer, as the tensors show it.
+        ranks: rank of each adapter, as the tensors show it.
+        theirs: as from `peft_names`.
 
     Raises:
         ValueError: the adapter is of another type, or uses what is not supported here.
@@ -125,7 +154,10 @@ def settings_from_peft(config: Any, ranks: Mapping[str, int]) -> dict[str, LoRAC
         raise ValueError(f"alpha_pattern = {patterns!r} is not a table")
     settings = {}
     for name, rank in ranks.items():
-        alpha = next((a for p, a in patterns.items() if _peft_pattern(p, name)), config.get("lora_alpha", 8))
+        title = theirs.get(name, name)
+        alpha = next((a for p, a in patterns.items() if _peft_pattern(p, title)), config.get("lora_alpha", 8))
+        if name in theirs and not name.endswith(IN_PROJ):
+            alpha *= _times_of_out_proj(str(config.get("peft_version", "")))
         settings[name] = LoRAConfig(
             r=rank,
             lora_alpha=alpha,
@@ -142,7 +174,19 @@ def _peft_pattern(pattern: str, name: str) -> bool:
         raise ValueError(f"alpha_pattern: {pattern!r} is not a regular expression ({error})") from None
 
 
-def _alpha(layer: LoRALayer, use_rslora: bool) -> float:
+def _times_of_out_proj(version: str) -> int:
+    # PEFT applied this update twice whenever it ran, trained or merged the model (huggingface/peft pull request
+    # 3774, open when this was written): what the file's owner measured is the doubled one.
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) > _LAST_PEFT_WITH_TWICE:
+        raise ValueError(
+            f"it adapts nn.MultiheadAttention and is of PEFT {version}; PEFT up to 0.21 applied the update of out_proj"
+            " twice, and what this one does is not known"
+        )
+    return 2
+
+
+def _alpha(layer: LowRank, use_rslora: bool) -> float:
     alpha = layer.lora_alpha
     if layer.use_rslora and not use_rslora:  # only some layers scale by sqrt(r): PEFT has one switch for all
         alpha = layer.scaling * layer.r

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
+from lorgnette.lora.base import LowRank
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.layers import LAYERS, LoRALayer, adapted_class
+from lorgnette.lora.layers import LAYERS
+from lorgnette.lora.parameter import part_name
+from lorgnette.lora.targets import Target, is_foreign, parts_of, why_not
 
 Chooser = Callable[[str, nn.Module], "bool | LoRAConfig | None"]
 
-_KINDS = " and ".join(f"nn.{kind.__name__}" for kind in LAYERS)
+KINDS = (*LAYERS, nn.MultiheadAttention)
+_KINDS = "nn.Linear, nn.Embedding, nn.MultiheadAttention and (transposed) convolutions"
 
 
-def select_layers(model: nn.Module, config: LoRAConfig, choose: Chooser | None = None) -> dict[str, LoRAConfig]:
-    """The layers that `config` chooses, each with its own settings.
+def select_layers(model: nn.Module, config: LoRAConfig, choose: Chooser | None = None) -> dict[str, Target]:
+    """The adapters that `config` asks for, each with its own settings.
 
     A list of names matches whole names or their last dotted parts (`to_q` is not `to_qkv`); a string is a
     regular expression for the whole name; `'all-linear'` is every `nn.Linear`. A layer that stands at several
@@ -32,37 +36,51 @@ def select_layers(model: nn.Module, config: LoRAConfig, choose: Chooser | None =
             adapted; a `LoRAConfig` as its answer gives the settings of this layer.
 
     Returns:
-        Name of each chosen layer, in the order of the model, with its settings.
+        Name of each adapter to be (the layer's own, or one for each part of it), in the order of the model.
 
     Raises:
         ValueError: a pattern matches nothing, or a chosen layer cannot be adapted.
     """
     modules = _named_modules(model)
-    layers = {name: module for name, module in modules.items() if isinstance(module, tuple(LAYERS))}
+    layers = {name: module for name, module in modules.items() if isinstance(module, KINDS)}
     places: dict[int, list[str]] = {}
-    for name, layer in layers.items():
-        places.setdefault(id(layer), []).append(name)
+    for name, module in model.named_modules(remove_duplicate=False):
+        places.setdefault(id(module), []).append(name)
     left_out = _excluded(model, config, modules, layers)
 
     chosen: dict[str, LoRAConfig] = {}
     for name, answer in _answers(model, config, choose, modules, layers):
         if name in left_out or not answer:
             continue
-        first = places[id(layers[name])][0]
-        chosen[first] = answer if isinstance(answer, LoRAConfig) else _settings_of(first, config)
-    if not chosen:
+        chosen[places[id(layers[name])][0]] = answer if isinstance(answer, LoRAConfig) else config
+    targets: dict[str, Target] = {}
+    titles: dict[str, tuple[str, ...]] = {}  # what patterns may call an adapter
+    for layer, settings in chosen.items():
+        slices = next((parts for p, parts in config.slices.items() if _pattern_matches(p, layer)), None)
+        for name, target in parts_of(layer, layers[layer], settings, slices).items():
+            if name not in left_out:
+                targets[name], titles[name] = target, (name, target.owner, layer)
+    raw = _parameter_targets(model, config)
+    targets |= raw
+    titles |= {name: (name, _parameter_name(target)) for name, target in raw.items()}
+    if not targets:
         raise ValueError(f"lora.target_modules: no layer of {_title(model)} is chosen{_it_has(layers, '')}")
-    for name in chosen:
-        parents = [model.get_submodule(place.rpartition(".")[0]) for place in places[id(layers[name])]]
-        if reason := why_not(layers[name], parents):
+    known = dict(model.named_modules())
+    for name, target in targets.items():
+        parents = [model.get_submodule(place.rpartition(".")[0]) for place in places[id(known[target.owner])] if place]
+        if reason := why_not(name, target, known, parents):
+            if name in raw:
+                raise ValueError(f"lora.target_parameters: {_parameter_name(target)!r} {reason}")
             raise ValueError(
-                f"lora.target_modules: {name!r} {reason}; leave it out with lora.exclude_modules: [{name!r}]"
+                f"lora.target_modules: {target.owner!r} {reason};"
+                f" leave it out with lora.exclude_modules: [{target.owner!r}]"
             )
-    for field in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, field):
-            if not any(_pattern_matches(pattern, name) for name in chosen):
-                raise ValueError(f"lora.{field}: {pattern!r} matches no adapted layer{_it_has(chosen, pattern)}")
-    return chosen
+        if target.settings is config:
+            targets[name] = target._replace(settings=_settings_of(titles[name], config))
+    for field in ("rank_pattern", "alpha_pattern", "overrides"):
+        _check_patterns(f"lora.{field}", getattr(config, field), titles)
+    _check_patterns("lora.slices", config.slices, {name: (name,) for name in chosen})
+    return targets
 
 
 def matches(name: str, patterns: Iterable[str] | str) -> bool:
@@ -90,26 +108,35 @@ def saved_modules(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
     return saved
 
 
-def why_not(layer: nn.Module, parents: Iterable[nn.Module] = ()) -> str | None:
-    """Why a layer cannot be adapted, or None."""
-    if isinstance(layer, LoRALayer):
-        return "is adapted already: merge_lora_weights or unload_lora comes first"
-    if adapted_class(type(layer)) is None or "forward" in vars(layer):
-        return f"({type(layer).__name__}) has a forward of its own, which would pass the adapter by"
-    weight = layer._parameters.get("weight")
-    if weight is None:
-        return "computes its weight (a parametrisation, weight norm or pruning), so that an update has no place"
-    if isinstance(weight, UninitializedParameter):
-        return "has no weight yet: run one batch through the model first"
-    if not weight.is_floating_point():
-        return f"has a {str(weight.dtype).removeprefix('torch.')} weight"
-    for parent in parents:
-        if isinstance(parent, nn.MultiheadAttention):
-            return "is read raw by nn.MultiheadAttention, which would pass the adapter by"
-        fused = type(parent).forward is nn.TransformerEncoderLayer.forward
-        if isinstance(parent, nn.TransformerEncoderLayer) and fused:
-            return "is read raw by nn.TransformerEncoderLayer in evaluation, which would pass the adapter by"
-    return None
+def _parameter_targets(model: nn.Module, config: LoRAConfig) -> dict[str, Target]:
+    rules = config.target_parameters
+    if rules is None:
+        return {}
+    saved = {id(child) for module in saved_modules(model, config).values() for child in module.modules()}
+    names = {
+        f"{owner}.{name}" if owner else name: (owner, name, parameter)
+        for owner, module in model.named_modules()
+        if not isinstance(module, LowRank) and id(module) not in saved
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    }
+    owners = {name: model.get_submodule(owner) for name, (owner, *_) in names.items()}
+    raw = [name for name, owner in owners.items() if not (is_foreign(owner) or isinstance(owner, KINDS))]
+    targets = {}
+    for rule in [rules] if isinstance(rules, str) else [[name] for name in rules]:
+        found = [name for name in names if matches(name, rule)]
+        if isinstance(rule, str):  # it sweeps over whatever lies between
+            found = [name for name in found if name in raw and 2 <= names[name][2].dim() <= 4]
+        if not found:
+            pattern = rule if isinstance(rule, str) else rule[0]
+            raise ValueError(
+                f"lora.target_parameters: {pattern!r} matches no parameter of {_title(model)} that can be adapted"
+                f"{_it_has(raw, pattern, 'raw parameter')}"
+            )
+        for owner, name, _ in map(names.__getitem__, found):
+            part = part_name(name)
+            targets[f"{owner}.{part}" if owner else part] = Target(owner, config, name)
+    return targets
 
 
 def _answers(
@@ -123,6 +150,8 @@ def _answers(
     if choose is not None:
         for name, layer in layers.items():
             yield name, choose(name, layer)
+    elif targets is None and config.target_parameters is not None:
+        return
     elif targets is None:
         raise ValueError(f"lora.target_modules: not set{_it_has(layers, '')}; 'all-linear' takes every nn.Linear")
     elif targets == "all-linear":
@@ -176,10 +205,23 @@ def _excluded(
     return excluded | {name for name, layer in layers.items() if id(layer) in inside}
 
 
-def _settings_of(name: str, config: LoRAConfig) -> LoRAConfig:
-    rank = next((r for p, r in config.rank_pattern.items() if _pattern_matches(p, name)), config.r)
-    alpha = next((a for p, a in config.alpha_pattern.items() if _pattern_matches(p, name)), config.lora_alpha)
-    return replace(config, r=rank, lora_alpha=alpha)
+def _settings_of(titles: Iterable[str], config: LoRAConfig) -> LoRAConfig:
+    def chosen(patterns: Mapping[str, Any], default: Any) -> Any:
+        found = (value for p, value in patterns.items() if any(_pattern_matches(p, title) for title in titles))
+        return next(found, default)
+
+    rank, alpha = chosen(config.rank_pattern, config.r), chosen(config.alpha_pattern, config.lora_alpha)
+    return replace(config, **({"r": rank, "lora_alpha": alpha} | chosen(config.overrides, {})))
+
+
+def _check_patterns(setting: str, patterns: Iterable[str], titles: Mapping[str, Iterable[str]]) -> None:
+    for pattern in patterns:
+        if not any(_pattern_matches(pattern, title) for names in titles.values() for title in names):
+            raise ValueError(f"{setting}: {pattern!r} matches no adapted layer{_it_has(titles, pattern)}")
+
+
+def _parameter_name(target: Target) -> str:
+    return f"{target.owner}.{target.parameter}" if target.owner else str(target.parameter)
 
 
 def _pattern_matches(pattern: str, name: str) -> bool:
@@ -194,11 +236,11 @@ def _title(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def _it_has(names: Iterable[str], wanted: str) -> str:
+def _it_has(names: Iterable[str], wanted: str, kinds: str = _KINDS) -> str:
     """`"; it has 'to_qkv', 'to_out'"`: the last parts of the names there are, the most similar first."""
     short = list(dict.fromkeys(_last_part(name) for name in names))
     if not short:
-        return f"; it has no {_KINDS.replace(' and ', ' or ')} inside"
+        return f"; it has no {kinds.replace(' and ', ' or ')} inside"
     if wanted:
         short.sort(key=lambda name: -difflib.SequenceMatcher(None, name, wanted).ratio())
     more = f" and {len(short) - 8} more" if len(short) > 8 else ""

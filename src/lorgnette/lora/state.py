@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.files import nearest
-from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers
+from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.parameter import part_name
 
 _MARK = "_lora_trained"
+IN_PROJ = part_name("in_proj")
+_PEFT_EMBEDDING = {"lora_embedding_A": "lora_B", "lora_embedding_B": "lora_A"}  # and transposed
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
         own = own_tensors(module)
-        marked = getattr(module, _MARK, ())
+        marked = marked_tensors(module)
         learning = any(tensor.requires_grad for tensor in own.values())
         for name, tensor in own.items():
             if name in marked or tensor.requires_grad or (learning and not isinstance(tensor, nn.Parameter)):
@@ -145,7 +148,7 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
     named: dict[str, Any] = {}
     unknown: list[str] = []
     for key, value in state.items():
-        name = key if key in known else model_name(key)
+        name, value = (key, value) if key in known else from_peft(key, value, known)
         if name in known and name not in named:
             named[name] = value
         else:
@@ -153,12 +156,17 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
     return named, unknown
 
 
-def model_name(key: str) -> str:
-    """The model's name for a tensor that PEFT's files call `key`."""
-    key = key.removeprefix("base_model.model.")
+def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
+    """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
+    name = key.removeprefix("base_model.model.").replace(".base_layer.out_proj.", ".out_proj.")
+    for theirs, ours in _PEFT_EMBEDDING.items():
+        if name.endswith(f".{theirs}"):
+            return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
     for factor in LORA_TENSORS:
-        key = key.removesuffix(".weight") if key.endswith(f"{factor}.weight") else key
-    return key
+        name = name.removesuffix(".weight") if name.endswith(f"{factor}.weight") else name
+    owner, _, factor = name.rpartition(".")
+    inside = f"{owner}.{IN_PROJ}.{factor}"  # of an attention; in PEFT's file it bears the attention's own name
+    return (inside if name not in known and inside in known else name), value
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -172,14 +180,19 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers that a module itself holds, without an adapter's."""
-    hidden = {*module._non_persistent_buffers_set, *(LORA_TENSORS if isinstance(module, LoRALayer) else ())}
+    hidden = {*module._non_persistent_buffers_set, *(LORA_TENSORS if isinstance(module, LowRank) else ())}
     tensors = module._parameters | module._buffers
     return {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in hidden}
 
 
 def mark_trained(module: nn.Module, names: Iterable[str]) -> None:
     """Remember that these tensors of a module belong to the adapter, whatever their `requires_grad`."""
-    setattr(module, _MARK, tuple(dict.fromkeys((*getattr(module, _MARK, ()), *names))))
+    setattr(module, _MARK, tuple(dict.fromkeys((*marked_tensors(module), *names))))
+
+
+def marked_tensors(module: nn.Module) -> tuple[str, ...]:
+    """The names that `mark_trained` was given for this module."""
+    return getattr(module, _MARK, ())
 
 
 def forget_trained(model: nn.Module) -> None:
@@ -192,7 +205,7 @@ def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
     layers = adapted_layers(model)
     if every_name:
         modules = model.named_modules(remove_duplicate=False)
-        layers = {name: module for name, module in modules if isinstance(module, LoRALayer)}
+        layers = {name: module for name, module in modules if isinstance(module, LowRank)}
     return {_join(name, factor): getattr(layer, factor) for name, layer in layers.items() for factor in LORA_TENSORS}
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
+from lorgnette.lora.attention import update_readers
+from lorgnette.lora.base import LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.layers import LORA_TENSORS, LoRALayer, adapted_layers, attach_lora, detach_lora
+from lorgnette.lora.parameter import sites
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
+from lorgnette.lora.targets import Target, attach
 
+Targets: TypeAlias = list[str] | str | Chooser | type[nn.Module] | tuple[type[nn.Module], ...] | None
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -34,7 +36,7 @@ def inject_lora(
     model: Model,
     config: LoRAConfig | None = None,
     *,
-    target_modules: list[str] | str | Chooser | None = None,
+    target_modules: Targets = None,
     rank: int | None = None,
     alpha: float | None = None,
     dropout: float | None = None,
@@ -47,7 +49,8 @@ def inject_lora(
     Args:
         model: any module.
         config: the settings; or give the main ones directly:
-        target_modules: as in `LoRAConfig`, or a callable (name, layer) -> bool | None | LoRAConfig.
+        target_modules: as in `LoRAConfig`; or a class of layers, or a tuple of classes; or a callable
+            (name, layer) -> bool | None | LoRAConfig.
         rank: `r`.
         alpha: `lora_alpha`.
         dropout: `lora_dropout`.
@@ -58,23 +61,41 @@ def inject_lora(
     Raises:
         ValueError: a pattern matches nothing, or a chosen layer cannot be adapted; nothing was changed.
     """
-    config, choose = _settings(config, target_modules, rank, alpha, dropout)
-    chosen = select_layers(model, config, choose)
+    config, choose = settings_and_choice(config, target_modules, rank, alpha, dropout)
+    targets = select_layers(model, config, choose)
     saved = saved_modules(model, config)
-    _check_ties(model, chosen)
-
-    tied: dict[object, LoRALayer] = {}
-    for name, settings in chosen.items():
-        layer = model.get_submodule(name)
-        place = _place(layer.get_parameter("weight"))
-        tied.setdefault(place, attach_lora(layer, settings, tied.get(place)))
+    attach_targets(model, targets)
     freeze_base_params(model)
+    for module, name in _biases(model, config, set(targets)):
+        mark_trained(module, [name])
+        module.get_parameter(name).requires_grad_(True)
     for module in saved.values():
         for part in module.modules():
             mark_trained(part, own_tensors(part))
         for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
     return model
+
+
+def attach_targets(model: nn.Module, targets: Mapping[str, Target]) -> None:
+    """Make these adapters, which were checked before; those of one weight share their factors.
+
+    Raises:
+        ValueError: adapters of one weight have different settings; nothing was changed.
+    """
+    owners = {name: model.get_submodule(target.owner) for name, target in targets.items()}
+    places = {
+        name: (place_of(owners[name].get_parameter(t.parameter or "weight")), t.rows) for name, t in targets.items()
+    }
+    first: dict[object, str] = {}
+    for name, target in targets.items():
+        other = first.setdefault(places[name], name)
+        if target.settings != targets[other].settings:
+            raise ValueError(f"lora.rank_pattern: {other!r} and {name!r} share one weight but not their settings")
+    made: dict[object, LowRank] = {}
+    for name, target in targets.items():
+        made.setdefault(places[name], attach(name, target, owners[name], made.get(places[name])))
+    update_readers(model)
 
 
 def freeze_base_params(model: nn.Module) -> None:
@@ -120,55 +141,29 @@ def disabled(model: nn.Module) -> Iterator[None]:
             layer.lora_enabled = enabled
 
 
-def merge_lora_weights(model: Model, inplace: bool = True) -> Model:
-    """Fold every adapter into its weight; what remains is a model of plain layers that gives the same output.
-
-    The sum is formed in float32 and rounded once to the dtype of the weight. A weight that the model also
-    uses where there is no adapter is replaced by a new one at the adapted layer.
-
-    Args:
-        model: with adapters; without any, it is returned as it is.
-        inplace: False leaves `model` alone and returns a copy that shares every untouched tensor.
-    """
-    if not inplace:
-        model = _share_copy(model)
-    layers = adapted_layers(model)
-    uses = Counter(_place(weight) for weight in _weight_uses(model))
-    adapters: dict[object, list[LoRALayer]] = {}
-    for layer in layers.values():
-        adapters.setdefault((_place(layer.weight), id(layer.lora_A)), []).append(layer)
-    for (place, _), group in adapters.items():  # type: ignore[misc]
-        merged = group[0].merged_weight()
-        if uses[place] == len(group):
-            group[0].weight.data.copy_(merged)
-        else:
-            weight = nn.Parameter(merged, requires_grad=group[0].weight.requires_grad)
-            for layer in group:
-                layer.weight = weight
-    for layer in layers.values():
-        detach_lora(layer)
-    forget_trained(model)
-    return model
-
-
 def unload_lora(model: Model) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
     Base tensors that were trained (`modules_to_save`) keep their trained values; what was frozen stays so.
     """
-    for layer in adapted_layers(model).values():
-        detach_lora(layer)
+    for name, (adapter, owner, _) in sites(model).items():
+        if isinstance(adapter, LoRALayer):
+            detach_lora(adapter)
+        else:
+            delattr(owner, name.rpartition(".")[2])
+    update_readers(model)
     forget_trained(model)
     return model
 
 
-def _settings(
+def settings_and_choice(
     config: LoRAConfig | None,
-    target_modules: list[str] | str | Chooser | None,
+    target_modules: Targets,
     rank: int | None,
     alpha: float | None,
     dropout: float | None,
 ) -> tuple[LoRAConfig, Chooser | None]:
+    """What the arguments of `inject_lora` come to: the settings, and what decides instead of their targets."""
     given = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
     given = {name: value for name, value in given.items() if value is not None}
     if config is not None and not isinstance(config, LoRAConfig):
@@ -176,31 +171,30 @@ def _settings(
     if config is not None and given:
         raise ValueError(f"inject_lora: {', '.join(given)} stand in the config already; give one or the other")
     config = config or LoRAConfig(**given)  # type: ignore[arg-type]
+    kinds = target_modules if isinstance(target_modules, tuple) else (target_modules,)
+    if kinds and all(isinstance(kind, type) for kind in kinds):
+        return config, lambda _, module: isinstance(module, kinds)  # type: ignore[arg-type]
     if callable(target_modules):
-        return config, target_modules
-    return (replace(config, target_modules=target_modules) if target_modules is not None else config), None
+        return config, target_modules  # type: ignore[return-value]
+    if target_modules is not None:
+        config = replace(config, target_modules=target_modules)  # type: ignore[arg-type]
+    return config, None
 
 
-def _check_ties(model: nn.Module, chosen: dict[str, LoRAConfig]) -> None:
-    first: dict[object, str] = {}
-    for name, settings in chosen.items():
-        other = first.setdefault(_place(model.get_submodule(name).get_parameter("weight")), name)
-        if settings != chosen[other]:
-            raise ValueError(f"lora.rank_pattern: {other!r} and {name!r} share one weight but not their settings")
+def _biases(model: nn.Module, config: LoRAConfig, adapted: Collection[str]) -> Iterator[tuple[nn.Module, str]]:
+    """The biases that `config.bias` has trained, of those layers that are adapted now or of all."""
+    if config.bias == "all":
+        for module in model.modules():
+            names = [name for name in module._parameters if name == "bias" or name.endswith("_bias")]
+            yield from ((module, name) for name in names if module._parameters[name] is not None)
+    elif config.bias == "lora_only":
+        for name, (_, owner, parameter) in sites(model).items():
+            bias = {"weight": "bias", "in_proj_weight": "in_proj_bias"}.get(parameter, "")
+            if name in adapted and owner._parameters.get(bias) is not None:
+                yield owner, bias
 
 
-def _place(weight: Tensor) -> object:
+def place_of(weight: Tensor) -> object:
     """Equal for tensors that are the same memory."""
     address = weight.data_ptr() if weight.numel() and not weight.is_meta else 0
     return (address, weight.shape, weight.stride()) if address else id(weight)
-
-
-def _weight_uses(model: nn.Module) -> Iterator[nn.Parameter]:
-    for module in model.modules():
-        yield from (p for name, p in module._parameters.items() if p is not None and name not in LORA_TENSORS)
-
-
-def _share_copy(model: Model) -> Model:
-    merged = {id(layer.weight) for layer in adapted_layers(model).values()}
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in merged})

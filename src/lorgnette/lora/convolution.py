@@ -1,0 +1,145 @@
+"""Adapted convolutions, plain and transposed, of one to three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from lorgnette.lora import functions
+from lorgnette.lora.base import LoRALayer
+from lorgnette.lora.config import LoRAConfig
+
+_CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class _LoRAConvolution(LoRALayer):
+    """Any convolution: what the classes below have in common.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: of the base; so are the further arguments of the base class, given by name.
+        r: rank.
+        lora_alpha: strength; the update is scaled by `lora_alpha / r`.
+        lora_dropout: dropout on the input of the low-rank path, in [0, 1).
+        use_rslora: scale by `lora_alpha / sqrt(r)`.
+        init_lora_weights: True or "gaussian", as in `LoRAConfig`.
+        base_settings: stride, padding, dilation, groups, bias, padding_mode, device, dtype, and output_padding
+            of a transposed convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        r: int = 8,
+        lora_alpha: float = 8,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
+        init_lora_weights: bool | Literal["gaussian"] = True,
+        **base_settings: Any,
+    ) -> None:
+        config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
+        super().__init__(in_channels, out_channels, kernel_size, **base_settings)
+        self.attach(config)
+
+
+class _LoRAConv(_LoRAConvolution, _ConvNd):
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.lora_enabled:
+            return super().forward(input)
+        if self._is_simple(input) and functions.fusable(input, self.weight, self.bias):
+            return self._fused(input)
+        base = super().forward(input)
+        x = self._dropped(input)
+        if self.groups > 1:
+            return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
+        low = self._conv_forward(x, self.lora_A.to(x.dtype), None)
+        conv = _CONV[self.lora_A.dim() - 3]
+        return torch.add(base, conv(low, self.lora_B.to(low.dtype)), alpha=self.scaling)
+
+    def _is_simple(self, x: Tensor) -> bool:
+        return self.groups == 1 and x.dim() == self.weight.dim() and not isinstance(self.padding, str)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = (0,) * len(self.stride)
+        factors = (self.lora_A, self.lora_B, self.scaling, self.lora_dropout if self.training else 0.0)
+        geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
+        return functions.conv(x, self.weight, self.bias, *factors, **geometry)
+
+
+class LoRAConv1d(_LoRAConv, nn.Conv1d):
+    """`nn.Conv1d` with a low-rank update of its kernel, as `LoRAConv2d`; input `(B, in_channels, L)`."""
+
+    base_class = nn.Conv1d
+
+
+class LoRAConv2d(_LoRAConv, nn.Conv2d):
+    """`nn.Conv2d` with a low-rank update, for any stride, padding, padding mode, dilation and groups.
+
+    The input is `(B, in_channels, H, W)`. The update of the kernel is `s B A` with
+    `A: (r, in_channels / groups, kh, kw)` and `B: (out_channels, r, 1, 1)`. Without groups these are the factors
+    PEFT stores.
+    """
+
+    base_class = nn.Conv2d
+
+
+class LoRAConv3d(_LoRAConv, nn.Conv3d):
+    """`nn.Conv3d` with a low-rank update of its kernel, as `LoRAConv2d`; input `(B, in_channels, D, H, W)`."""
+
+    base_class = nn.Conv3d
+
+
+class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        base = super().forward(input, output_size)
+        if not self.lora_enabled:
+            return base
+        x = self._dropped(input)
+        assert isinstance(self.padding, tuple), "the base has no other"
+        dims = self.lora_A.dim() - 2
+        # The size of the output has been settled by the base; what it asks for is derived from it again.
+        extra = self._output_padding(
+            input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
+        )
+        transposed = _TRANSPOSED[dims - 1]
+        if self.groups > 1:
+            delta = self.delta_weight().to(x.dtype)
+            return base + transposed(x, delta, None, self.stride, self.padding, extra, self.groups, self.dilation)
+        low = _CONV[dims - 1](x, self.lora_B.to(x.dtype).transpose(0, 1))
+        update = transposed(low, self.lora_A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
+        return torch.add(base, update, alpha=self.scaling)
+
+
+class LoRAConvTranspose1d(_LoRAConvTranspose, nn.ConvTranspose1d):
+    """`nn.ConvTranspose1d` with a low-rank update of its kernel, as `LoRAConvTranspose2d`."""
+
+    base_class = nn.ConvTranspose1d
+
+
+class LoRAConvTranspose2d(_LoRAConvTranspose, nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` with a low-rank update, for any stride, padding, output padding, dilation and groups.
+
+    The kernel of a transposed convolution is `(in_channels, out_channels / groups, kh, kw)`, and so the update
+    `s B A` has `A: (r, out_channels / groups, kh, kw)` and `B: (in_channels, r, 1, 1)`: the input meets B first.
+    """
+
+    base_class = nn.ConvTranspose2d
+
+
+class LoRAConvTranspose3d(_LoRAConvTranspose, nn.ConvTranspose3d):
+    """`nn.ConvTranspose3d` with a low-rank update of its kernel, as `LoRAConvTranspose2d`."""
+
+    base_class = nn.ConvTranspose3d

@@ -1,0 +1,205 @@
+"""Fold adapters into the weights, bring them back bit for bit, and say what rounding cost."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lorgnette.lora.attention import update_readers
+from lorgnette.lora.base import LORA_TENSORS, LoRALayer, LowRank, is_adapted
+from lorgnette.lora.layers import adapted_class
+from lorgnette.lora.parameter import adapters_of, sites
+from lorgnette.lora.state import mark_trained, marked_tensors
+from lorgnette.lora.surgery import place_of, unload_lora
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_KEPT = "_lora_kept"
+
+
+@dataclass
+class _Kept:
+    """What brings a merged model back to where it was."""
+
+    contents: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    """Weights that were changed in place, with what they held."""
+    replaced: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
+    """Weights for which a new one was put in place."""
+    layers: list[tuple[nn.Module, dict[str, Any]]] = field(default_factory=list)
+    """Adapted layers, with what the adapter had added to them."""
+    parts: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
+    """Adapters of parameters, with their owners and names."""
+    marks: list[tuple[nn.Module, tuple[str, ...]]] = field(default_factory=list)
+    """Base tensors that belong to the adapter."""
+
+
+@dataclass(frozen=True)
+class DeltaSurvival:
+    """How much of the adapters' updates is left after the weights were rounded to their dtype."""
+
+    layers: Mapping[str, float]
+    """Share for each adapter, in [0, 1]: one minus the relative error of the update (Frobenius norm)."""
+    total: float
+    """The same for all of them together."""
+
+    def __str__(self) -> str:
+        least = min(self.layers, key=lambda name: self.layers[name])
+        return f"{self.total:.1%} of the updates survives merging; the least is {self.layers[least]:.1%} of {least!r}"
+
+
+def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False) -> Model:
+    """Fold every adapter into its weight; what remains is a model of plain layers that gives the same output.
+
+    The sum is formed in float32 and rounded once to the dtype of the weight: `delta_survival` says what is lost. A
+    weight that the model also uses where there is no adapter is replaced by a new one at the adapted layer.
+
+    Args:
+        model: with adapters; without any, it is returned as it is.
+        inplace: False leaves `model` alone and returns a copy that shares every untouched tensor.
+        keep: True remembers adapters and weights, so that `unmerge_lora_weights` can bring both back.
+
+    Raises:
+        ValueError: `keep`, and the model keeps an earlier merge already.
+    """
+    if not is_adapted(model):
+        return model
+    if not inplace:
+        model = _share_copy(model)
+    if keep and hasattr(model, _KEPT):
+        raise ValueError("merge_lora_weights: the model keeps an earlier merge; unmerge_lora_weights comes first")
+    kept = _Kept()
+    vars(model).pop(_KEPT, None)
+
+    merged: dict[tuple[object, ...], list[tuple[nn.Module, str]]] = {}
+    for owner, parameter in dict.fromkeys((site.owner, site.parameter) for site in sites(model).values()):
+        factors = tuple(id(adapter.lora_A) for adapter in _adapters(owner, parameter))
+        merged.setdefault((place_of(owner.get_parameter(parameter)), *factors), []).append((owner, parameter))
+    uses = Counter(place_of(weight) for weight in _weight_uses(model))
+    for (place, *_), group in merged.items():
+        owner, parameter = group[0]
+        base = owner.get_parameter(parameter)
+        weight = base.data
+        for adapter in _adapters(owner, parameter):
+            weight = adapter.merged_into(weight)
+        if uses[place] == len(group):
+            if keep:
+                kept.contents.append((base, base.detach().clone()))
+            base.data.copy_(weight)
+        else:
+            new = nn.Parameter(weight, requires_grad=base.requires_grad)
+            for owner, parameter in group:
+                kept.replaced.append((owner, parameter, owner.get_parameter(parameter)))
+                setattr(owner, parameter, new)
+    if keep:
+        _remember(model, kept)
+    return unload_lora(model)
+
+
+def unmerge_lora_weights(model: Model) -> Model:
+    """Undo `merge_lora_weights(model, keep=True)`, in place: weights bit for bit, adapters as they were.
+
+    Whatever happened to the merged weights since is undone too. An optimiser made before the merge goes on.
+
+    Raises:
+        ValueError: nothing was kept, the model was adapted anew, or its weights were cast or moved since.
+    """
+    kept = vars(model).get(_KEPT)
+    if kept is None:
+        raise ValueError(
+            f"unmerge_lora_weights: {type(model).__name__} keeps no merge; merge_lora_weights(model, keep=True) does"
+        )
+    if is_adapted(model):
+        raise ValueError("unmerge_lora_weights: the model was adapted since; unload_lora comes first")
+    for weight, contents in kept.contents:
+        if (weight.dtype, weight.device) != (contents.dtype, contents.device):
+            raise ValueError(
+                f"unmerge_lora_weights: a weight is {weight.dtype} on {weight.device} now and was {contents.dtype} on"
+                f" {contents.device} when it was merged; bring the model back to that first"
+            )
+    for weight, contents in kept.contents:
+        weight.data.copy_(contents)
+    for owner, parameter, weight in kept.replaced:
+        setattr(owner, parameter, weight)
+    for layer, held in kept.layers:
+        adapted = adapted_class(type(layer))
+        assert adapted is not None, "it was adapted before"
+        layer.__class__ = adapted
+        for name, value in held.items():
+            setattr(layer, name, value)
+    for owner, name, part in kept.parts:
+        owner.add_module(name, part)
+    for module, names in kept.marks:
+        mark_trained(module, names)
+    delattr(model, _KEPT)
+    update_readers(model)
+    return model
+
+
+@contextlib.contextmanager
+def merged(model: Model) -> Iterator[Model]:
+    """Within this context the adapters are folded in; afterwards weights and adapters are as before, bit for bit."""
+    merge_lora_weights(model, keep=True)
+    try:
+        yield model
+    finally:
+        if hasattr(model, _KEPT):
+            unmerge_lora_weights(model)
+
+
+@torch.no_grad()
+def delta_survival(model: nn.Module) -> DeltaSurvival:
+    """What merging would leave of each update, given the dtype of its weight; the model is not changed.
+
+    In float32 practically all survives. In bfloat16, with 8 bits of precision, an update far below the weights is
+    mostly rounded away: merge into a float32 copy then, or keep the adapter unmerged.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    errors, sizes = {}, {}
+    for name, site in sites(model).items():
+        weight = site.weight.detach()
+        exact = site.adapter.merged_into(weight.double()) - weight.double()
+        left = site.adapter.merged_into(weight).double() - weight.double()
+        errors[name], sizes[name] = (left - exact).square().sum().item(), exact.square().sum().item()
+    if not sizes:
+        raise ValueError(f"delta_survival: {type(model).__name__} has no adapter; inject_lora comes first")
+    layers = {name: _survival(errors[name], sizes[name]) for name in sizes}
+    return DeltaSurvival(layers, _survival(sum(errors.values()), sum(sizes.values())))
+
+
+def _survival(error: float, size: float) -> float:
+    return max(0.0, 1 - (error / size) ** 0.5) if size else 1.0
+
+
+def _remember(model: nn.Module, kept: _Kept) -> None:
+    for name, (adapter, owner, _) in sites(model).items():
+        if isinstance(adapter, LoRALayer):
+            held = {key: getattr(adapter, key) for key in adapter.held}
+            kept.layers.append((adapter, held))
+        else:
+            kept.parts.append((owner, name.rpartition(".")[2], adapter))
+    kept.marks = [(module, names) for module in model.modules() if (names := marked_tensors(module))]
+    setattr(model, _KEPT, kept)
+
+
+def _adapters(owner: nn.Module, parameter: str) -> Sequence[LowRank]:
+    return [owner] if isinstance(owner, LoRALayer) else adapters_of(owner, parameter)
+
+
+def _weight_uses(model: nn.Module) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        yield from (p for name, p in module._parameters.items() if p is not None and name not in LORA_TENSORS)
+
+
+def _share_copy(model: Model) -> Model:
+    merged = {id(site.weight) for site in sites(model).values()}
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in merged})

@@ -1,0 +1,172 @@
+"""What one adapter is to change, before it exists: a layer, a raw parameter, or some rows of one."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from lorgnette.lora.attention import reads_raw
+from lorgnette.lora.base import InPlace, LowRank, factor_shapes
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers import adapted_class, attach_lora
+from lorgnette.lora.parameter import LoRAParameter, Rows, part_name, part_shapes
+
+_QKV = ("q", "k", "v")
+
+
+class Target(NamedTuple):
+    """Where an adapter is to go, and its settings."""
+
+    owner: str
+    """Name of the module whose parameter is adapted; '' is the model itself."""
+    settings: LoRAConfig
+    parameter: str | None = None
+    """The parameter; None: the layer `owner` itself is adapted."""
+    rows: Rows | None = None
+    """Rows of the parameter that are adapted; None: all."""
+
+
+def parts_of(name: str, module: nn.Module, settings: LoRAConfig, slices: list[str] | None) -> dict[str, Target]:
+    """The adapters that one chosen layer gets, by name: one, or one for each slice or projection.
+
+    Args:
+        name: of the layer.
+        module: the layer.
+        settings: for all of them.
+        slices: parts of the layer. Of an `nn.Linear`: 'q', 'k', 'v' (thirds of its output) or rows such as
+            '0:64'. Of an `nn.MultiheadAttention`: 'q', 'k', 'v', 'in_proj' (all three in one) and 'out_proj'.
+
+    Raises:
+        ValueError: there is no such slice; one line says which there are.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        own = ("in_proj",) if module._qkv_same_embed_dim else _QKV
+        return dict(_attention_part(name, module, settings, part) for part in slices or (*own, "out_proj"))
+    if slices is None:
+        return {name: Target(name, settings)}
+    if not isinstance(module, nn.Linear):
+        raise ValueError(f"lora.slices: {name!r} is a {type(module).__name__}; only nn.Linear has slices")
+    rows = {part: _rows(name, part, module.out_features) for part in slices}
+    ordered = sorted(rows.values())
+    if any(before[1] > after[0] for before, after in itertools.pairwise(ordered)):
+        raise ValueError(f"lora.slices: those of {name!r}, {', '.join(slices)}, overlap")
+    return {f"{name}.{part_name(part)}": Target(name, settings, "weight", rows[part]) for part in slices}
+
+
+def shapes_of(target: Target, weight: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of `lora_A` and `lora_B` for a weight of this shape."""
+    if target.parameter is None:
+        return factor_shapes(weight, target.settings.r)
+    return part_shapes(weight, target.settings.r, target.rows)
+
+
+def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents: Iterable[nn.Module]) -> str | None:
+    """Why an adapter cannot be made, or None.
+
+    Args:
+        name: of the adapter to be.
+        target: where it is to go.
+        modules: every module of the model by name.
+        parents: modules that contain the owner directly.
+    """
+    owner = modules[target.owner]
+    taken = any(isinstance(child, LowRank) for child in owner.children())
+    if isinstance(modules.get(name), LowRank) or isinstance(owner, LowRank) or (target.parameter is None and taken):
+        return "is adapted already: merge_lora_weights or unload_lora comes first"
+    if target.parameter is not None and hasattr(owner, name.rpartition(".")[2]):
+        return f"has something of its own at {name!r}, where the adapter would go"
+    if _passes_by(owner, target):
+        return f"({type(owner).__name__}) has a forward of its own, which would pass the adapter by"
+    if target.parameter in owner._parameters and is_foreign(owner):
+        return f"is read raw by its nn.{type(owner).__name__}: a layer is named in lora.target_modules"
+    if reason := _why_not_weight(owner, target):
+        return reason
+    if isinstance(owner, nn.Embedding) and owner.max_norm is not None:
+        return "rescales its rows in place at every call (max_norm), so that an update has no fixed base"
+    for parent in parents:
+        if reads_raw(parent):
+            return "is read raw by a sub-class of nn.MultiheadAttention, which would pass the adapter by"
+    return None
+
+
+def attach(name: str, target: Target, owner: nn.Module, share: LowRank | None = None) -> LowRank:
+    """Make the adapter; `update_readers` has to follow."""
+    if target.parameter is None:
+        return attach_lora(owner, target.settings, share)
+    weight = owner.get_parameter(target.parameter)
+    adapter = LoRAParameter(target.parameter, weight, target.settings, target.rows, share)
+    adapter.train(owner.training)
+    owner.add_module(name.rpartition(".")[2], adapter)
+    return adapter
+
+
+def _attention_part(name: str, module: nn.MultiheadAttention, settings: LoRAConfig, part: str) -> tuple[str, Target]:
+    together = module._qkv_same_embed_dim
+    if part == "out_proj":
+        return f"{name}.out_proj", Target(f"{name}.out_proj", settings)
+    if part == "in_proj" and together:
+        return f"{name}.{part_name(part)}", Target(name, settings, "in_proj_weight")
+    if part not in _QKV:
+        known = f"q, k, v, {'in_proj, ' if together else ''}out_proj"
+        raise ValueError(f"lora.slices: {part!r} is no part of the attention {name!r}; {known} are")
+    if not together:
+        return f"{name}.{part_name(part)}", Target(name, settings, f"{part}_proj_weight")
+    start = _QKV.index(part) * module.embed_dim
+    return f"{name}.{part_name(part)}", Target(name, settings, "in_proj_weight", (start, start + module.embed_dim))
+
+
+def _rows(name: str, part: str, size: int) -> Rows:
+    if part in _QKV and size % 3 == 0:
+        start = _QKV.index(part) * (size // 3)
+        return start, start + size // 3
+    if found := re.fullmatch(r"(\d+):(\d+)", part):
+        start, stop = map(int, found.groups())
+        if start < stop <= size:
+            return start, stop
+    thirds = "'q', 'k', 'v' or " if size % 3 == 0 else ""
+    raise ValueError(f"lora.slices: {part!r} is no slice of {name!r}; {thirds}rows such as '0:{size // 2}' are")
+
+
+def _why_not_weight(owner: nn.Module, target: Target) -> str | None:
+    parameter = target.parameter or "weight"
+    weight = owner._parameters.get(parameter)
+    if weight is None:
+        if target.parameter is None or hasattr(owner, parameter):
+            return (
+                f"computes its {parameter} (a parametrisation, weight norm or pruning), so that an update has no place"
+            )
+        return "is no parameter of the model"
+    if isinstance(weight, UninitializedParameter):
+        return f"has no {parameter} yet: run one batch through the model first"
+    if not weight.is_floating_point():
+        return f"has a {str(weight.dtype).removeprefix('torch.')} {parameter}"
+    if target.parameter is not None:
+        if not 2 <= weight.dim() <= 4:
+            return f"has {weight.dim()} dimensions; 2 to 4 can be adapted"
+        if target.rows is not None and not (weight.dim() == 2 and 0 <= target.rows[0] < target.rows[1] <= len(weight)):
+            return f"has no rows {target.rows[0]} to {target.rows[1]}"
+    return None
+
+
+def _passes_by(owner: nn.Module, target: Target) -> bool:
+    """Whether the owner has a forward that the adapter does not extend."""
+    if isinstance(owner, nn.MultiheadAttention):
+        return reads_raw(owner)
+    if target.parameter is None or (isinstance(owner, nn.Linear) and target.parameter == "weight"):
+        return adapted_class(_base_class(owner)) is None or "forward" in vars(owner)
+    return False
+
+
+def is_foreign(owner: nn.Module) -> bool:
+    """Whether a raw parameter's owner is code of PyTorch, which asks for no effective parameter."""
+    allowed = (nn.Linear, nn.MultiheadAttention, nn.ParameterList, nn.ParameterDict)
+    return _base_class(owner).__module__.startswith("torch.nn.") and not isinstance(owner, allowed)
+
+
+def _base_class(owner: nn.Module) -> type[nn.Module]:
+    return owner.base_class if isinstance(owner, InPlace) else type(owner)
