@@ -48,7 +48,7 @@ def allowed(importer: list[str], imported: list[str]) -> bool:
     if home == "lora":
         return target in ("lora", "files")
     if home == "nn":
-        return target == "nn"
+        return target in ("nn", "lora")  # blocks read their parameters through the adapters
     if target == "systems" and len(imported) > 1 and imported[1] in ROOMS:  # a room, not the table of rooms
         return importer[:2] == imported[:2]
     if target in ABOVE_ROOMS:
