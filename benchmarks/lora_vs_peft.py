@@ -11,30 +11,25 @@ otherwise the clock's. `floor` is the frozen base with a gradient for its input:
 an adapted model needs no gradient for the input of its first layer. `left` is the share of PEFT's time above the
 floor that remains. `kept` are the bytes kept for the backward pass (each storage once, parameters left out), which
 do not depend on the machine; `peak` is what a step adds to the memory of the process (Linux) or of the device.
+`again`: our blocks (`lorgnette.nn`) that make outputs of LayerNorm and GELU again instead of keeping them.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import gc
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from memory import kept_bytes, peak_bytes
-from stacks import LINEARS, SMALL, STACKS, Stack, vit
+from parts.chores import around
+from parts.memory import kept_bytes, peak_bytes
+from parts.models import with_ours, with_peft
+from parts.stacks import SMALL, STACKS, Stack
 from torch import Tensor, nn
-
-from lorgnette.lora import LoRAConfig, fingerprint, inject_lora, load_adapter, save_adapter
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, at import
@@ -42,8 +37,7 @@ with warnings.catch_warnings():
 
 __all__ = ["SMALL", "Case", "kept_bytes", "variants"]
 
-IMPORTS = ("from lorgnette.lora import inject_lora", "from peft import get_peft_model")
-OURS, PEFT, FLOOR = "lorgnette", "peft", "floor"
+OURS, PEFT, FLOOR, AGAIN = "lorgnette", "peft", "floor", "recompute"
 
 
 class Case(NamedTuple):
@@ -63,38 +57,26 @@ QUICK = [
 ]
 
 
-def with_peft(base: nn.Module, targets: list[str], rank: int, dropout: float) -> nn.Module:
-    """A copy of the base with PEFT's adapters, otherwise at its defaults."""
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=targets)
-    return _shaken(peft.get_peft_model(copy.deepcopy(base), config))  # type: ignore[arg-type]
-
-
-def with_ours(base: nn.Module, targets: list[str], rank: int, dropout: float) -> nn.Module:
-    """A copy of the base with Lorgnette's adapters."""
-    config = LoRAConfig(r=rank, lora_alpha=2 * rank, lora_dropout=dropout, target_modules=targets)
-    return _shaken(inject_lora(copy.deepcopy(base), config))
-
-
-def _shaken(model: nn.Module) -> nn.Module:
-    """Random second factors, the same for both."""
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            values = torch.randn(parameter.shape, generator=generator) * 0.02
-            parameter.data.copy_(values.view(parameter.shape))
-    return model.train()
-
-
 def variants(stack: Stack, case: Case, device: str = "cpu") -> dict[str, tuple[nn.Module, Tensor]]:
-    """PEFT, Lorgnette and the frozen base, each with its input."""
+    """PEFT, Lorgnette, the frozen base, and Lorgnette with blocks that recompute, each with its input."""
     torch.manual_seed(0)
     dtype = getattr(torch, case.dtype)
     base, x = stack.make().to(device, dtype), torch.randn(stack.shape).to(device, dtype)
-    return {
+    models = {
         PEFT: (with_peft(base, stack.targets, case.rank, case.dropout), x),
         OURS: (with_ours(base, stack.targets, case.rank, case.dropout), x),
         FLOOR: (base.train().requires_grad_(False), x.clone().requires_grad_()),
     }
+    if any(hasattr(module, "recompute") for module in base.modules()):
+        models[AGAIN] = (_recomputing(with_ours(base, stack.targets, case.rank, case.dropout)), x)
+    return models
+
+
+def _recomputing(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if hasattr(module, "recompute"):
+            module.recompute = True  # type: ignore[assignment]
+    return model
 
 
 def step(model: nn.Module, x: Tensor) -> None:
@@ -130,7 +112,8 @@ def measure(case: Case, rounds: int, threads: int, device: str) -> dict[str, Any
     kept = {name: kept_bytes(*pair) for name, pair in models.items()}
     times = step_times(models, rounds, threads)
     peak = {name: peak_bytes(lambda pair=pair: step(*pair), pair[1].is_cuda) for name, pair in models.items()}
-    ours, floor = ([t / of for t, of in zip(times[name], times[PEFT], strict=True)] for name in (OURS, FLOOR))
+    ratios = {name: [t / of for t, of in zip(times[name], times[PEFT], strict=True)] for name in models}
+    ours, floor, again = ratios[OURS], ratios[FLOOR], ratios.get(AGAIN)
     left = [(mine - low) / (1 - low) for mine, low in zip(ours, floor, strict=True) if low < 1]
     return {
         **case._asdict(),
@@ -142,7 +125,9 @@ def measure(case: Case, rounds: int, threads: int, device: str) -> dict[str, Any
         "time_range": [min(ours), max(ours)],
         "floor": statistics.median(floor),
         "left": statistics.median(left) if left else None,
+        "time_recompute": statistics.median(again) if again else None,
         "kept": kept[OURS] / kept[PEFT],
+        "kept_recompute": kept[AGAIN] / kept[PEFT] if again else None,
         "kept_floor": kept[FLOOR] / kept[PEFT],
         "kept_bytes_peft": kept[PEFT],
         "peak": _ratio(peak[OURS], peak[PEFT]),
@@ -154,114 +139,20 @@ def _ratio(mine: int | None, other: int | None) -> float | None:
     return mine / other if mine is not None and other else None
 
 
-def small_layers(count: int, width: int = 32) -> nn.Module:
-    """A model of many small layers, named 0.0, 1.0, ..."""
-    return nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(count)))
-
-
-def around(rounds: int) -> Iterator[dict[str, Any]]:
-    """What happens once a run: import, injection, saving, loading. Rows of the second table."""
-    code = "import time, torch; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
-    imports = {name: _python(code.format(name)) for name in IMPORTS}
-    yield _row("import, after torch", "", *([imports[name]] for name in IMPORTS))
-
-    blocks = vit(depth=12, width=192)
-    many = [("48 layers of a ViT", blocks.make(), LINEARS), ("400 layers", small_layers(400), r"\d+\.0")]
-    for title, base, targets in many:
-        ours = LoRAConfig(r=8, target_modules=targets)
-        theirs = peft.LoraConfig(r=8, target_modules=targets)
-        yield _alternate(
-            "injection",
-            title,
-            rounds,
-            lambda base=base: copy.deepcopy(base),
-            lambda model, ours=ours: inject_lora(model, ours),
-            lambda model, theirs=theirs: peft.get_peft_model(model, theirs),
-        )
-
-    base = vit(depth=12, width=384).make()
-    known = fingerprint(base)
-    mine, theirs = with_ours(base, LINEARS, 8, 0.0), with_peft(base, LINEARS, 8, 0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        here, there = Path(folder, "ours"), Path(folder, "peft")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-
-            def fresh() -> nn.Module:
-                return copy.deepcopy(base)
-
-            def no_model() -> None:
-                return None
-
-            def load_theirs(model: nn.Module) -> Any:
-                return peft.PeftModel.from_pretrained(model, str(there))
-
-            def save_theirs(_: None) -> Any:
-                return theirs.save_pretrained(str(there))  # type: ignore[operator]
-
-            title = "ViT-S, rank 8, 2.4 MB"
-            told, hashed = f"{title}, base known by its fingerprint", f"{title}, base hashed each time"
-            for name, fingerprints in ((told, known), (hashed, None)):
-                yield _alternate(
-                    "save",
-                    name,
-                    rounds,
-                    no_model,
-                    lambda _, f=fingerprints: save_adapter(mine, here, base=f),
-                    save_theirs,
-                )
-                yield _alternate(
-                    "load", name, rounds, fresh, lambda m, f=fingerprints: load_adapter(m, here, base=f), load_theirs
-                )
-
-
-def _alternate(
-    what: str,
-    title: str,
-    rounds: int,
-    prepare: Callable[[], Any],
-    ours: Callable[[Any], Any],
-    theirs: Callable[[Any], Any],
-) -> dict[str, Any]:
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for action, seconds in zip((ours, theirs), times, strict=True):
-            subject = prepare()
-            gc.collect()
-            start = time.perf_counter()
-            action(subject)
-            if turn:
-                seconds.append(time.perf_counter() - start)
-    return _row(what, title, *times)
-
-
-def _row(what: str, title: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return {
-        "what": what,
-        "case": title,
-        "seconds": statistics.median(ours),
-        "seconds_peft": statistics.median(theirs),
-        "ratio": statistics.median(ratios),
-        "ratio_range": [min(ratios), max(ratios)],
-    }
-
-
-def _python(code: str) -> float:
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    return float(result.stdout)
-
-
 def show_step(row: dict[str, Any]) -> str:
     """One line of the table of steps."""
     low, high = row["time_range"]
-    left = "-" if row["left"] is None else f"{row['left']:.2f}"
-    peak = "-" if row["peak"] is None else f"{row['peak']:.2f}"
+    left, peak, again = (_two_digits(row[name]) for name in ("left", "peak", "time_recompute"))
+    kept_again = "-" if row["kept_recompute"] is None else f"{row['kept_recompute']:.3f}"
     return (
         f"| {row['stack']} | {row['dtype']} | {row['dropout']:g} | {row['rank']} "
         f"| **{row['time']:.2f}** ({low:.2f} to {high:.2f}) | {row['floor']:.2f} | {left} | **{row['kept']:.3f}** "
-        f"| {row['kept_floor']:.3f} | {peak} | {row['seconds_peft'] * 1e3:.0f} ms |"
+        f"| {row['kept_floor']:.3f} | {peak} | {again} | {kept_again} | {row['seconds_peft'] * 1e3:.0f} ms |"
     )
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def main() -> None:
@@ -295,8 +186,9 @@ def main() -> None:
     for name in dict.fromkeys(case.stack for case in cases):
         print(f"{name}: {STACKS[name]().title}")
     print("\nA training step; PEFT = 1.\n")
-    print("| stack | dtype | dropout | rank | time | floor | left | kept | floor | peak | PEFT takes |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    titles = "stack, dtype, dropout, rank, time, floor, left, kept, floor, peak, time again, kept again, PEFT"
+    print(f"| {titles.replace(', ', ' | ')} |")
+    print("|" + "---|" * 13)
     steps = []
     for case in cases if chosen else QUICK:
         steps.append(measure(case, rounds, threads, args.device))

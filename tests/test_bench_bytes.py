@@ -36,6 +36,26 @@ def test_no_more_is_kept_than_promised(bench, stack, setting, rank):
     assert kept["floor"] <= kept["lorgnette"]
 
 
+RECOMPUTING = {
+    ("own-vit", "float32", 0.0): 0.65,
+    ("own-vit", "bfloat16", 0.0): 0.45,
+    ("own-vit", "float32", 0.1): 0.45,
+    ("own-vit", "bfloat16", 0.1): 0.30,
+    ("own-swin", "float32", 0.0): 0.75,
+    ("own-swin", "bfloat16", 0.0): 0.52,
+    ("own-swin", "float32", 0.1): 0.53,
+    ("own-swin", "bfloat16", 0.1): 0.35,
+}
+
+
+@pytest.mark.parametrize("rank", [4, 8])
+@pytest.mark.parametrize("setting", RECOMPUTING, ids=str)
+def test_blocks_that_recompute_keep_no_more_than_promised(bench, setting, rank):
+    models = bench.variants(bench.SMALL[setting[0]](), bench.Case(*setting, rank))
+    kept = {name: bench.kept_bytes(*pair) for name, pair in models.items()}
+    assert kept["recompute"] <= RECOMPUTING[setting] * kept["peft"]
+
+
 def test_the_measure_counts_each_storage_once_and_no_parameter(bench):
     torch = bench.torch
     layer = torch.nn.Linear(4, 4, bias=False)

@@ -1,4 +1,4 @@
-"""Three stacks of blocks as vision models have them, in plain torch: what adapters are measured on."""
+"""Stacks of blocks as vision models have them, in plain torch and of our own blocks: what adapters are measured on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lorgnette.nn.swin import SwinTransformerBlock
+from lorgnette.nn.transformer import TransformerBlock
 
 
 class ViTBlock(nn.Module):
@@ -117,12 +120,34 @@ def conv(depth: int = 4, width: int = 64, batch: int = 8, side: int = 64) -> Sta
     )
 
 
-STACKS: dict[str, Callable[[], Stack]] = {"vit": vit, "swin": swin, "conv": conv}
+def own_vit(depth: int = 2, batch: int = 8, tokens: int = 197) -> Stack:
+    """`vit` of the blocks of `lorgnette.nn`, which can recompute."""
+    return vit(depth, 768, batch, tokens)._replace(
+        make=lambda: nn.Sequential(*(TransformerBlock(768, 12) for _ in range(depth)))
+    )
+
+
+def own_swin(depth: int = 2, batch: int = 4, side: int = 64) -> Stack:
+    """`swin` of the blocks of `lorgnette.nn`, which mask what is shifted and can recompute."""
+    return swin(depth, 180, batch, side)._replace(
+        make=lambda: nn.Sequential(*(SwinTransformerBlock(180, 6, 8, 4 * (i % 2)) for i in range(depth)))
+    )
+
+
+STACKS: dict[str, Callable[[], Stack]] = {
+    "vit": vit,
+    "swin": swin,
+    "conv": conv,
+    "own-vit": own_vit,
+    "own-swin": own_swin,
+}
 """At the size one step takes about a second on one CPU core."""
 
 SMALL: dict[str, Callable[[], Stack]] = {
     "vit": lambda: vit(depth=1, width=768, batch=1, tokens=50),
     "swin": lambda: swin(depth=2, width=180, batch=1, side=16),
     "conv": lambda: conv(depth=1, batch=1, side=16),
+    "own-vit": lambda: own_vit(batch=1, tokens=50),
+    "own-swin": lambda: own_swin(batch=8, side=16),
 }
 """For figures that do not depend on the size."""
