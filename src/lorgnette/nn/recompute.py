@@ -16,7 +16,7 @@ class _Again(NamedTuple):
     make: Callable[[], Tensor]
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: int | torch.SymInt
 
 
 @contextlib.contextmanager
