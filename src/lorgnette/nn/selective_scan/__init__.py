@@ -50,4 +50,6 @@ def selective_scan(
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    return reference_scan(u, dt, A, B, C, D, dt_bias, size, directions)
+    from lorgnette.nn.selective_scan.numba_scan import numba_scan
+
+    return numba_scan(u, dt, A, B, C, D, dt_bias, size, tuple(directions))
