@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
+
+from lorgnette.files import nearest
 
 MAX_BYTES = 8 * 2**30
 
@@ -47,3 +50,30 @@ def read_tensors(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Ma
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not a mapping of tensors")
     return loaded
+
+
+def float_state(raw: Any, source: str) -> dict[str, Tensor]:
+    """A state dict in float32, without the prefix that data-parallel training leaves before each name.
+
+    Raises:
+        ValueError: it is none, or empty.
+    """
+    if not isinstance(raw, Mapping) or not raw or not all(map(_is_named_tensor, raw.items())):
+        raise ValueError(f"{source} holds no state dict of tensors")
+    return {name.removeprefix("module."): value.float() for name, value in raw.items()}
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def check_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """A one-line ValueError unless both have the same names and shapes; it names the first that differs."""
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if unexpected:
+        raise ValueError(f"{source}: {unexpected[0]!r} is not part of this network{nearest(unexpected[0], own)}")
+    if missing:
+        raise ValueError(f"{source} lacks {missing[0]!r} and {len(missing) - 1} more")
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"{source}: {name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}")

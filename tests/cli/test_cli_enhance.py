@@ -105,7 +105,7 @@ def test_a_broken_file_in_a_folder_does_not_stop_the_others(
     assert sorted(f.name for f in (tmp_path / "out").rglob("*.png")) == ["a.png", "c.png", "d.png"]
     first, last = capsys.readouterr().err.splitlines()
     assert str(folder / "b.png") in first
-    assert last == "lorgnette: error: 1 of 4 images could not be enlarged (listed above)"
+    assert last == "lorgnette: error: 1 of 4 images could not be done (listed above)"
 
 
 @pytest.mark.parametrize("scale", ["0", "-1", "nan", "1000", "abc", "inf", "0.5"])

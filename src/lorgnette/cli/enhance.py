@@ -1,4 +1,4 @@
-"""`lorgnette enhance IN OUT`: enlarge an image, or every image of a folder."""
+"""`lorgnette enhance IN OUT`: enlarge or restore an image, or every image of a folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, factor, whole
 from lorgnette.files import make_folder
-
-DEFAULT_SCALE = 2.0
+from lorgnette.systems import ROOMS
 
 
 def run(words: list[str]) -> int:
@@ -38,14 +37,16 @@ def _arguments() -> Arguments:
     parser = Arguments(
         "enhance",
         "lorgnette enhance small.jpg large.png --scale 3.3",
-        "Enlarges an image, or all images of a folder. Without an adapter, by the model as shipped. Bit "
-        "depth, transparency, colour profile and EXIF data are kept; any size is done, tile by tile.",
+        "Enlarges or restores an image, or all images of a folder. Without an adapter, by a model as shipped: "
+        "superres enlarges, restore takes noise away. Bit depth, transparency, colour profile and EXIF data are kept; "
+        "any size is done, tile by tile.",
     )
     parser.add_argument("source", metavar="IN", help="image file or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image file (the suffix chooses the format) or folder")
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model; unset: as shipped")
+    parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
     wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("--scale", type=factor, metavar="S", help="factor from 1 to 32, such as 3.3; unset: 2")
+    wanted.add_argument("--scale", type=factor, metavar="S", help="factor, such as 3.3; unset: 2, or the model's own")
     wanted.add_argument("--size", type=_size, metavar="WxH", help="width and height in pixels, any two")
     for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
         wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
@@ -108,13 +109,15 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     from lorgnette.systems import room, room_name
 
     if options.adapter is None:
-        home = room("superres")
+        home = room(options.room or "superres")
         task = build(home.Recipe(lora=None))
     else:
         name = room_name(load_recipe(options.adapter))
+        if options.room not in (None, name):
+            raise ValueError(f"--room: {options.adapter} is of the room {name}, not {options.room}; leave --room out")
         home = room(name)
         if not hasattr(home, "enhance"):
-            raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which does not enlarge images")
+            raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which does not enhance images")
         task = load(options.adapter)
     return to_device(task, options.device), home.enhance
 
@@ -145,7 +148,7 @@ def _wanted(options: argparse.Namespace, height: int, width: int) -> dict[str, A
     if options.long_side:
         ratio = options.long_side / max(height, width)
         return {"size": (max(1, round(height * ratio)), max(1, round(width * ratio)))}
-    return {"scale": options.scale or DEFAULT_SCALE}
+    return {} if options.scale is None else {"scale": options.scale}
 
 
 def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: Any, options: Any) -> int:
@@ -163,5 +166,5 @@ def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: A
     for failure in failures:
         print(f"  {failure}", file=sys.stderr)
     if failures:
-        raise ValueError(f"{len(failures)} of {len(jobs)} images could not be enlarged (listed above)")
+        raise ValueError(f"{len(failures)} of {len(jobs)} images could not be done (listed above)")
     return 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, factor
 from lorgnette.cli.output import metrics_table
 from lorgnette.files import write_json
+from lorgnette.systems import ROOMS
 
 
 def run(words: list[str]) -> int:
@@ -22,16 +24,20 @@ def run(words: list[str]) -> int:
     from lorgnette.recipe import build
     from lorgnette.systems import room, room_name, room_of
 
-    recipe = load_recipe(options.adapter) if options.adapter else room("superres").Recipe(lora=None)
+    recipe = load_recipe(options.adapter) if options.adapter else room(options.room or "superres").Recipe(lora=None)
+    evaluation = room_of(recipe).evaluation
+    tests = {name: getattr(options, name) for name in ("scales", "levels") if getattr(options, name) is not None}
+    for name in tests.keys() - inspect.signature(evaluation).parameters.keys():
+        raise ValueError(f"--{name}: means nothing in the room {room_name(recipe)}; leave it out")
     tasks = {}
     if recipe.lora is not None or recipe.model.base != "none":  # an untrained network is nothing to compare with
         tasks["base"] = build(replace(recipe, lora=None))
     if options.adapter:
         tasks["model" if recipe.lora is None else "adapted"] = load(options.adapter)
-    rows = room_of(recipe).evaluation(
+    rows = evaluation(
         {name: to_device(task, options.device) for name, task in tasks.items()},
         options.data,
-        scales=options.scales,
+        **tests,
         lr_folder=options.lr,
         crop=0 if options.whole else recipe.data.test_crop,
         progress=lambda images: tqdm(images, unit="image", disable=None, leave=False),
@@ -52,16 +58,22 @@ def _arguments() -> Arguments:
     parser = Arguments(
         "eval",
         "lorgnette eval runs/NAME/adapter --data photos",
-        "Scores an adapter on images it has not seen, beside the model without it and bicubic enlargement: "
-        "PSNR and SSIM on luma, 8-bit, shaved by the scale.",
+        "Scores an adapter on images it has not seen, beside the model without it and what needs no network: PSNR and "
+        "SSIM on 8-bit levels, on luma shaved by the scale; after denoising on RGB.",
     )
     parser.add_argument(
         "adapter", nargs="?", metavar="ADAPTER", help="folder of an adapter or of a whole model; unset: as shipped"
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="images at high resolution")
-    parser.add_argument("--lr", metavar="FOLDER", help="their low-resolution namesakes; unset: made by bicubic")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="clean images at high resolution")
+    parser.add_argument("--lr", metavar="FOLDER", help="their small or damaged namesakes; unset: made from them")
+    parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
+    parser.add_argument("--scales", nargs="+", type=factor, metavar="S", help="factors of superres; unset: 2 3 4")
     parser.add_argument(
-        "--scales", nargs="+", type=factor, default=[2.0, 3.0, 4.0], metavar="S", help="factors; unset: 2 3 4"
+        "--levels",
+        nargs="+",
+        type=float,
+        metavar="L",
+        help="of restore: noise (of 255) or JPEG qualities; unset: 15 25 50, or 10 20 30 40",
     )
     parser.add_argument(
         "--whole",

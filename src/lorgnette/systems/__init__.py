@@ -10,6 +10,7 @@ from lorgnette.files import nearest
 
 ROOMS: dict[str, str] = {
     "superres": "lorgnette.systems.superres",
+    "restore": "lorgnette.systems.restore",
 }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
-from lorgnette.nn.selective_scan.reference import reference_scan
-
 DIRECTIONS = (0, 1, 2, 3)
+NUMBA = importlib.util.find_spec("numba") is not None
+WAYS = ("numba", "blocked", "doubling", "reference")
 
 
 def selective_scan(
@@ -21,6 +23,7 @@ def selective_scan(
     dt_bias: Tensor,
     size: tuple[int, int],
     directions: Sequence[int] = DIRECTIONS,
+    way: str | None = None,
 ) -> Tensor:
     """Scan an image along several directions and add up what they give.
 
@@ -43,13 +46,66 @@ def selective_scan(
         dt_bias: (K, d).
         size: (H, W) of the image. (1, L) is a plain sequence.
         directions: one of K numbers for each direction: 0 row by row, 1 column by column, 2 and 3 the same backwards.
+        way: 'numba' (processors, float32), 'blocked' (plain torch), 'doubling' (plain torch in few operations, for
+            export) or 'reference'. None: the quickest that serves.
 
     Returns:
         (batch, L, d) in the dtype of `u`: the sum over the directions, at the pixels.
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other, an unknown direction, or a way that is not there; one line.
     """
-    from lorgnette.nn.selective_scan.numba_scan import numba_scan
+    _check(u, dt, A, B, C, D, dt_bias, size, directions)
+    return _ways(way or _quickest(u))(u, dt, A, B, C, D, dt_bias, size, tuple(directions))
 
-    return numba_scan(u, dt, A, B, C, D, dt_bias, size, tuple(directions))
+
+def _quickest(u: Tensor) -> str:
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return "doubling"  # what is exported has to do without our kernels
+    if u.device.type == "cpu" and u.dtype != torch.float64 and NUMBA:
+        return "numba"
+    return "doubling" if torch.compiler.is_compiling() else "blocked"
+
+
+def _ways(name: str) -> Callable[..., Tensor]:
+    if name == "numba":
+        if not NUMBA:
+            raise ValueError("way: 'numba' needs the package numba (pip install 'lorgnette[fast]')")
+        from lorgnette.nn.selective_scan.numba_scan import numba_scan
+
+        return numba_scan
+    if name == "reference":
+        from lorgnette.nn.selective_scan.reference import reference_scan
+
+        return reference_scan
+    from lorgnette.nn.selective_scan import blocked
+
+    if name == "blocked":
+        return blocked.blocked_scan
+    if name == "doubling":
+        return blocked.doubling_scan
+    raise ValueError(f"way: {name!r} is not known; {', '.join(WAYS)} are")
+
+
+def _check(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    size: tuple[int, int],
+    directions: Sequence[int],
+) -> None:
+    if any(direction not in DIRECTIONS for direction in directions):
+        raise ValueError(f"directions: {tuple(directions)} are not all among 0, 1, 2 and 3")
+    if u.ndim != 3 or size[0] * size[1] != u.shape[1]:
+        raise ValueError(f"u: {tuple(u.shape)} is not (batch, L, d) with L = {size[0]} x {size[1]} pixels")
+    batch, length, d = u.shape
+    k, n = len(directions), A.shape[-1]
+    wanted = {"dt": (batch, length, k, d), "A": (k, d, n), "B": (batch, length, k, n), "C": (batch, length, k, n),
+              "D": (k, d), "dt_bias": (k, d)}  # fmt: skip
+    for (name, shape), tensor in zip(wanted.items(), (dt, A, B, C, D, dt_bias), strict=True):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name}: {tuple(tensor.shape)} does not fit u; {shape} is needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -71,7 +72,7 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the seven tensors."""
     grad, u, dt, A, D, dt_bias = (tensor.contiguous() for tensor in (grad, u, dt, A, D, dt_bias))
-    batch, length, d = u.shape
+    batch, _, d = u.shape
     blocks = -(-d // LANES)
     du, d_dt = torch.zeros_like(u), torch.empty_like(dt)
     dA, dD, d_bias = (x.new_empty(batch, *x.shape) for x in (A, D, dt_bias))
@@ -119,4 +120,4 @@ def _in_threads(kernel: Callable[..., None], u: Tensor, *arguments: object) -> N
         return kernel(*arguments, 0, tasks)
     bounds = [tasks * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: kernel(*arguments, *part), zip(bounds, bounds[1:], strict=False)))
+        list(pool.map(lambda part: kernel(*arguments, *part), itertools.pairwise(bounds)))

@@ -3,74 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lorgnette.batches import Draw, DrawnBatches
+from lorgnette.crops import PixelCache, at_least, augmented, centre, channels_first, split, unit
 from lorgnette.images import find_images, imresize, pair_images, read_image
 from lorgnette.nn.coords import axis_coords
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems.superres.recipe import Data, Recipe
 
-T = TypeVar("T")
-
-CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading process
-
-
-class PixelCache:
-    """Decoded images, (3, H, W) uint8 or uint16 tensors, least recently used first out."""
-
-    def __init__(self, max_bytes: int = CACHE_BYTES):
-        self.max_bytes, self.bytes = max_bytes, 0
-        self.kept: OrderedDict[Path, Tensor] = OrderedDict()
-
-    def __call__(self, path: Path) -> Tensor:
-        if path in self.kept:
-            self.kept.move_to_end(path)
-            return self.kept[path]
-        image = read_image(path)
-        levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
-        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1).mul(levels).round().to(dtype)
-        self.kept[path] = pixels
-        self.bytes += pixels.nbytes
-        while self.bytes > self.max_bytes and len(self.kept) > 1:
-            self.bytes -= self.kept.popitem(last=False)[1].nbytes
-        return pixels
-
-    def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
-        return {"max_bytes": self.max_bytes, "bytes": 0, "kept": OrderedDict()}
-
-
-def unit(pixels: Tensor) -> Tensor:
-    """Integer levels as float32 in [0, 1]."""
-    return pixels.float() / (65535 if pixels.dtype == torch.uint16 else 255)
-
 
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
     """A low-resolution version, rounded to 8 bits as a file would be: (3, H, W) in [0, 1] -> (3, *size)."""
     return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
-
-
-def at_least(pixels: Tensor, size: int) -> Tensor:
-    """The image mirrored at its right and lower edge until both sides have `size` pixels."""
-    missing = [max(0, size - n) for n in pixels.shape[-2:]]
-    if not any(missing):
-        return pixels
-    padded = np.pad(pixels.numpy(), [(0, 0), (0, missing[0]), (0, missing[1])], mode="symmetric")
-    return torch.from_numpy(padded)
-
-
-def _augmented(rng: np.random.Generator, image: Tensor) -> Tensor:
-    """The image after random flips and transposition."""
-    flip_y, flip_x, transpose = rng.random(3) < 0.5
-    image = image.flip([dim for dim, chosen in ((-2, flip_y), (-1, flip_x)) if chosen])
-    return image.mT if transpose else image
 
 
 def _sample(lr: Tensor, hr: Tensor, y: Tensor, x: Tensor, cell: list[float], chosen: np.ndarray) -> dict[str, Tensor]:
@@ -102,7 +53,7 @@ class ImageFolder:
         top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[-2:])
         hr = unit(pixels[:, top : top + side, left : left + side])
         if data.augment:
-            hr = _augmented(rng, hr)
+            hr = augmented(rng, hr)
         lr = shrink(hr, (data.patch, data.patch))
         axis = axis_coords(side)
         chosen = rng.choice(side * side, data.points, replace=data.points > side * side)
@@ -187,19 +138,19 @@ class TestImages(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         lr_file, hr_file, scale = self.jobs[index]
         picture = read_image(hr_file)
-        hr = _channels_first(picture.pixels)
+        hr = channels_first(picture.pixels)
         if lr_file is None:
-            hr = _centre(hr, self.crop) if self.crop else hr
+            hr = centre(hr, self.crop) if self.crop else hr
             small = [max(1, math.floor(n / scale)) for n in hr.shape[-2:]]
             hr = hr[:, : round(small[0] * scale), : round(small[1] * scale)]
             lr = shrink(hr, (small[0], small[1]))
         else:
-            lr = _channels_first(read_image(lr_file).pixels)
+            lr = channels_first(read_image(lr_file).pixels)
             scale = max(pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:]))
             whole = [n * scale for n in lr.shape[-2:]] == list(hr.shape[-2:]) and scale.is_integer()
             if self.crop and whole:  # only then do both crops show the same
                 side = max(1, self.crop // int(scale))
-                lr, hr = _centre(lr, side), _centre(hr, side, step=int(scale))
+                lr, hr = centre(lr, side), centre(hr, side, step=int(scale))
         return {
             "inp": lr[None] * 2 - 1,
             "image": hr[None].contiguous(),
@@ -207,19 +158,6 @@ class TestImages(Sequence[dict[str, Any]]):
             "grey": picture.grey,
             "name": hr_file.stem,
         }
-
-
-def _channels_first(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _centre(image: Tensor, side: int, step: int = 1) -> Tensor:
-    """The middle `side * step` pixels of each axis (or all), cut at multiples of `step`."""
-    for dim in (1, 2):
-        n = image.shape[dim] // step
-        if n > side:
-            image = image.narrow(dim, (n - side) // 2 * step, side * step)
-    return image
 
 
 def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, TestImages]:
@@ -254,14 +192,3 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
 def default_steps(n_images: int, recipe: Recipe) -> int:
     """How long to train on `n_images` where the recipe does not say: more for more images, within 200 to 2000."""
     return max(200, min(2000, 40 * n_images * 8 // recipe.train.batch_size))
-
-
-def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
-    """(kept, held out): a random `share` of the items, at least one unless the share is 0."""
-    if share == 0:
-        return list(items), []
-    if len(items) < 2:
-        raise ValueError("data.holdout: there is one image only; add images, set data.test, or hold out 0")
-    n = min(len(items) - 1, max(1, round(share * len(items))))
-    chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
-    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]

@@ -17,6 +17,7 @@ from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiling import Tile, process_in_tiles
 
 MAX_SCALE = 32.0
+DEFAULT_SCALE = 2.0
 
 
 def output_size(
@@ -64,7 +65,7 @@ def enhance(
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
         image: from `lorgnette.images.read_image`.
-        scale: factor, or (y, x); any real number from 1 to 32.
+        scale: factor, or (y, x); any real number from 1 to 32. With neither it nor `size`: 2.
         size: (H, W) instead of `scale`.
         tile: side of the tiles in input pixels; smaller needs less memory.
         precision: 'fp32' or 'bf16'.
@@ -82,6 +83,7 @@ def enhance(
         raise ValueError(f"tile: {tile} is too small; 16 or more works, 320 is usual")
     model = cast(LMLTE, task.model)
     device = next(model.parameters()).device
+    scale = DEFAULT_SCALE if scale is None and size is None else scale
     out_size = output_size(image.pixels.shape[:2], scale, size)
     was_training = task.training
     task.eval()

@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lorgnette.files import nearest
 from lorgnette.systems.superres.encoders import EDSR, ENCODERS, make_encoder
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.recipe import Model
-from lorgnette.tensors import read_tensors
+from lorgnette.tensors import check_state, float_state, read_tensors
 
 SHIPPED = Path(__file__).parent / "base"
 SHIPPED_ENCODER = "edsr-baseline"
@@ -71,7 +70,7 @@ def from_upstream(
     raw = path_or_state if isinstance(path_or_state, Mapping) else read_tensors(path_or_state)
     state = _state_dict(raw, source)
     model = LMLTE(make_encoder(encoder) if encoder else _deduced_encoder(state, source))
-    _check(state, model.state_dict(), source)
+    check_state(state, model.state_dict(), source)
     model.load_state_dict(state)
     return model.eval()
 
@@ -84,13 +83,7 @@ def _state_dict(raw: Mapping[str, Any], source: str) -> dict[str, Tensor]:
         if name != "lmlte":
             raise ValueError(f"{source} holds a network of the kind {name!r}; 'lmlte' is what is read here")
         inner = inner["model"].get("sd")
-    if not isinstance(inner, Mapping) or not inner or not all(map(_is_named_tensor, inner.items())):
-        raise ValueError(f"{source} holds no state dict of tensors")
-    return {name.removeprefix("module."): value.float() for name, value in inner.items()}
-
-
-def _is_named_tensor(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+    return float_state(inner, source)
 
 
 def _deduced_encoder(state: Mapping[str, Tensor], source: str) -> EDSR:
@@ -103,14 +96,3 @@ def _deduced_encoder(state: Mapping[str, Tensor], source: str) -> EDSR:
         if found.items() <= settings.items():
             return make_encoder(name)
     raise ValueError(f"{source}: no known encoder has {found['n_resblocks']} blocks of {found['n_feats']} channels")
-
-
-def _check(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    if unexpected:
-        raise ValueError(f"{source}: {unexpected[0]!r} is not part of this network{nearest(unexpected[0], own)}")
-    if missing:
-        raise ValueError(f"{source} lacks {missing[0]!r} and {len(missing) - 1} more")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise ValueError(f"{source}: {name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}")

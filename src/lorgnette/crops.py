@@ -1,0 +1,87 @@
+"""Pieces of pictures to learn from and to be scored on: what the rooms that restore and enlarge images share."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorgnette.images import read_image
+
+T = TypeVar("T")
+
+CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading process
+
+
+class PixelCache:
+    """Decoded images, (3, H, W) uint8 or uint16 tensors, least recently used first out."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES):
+        self.max_bytes, self.bytes = max_bytes, 0
+        self.kept: OrderedDict[Path, Tensor] = OrderedDict()
+
+    def __call__(self, path: Path) -> Tensor:
+        if path in self.kept:
+            self.kept.move_to_end(path)
+            return self.kept[path]
+        image = read_image(path)
+        levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
+        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1).mul(levels).round().to(dtype)
+        self.kept[path] = pixels
+        self.bytes += pixels.nbytes
+        while self.bytes > self.max_bytes and len(self.kept) > 1:
+            self.bytes -= self.kept.popitem(last=False)[1].nbytes
+        return pixels
+
+    def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
+        return {"max_bytes": self.max_bytes, "bytes": 0, "kept": OrderedDict()}
+
+
+def unit(pixels: Tensor) -> Tensor:
+    """Integer levels as float32 in [0, 1]."""
+    return pixels.float() / (65535 if pixels.dtype == torch.uint16 else 255)
+
+
+def at_least(pixels: Tensor, size: int) -> Tensor:
+    """The image mirrored at its right and lower edge until both sides have `size` pixels."""
+    missing = [max(0, size - n) for n in pixels.shape[-2:]]
+    if not any(missing):
+        return pixels
+    padded = np.pad(pixels.numpy(), [(0, 0), (0, missing[0]), (0, missing[1])], mode="symmetric")
+    return torch.from_numpy(padded)
+
+
+def augmented(rng: np.random.Generator, image: Tensor) -> Tensor:
+    """The image after random flips and transposition."""
+    flip_y, flip_x, transpose = rng.random(3) < 0.5
+    image = image.flip([dim for dim, chosen in ((-2, flip_y), (-1, flip_x)) if chosen])
+    return image.mT if transpose else image
+
+
+def channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def centre(image: Tensor, side: int, step: int = 1) -> Tensor:
+    """The middle `side * step` pixels of each axis (or all), cut at multiples of `step`."""
+    for dim in (1, 2):
+        n = image.shape[dim] // step
+        if n > side:
+            image = image.narrow(dim, (n - side) // 2 * step, side * step)
+    return image
+
+
+def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
+    """(kept, held out): a random `share` of the items, at least one unless the share is 0."""
+    if share == 0:
+        return list(items), []
+    if len(items) < 2:
+        raise ValueError("data.holdout: there is one image only; add images, set data.test, or hold out 0")
+    n = min(len(items) - 1, max(1, round(share * len(items))))
+    chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
+    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]

@@ -1,0 +1,96 @@
+"""Restore a picture of any size: grey, alpha, colour profile and bit depth kept, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorgnette.crops import channels_first
+from lorgnette.images import Image, imresize
+from lorgnette.systems.restore.degradations import as_grey
+from lorgnette.systems.restore.model import MambaIR
+from lorgnette.systems.restore.task import Restoration
+from lorgnette.tiling import Tile, process_in_tiles
+
+HALO = 32
+"""Pixels a tile sees beyond its own. The scan reaches over the whole image, but what is far away counts little."""
+
+
+def enhance(
+    task: Restoration,
+    image: Image,
+    scale: float | tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
+    tile: int = 256,
+    precision: str = "fp32",
+    progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
+) -> Image:
+    """Restore one picture.
+
+    Tiles overlap and are blended. The network sees all of an image at once, so that tiled and untiled are not equal;
+    a larger tile brings them closer. An alpha plane is kept, or enlarged by bicubic.
+
+    Args:
+        task: from `lorgnette.load` or `lorgnette.build`, on any device.
+        image: from `lorgnette.images.read_image`.
+        scale: None, or the network's own factor: it knows no other.
+        size: None, or (H, W) that this factor gives.
+        tile: side of the tiles in input pixels; smaller needs less memory.
+        precision: 'fp32' or 'bf16'.
+        progress: wraps the list of tiles, such as `tqdm.tqdm`.
+
+    Returns:
+        The picture with new pixels and alpha; everything else as it was.
+
+    Raises:
+        ValueError: scale, size, tile or precision does not work, or the image holds values that are no numbers.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: {precision!r} is not known; 'fp32' and 'bf16' are")
+    if tile < 16:
+        raise ValueError(f"tile: {tile} is too small; 16 or more works, 256 is usual")
+    if not np.isfinite(image.pixels).all():
+        raise ValueError("image: holds values that are not finite (NaN or infinity)")
+    model = cast(MambaIR, task.model)
+    device = next(model.parameters()).device
+    out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
+    pixels = channels_first(np.ascontiguousarray(image.pixels))
+    pixels = (as_grey(pixels) if model.in_chans == 1 else pixels)[None]
+    was_training = task.training
+    task.eval()
+
+    def render(crop: Tensor, part: Tile) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out = model(crop.to(device))
+        return part.cut(out.float().clamp(0, 1).cpu())
+
+    try:
+        restored = process_in_tiles(pixels, render, out_size, tile=tile, halo=HALO, blend=16, progress=progress)
+    finally:
+        task.train(was_training)
+    alpha = image.alpha
+    if alpha is not None and out_size != alpha.shape:
+        plane = imresize(torch.from_numpy(np.ascontiguousarray(alpha))[None], size=out_size)
+        alpha = plane[0].clamp(0, 1).numpy()
+    return replace(image, pixels=restored[0].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy(), alpha=alpha)
+
+
+def _output_size(
+    size: tuple[int, int],
+    factor: int,
+    scale: float | tuple[float, float] | None,
+    wanted: tuple[int, int] | None,
+) -> tuple[int, int]:
+    own = (size[0] * factor, size[1] * factor)
+    if scale is not None and scale not in (factor, (factor, factor)):
+        raise ValueError(f"scale: {scale} does not work; this network gives {factor} times the size, and no other")
+    if wanted is not None and wanted != own:
+        raise ValueError(
+            f"size: {wanted[1]}x{wanted[0]} does not work; this network makes {own[1]}x{own[0]} of this image"
+        )
+    return own

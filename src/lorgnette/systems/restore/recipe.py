@@ -1,0 +1,161 @@
+"""The settings of the restoration room. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.recipe import TrainConfig
+
+ROOM = "restore"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which network, and the weights it starts from. Settings of the network are upstream's (csguoh/MambaIR)."""
+
+    base: str = "shipped"
+    """'shipped' (the denoiser in this package, whose settings then hold), 'none' (untrained), or a file: an
+    upstream checkpoint (.pth, .pt, .safetensors) or a folder that `save` wrote."""
+    in_chans: int = 3
+    """3 for colour, 1 for grey."""
+    embed_dim: int = 64
+    """Channels; at least 30."""
+    depths: tuple[int, ...] = (2, 2)
+    """Blocks of each group."""
+    d_state: int = 8
+    """Size of the scan's state."""
+    mlp_ratio: float = 1.0
+    """Channels inside a block, in multiples of embed_dim."""
+    drop_path_rate: float = 0.0
+    """Share of the last block's samples left out in training; it rises from 0."""
+    upscale: int = 1
+    """Factor of enlargement."""
+    img_range: float = 1.0
+    """Largest pixel value inside the network."""
+    upsampler: Literal["", "pixelshuffle", "pixelshuffledirect"] = ""
+    """'' restores at the same size; 'pixelshuffle' and 'pixelshuffledirect' (light) enlarge."""
+    resi_connection: Literal["1conv", "3conv"] = "1conv"
+    """Convolutions at the end of a group."""
+    use_checkpoint: bool = False
+    """Compute blocks again in the backward pass instead of keeping what is inside them."""
+    use_lora_cache: bool = False
+    """A residual low-rank map and a feature cache inside every block."""
+    lora_rank: int = 16
+    """Rank of that map."""
+    lora_alpha: float = 16
+    """Its strength: it is scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Dropout on its input, in [0, 1)."""
+    cache_size: int = 5
+    """Feature maps kept for each stream."""
+    similarity_threshold: float = 0.95
+    """Cosine from which a kept feature map is blended in."""
+    cache_in_training: bool = False
+    """Use the cache in training as well, on keyed frames."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to learn from: either `root`, whose images are damaged on the way, or the pair `lq` and `gt`."""
+
+    root: list[str] | str | None = None
+    """A folder of clean images, searched with its subfolders, or a list of folders."""
+    lq: str | None = None
+    """A folder of damaged images; each has a namesake in `gt`."""
+    gt: str | None = None
+    """The same scenes, clean."""
+    degradation: Literal["denoise", "jpeg", "sr"] = "denoise"
+    """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also says how results
+    are scored."""
+    scale: int = 1
+    """Factor between damaged and clean images: model.upscale."""
+    grey: bool = False
+    """Colour images are made grey, for a network with model.in_chans 1."""
+    sigmas: tuple[float, float] = (0.0, 50.0)
+    """Each sample has noise of a deviation between these, in levels of 255."""
+    qualities: tuple[int, int] = (10, 40)
+    """Each sample is compressed at a JPEG quality between these."""
+    test: str | None = None
+    """A folder of held-out clean images. Unset: a part of the training images is held out."""
+    test_lq: str | None = None
+    """Damaged namesakes of the images in `test`. Unset: they are damaged on the way."""
+    holdout: float = 0.15
+    """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
+    test_sigmas: tuple[float, ...] = (15.0, 25.0, 50.0)
+    """Noise of held-out images."""
+    test_qualities: tuple[int, ...] = (10, 20, 30, 40)
+    """JPEG qualities of held-out images."""
+    patch: int = 64
+    """Side of a training crop, in damaged pixels."""
+    augment: bool = True
+    """Flip and transpose the crops at random."""
+    test_crop: int = 256
+    """Held-out images are cut to this side around their centre for scoring during training. 0: whole."""
+    loss: Literal["l1", "charbonnier"] = "l1"
+    """How far a result is from the truth."""
+
+    def __post_init__(self) -> None:
+        low, high = self.sigmas
+        if not 0 <= low <= high <= 255:
+            raise ValueError(f"data.sigmas: {low}, {high} must be two rising deviations between 0 and 255")
+        low, high = self.qualities
+        if not 1 <= low <= high <= 100:
+            raise ValueError(f"data.qualities: {low}, {high} must be two rising qualities between 1 and 100")
+        if any(not 0 <= sigma <= 255 for sigma in self.test_sigmas):
+            raise ValueError(f"data.test_sigmas: {self.test_sigmas} must lie between 0 and 255")
+        if any(not 1 <= quality <= 100 for quality in self.test_qualities):
+            raise ValueError(f"data.test_qualities: {self.test_qualities} must lie between 1 and 100")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.15 is usual")
+        if self.patch < 8 or self.test_crop < 0:
+            raise ValueError("data: patch must be at least 8, test_crop at least 0")
+        if not 1 <= self.scale <= 8:
+            raise ValueError(f"data.scale: {self.scale} is not a factor from 1 to 8")
+        if self.scale != 1 and self.degradation != "sr" and self.root is not None:
+            raise ValueError(
+                f"data.scale: {self.degradation!r} keeps the size; data.degradation 'sr' goes with a scale"
+            )
+        if (self.lq is None) != (self.gt is None):
+            raise ValueError("data.lq and data.gt belong together: give both, or data.root alone")
+        if self.test_lq is not None and self.test is None:
+            raise ValueError("data.test_lq: needs data.test, the same scenes, clean")
+        if self.root is not None and self.lq is not None:
+            raise ValueError("data.root and data.lq/data.gt exclude each other: give one or the other")
+
+
+# Where another kind of damage shows: the scan's projections and the convolutions.
+DEFAULT_TARGETS = [
+    "in_proj", "out_proj", "conv_first", "conv_after_body", "conv_last", "cab.0", "cab.2", r"conv",
+]  # fmt: skip
+DEFAULT_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
+
+
+def _default_lora() -> LoRAConfig:
+    return LoRAConfig(r=2, lora_alpha=4, target_modules=DEFAULT_TARGETS, target_parameters=DEFAULT_PARAMETERS)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes one restoration model."""
+
+    model: Model = field(default_factory=Model)
+    """Network and base weights."""
+    data: Data = field(default_factory=Data)
+    """Images and what happened to them."""
+    lora: LoRAConfig | None = field(default_factory=_default_lora)
+    """The adapter. null: train the whole network."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How to train."""
+
+    def __post_init__(self) -> None:
+        if self.data.scale != self.model.upscale:
+            raise ValueError(
+                f"data.scale: {self.data.scale} is not model.upscale, {self.model.upscale}: give both the same"
+            )
+        if self.data.grey != (self.model.in_chans == 1):
+            raise ValueError(
+                f"data.grey: {self.data.grey} does not go with model.in_chans {self.model.in_chans}; colour has 3,"
+                " grey has 1"
+            )
