@@ -60,7 +60,7 @@ def selective_scan(
 
 
 def _quickest(u: Tensor) -> str:
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch._C._is_tracing():
         return "doubling"  # what is exported has to do without our kernels
     if u.device.type == "cpu" and u.dtype != torch.float64 and NUMBA:
         return "numba"

@@ -6,7 +6,7 @@ of one image; tasks share no output, so that calls may run side by side (the int
 the result is the same however they are spread.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportCallIssue=false
 from __future__ import annotations
 
 import functools

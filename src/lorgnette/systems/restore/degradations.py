@@ -35,7 +35,9 @@ def compressed(image: Tensor, quality: int) -> Tensor:
     levels = image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).flip(-1)  # BGR
     _, code = cv2.imencode(".jpg", np.ascontiguousarray(levels.numpy()), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     flag = cv2.IMREAD_COLOR if image.shape[0] == 3 else cv2.IMREAD_GRAYSCALE
-    decoded = np.atleast_3d(cv2.imdecode(code, flag))[..., ::-1]
+    decoded = cv2.imdecode(code, flag)
+    assert decoded is not None, "it was encoded here"
+    decoded = np.atleast_3d(decoded)[..., ::-1]
     return torch.from_numpy(np.ascontiguousarray(decoded)).permute(2, 0, 1).float() / 255
 
 

@@ -90,7 +90,7 @@ class MambaIR(nn.Module):
             "cache_in_training": cache_in_training,
         }
         light = upsampler == "pixelshuffledirect"
-        drops = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drops = (drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = _PatchEmbed(embed_dim, patch_norm)
         self.pos_drop = nn.Dropout(drop_rate)

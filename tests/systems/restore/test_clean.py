@@ -1,0 +1,123 @@
+"""Pictures restored and scored."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lorgnette.images import Image, write_image
+from lorgnette.systems.restore import MambaIR, Restoration, enhance, evaluation
+from lorgnette.systems.restore.evaluate import non_local_means
+from lorgnette.systems.restore.task import image_scores
+
+
+def task(degradation: str = "denoise", loss: str = "l1", **settings: object) -> Restoration:
+    torch.manual_seed(0)
+    model = MambaIR(**({"embed_dim": 30, "depths": (1,), "d_state": 2, "mlp_ratio": 1.1, "upscale": 1} | settings))
+    with torch.no_grad():  # a network that changes little, as a trained one does
+        for name, parameter in model.named_parameters():
+            if name.startswith("conv_last"):
+                parameter.mul_(0.1)
+    return Restoration(model, degradation, loss).eval()
+
+
+def picture(h: int = 40, w: int = 52, **settings: object) -> Image:
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    pixels = np.stack([y / h, x / w, (y + x) / (h + w)], -1)
+    return Image(pixels, **({"grey": False, "bits": 8} | settings))  # type: ignore[arg-type]
+
+
+def test_tiles_leave_no_seam():
+    one, image = task(), picture(70, 90)
+    whole = enhance(one, image, tile=128).pixels
+    tiled = enhance(one, image, tile=32).pixels
+    assert whole.shape == image.pixels.shape
+    assert np.abs(whole - tiled).max() < 2 / 255
+    jumps = np.abs(np.diff(tiled - whole, axis=1)).max()
+    assert jumps < 1 / 255
+
+
+def test_what_a_picture_carries_is_kept():
+    image = picture(20, 24, grey=True, bits=16, alpha=np.full((20, 24), 0.5, np.float32), icc=b"profile")
+    out = enhance(task(), image)
+    assert (out.grey, out.bits, out.icc) == (True, 16, b"profile")
+    assert out.alpha is not None
+    assert np.array_equal(out.alpha, image.alpha)
+    enlarged = enhance(task("sr", upscale=2, upsampler="pixelshuffledirect"), image, scale=2)
+    assert enlarged.pixels.shape == (40, 48, 3)
+    assert enlarged.alpha is not None
+    assert enlarged.alpha.shape == (40, 48)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (17, 3)])
+def test_small_and_odd_pictures_work(size: tuple[int, int]):
+    assert enhance(task(in_chans=1), picture(*size)).pixels.shape == (*size, 3)
+
+
+def test_what_does_not_work_is_named():
+    one, image = task(), picture()
+    for settings, message in (
+        ({"scale": 3.3}, "^scale: 3.3 does not work; this network gives 1 times the size"),
+        ({"size": (1, 1)}, "^size: 1x1 does not work; this network makes 52x40"),
+        ({"tile": 4}, "^tile: 4 is too small"),
+        ({"precision": "int8"}, "^precision: 'int8' is not known"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            enhance(one, image, **settings)  # type: ignore[arg-type]
+    broken = picture()
+    broken.pixels[3, 4] = np.nan
+    with pytest.raises(ValueError, match="^image: holds values that are not finite"):
+        enhance(one, broken)
+
+
+def batch(grey: bool = False, error: float = 0.1) -> tuple[torch.Tensor, dict[str, object]]:
+    truth = torch.full((1, 3, 30, 30), 0.5)
+    off = truth.clone()
+    off[:, 0] += error
+    return off, {"lq": truth, "gt": truth, "grey": grey, "label": "sigma25", "name": "x"}
+
+
+def test_scores_follow_the_tables_of_each_kind():
+    off, item = batch()
+    rgb = -10 * math.log10((26 / 255) ** 2 / 3)  # 0.5 and 0.6 in levels: 128 and 153
+    assert image_scores(off, item, "denoise")["psnr"] == pytest.approx(rgb, abs=0.4)
+    luma = image_scores(off, item, "jpeg")["psnr"]
+    assert luma == pytest.approx(-20 * math.log10(25 / 255 * 65.481 / 255), abs=0.1)
+    assert set(image_scores(off, item, "jpeg")) == {"psnr", "ssim", "psnr_sigma25"}
+
+
+def test_the_losses_are_what_they_are_called():
+    one, two = task(loss="l1"), task(loss="charbonnier")
+    x = torch.rand(1, 3, 8, 8)
+    item = {"lq": x, "gt": x + 0.1}
+    difference = one.model(x) - item["gt"]
+    assert one(item)["loss"].item() == pytest.approx(difference.abs().mean().item(), rel=1e-6)
+    assert two(item)["loss"].item() == pytest.approx((difference.square() + 1e-12).sqrt().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_non_local_means_takes_noise_away(channels: int):
+    clean = torch.from_numpy(picture(64, 64).pixels).permute(2, 0, 1)[None, :channels].contiguous()
+    noisy = clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * (25 / 255)
+    cleaned = non_local_means(noisy, 25)
+    assert cleaned.shape == clean.shape
+    assert (cleaned - clean).square().mean() < 0.4 * (noisy - clean).square().mean()
+
+
+def test_a_folder_is_scored_beside_what_needs_no_network(tmp_path: Path):
+    write_image(tmp_path / "a.png", picture(40, 40))
+    rows = evaluation({"model": task()}, tmp_path, levels=(15, 50))
+    assert list(rows) == ["input", "non-local means", "model"]
+    assert list(rows["model"]) == ["psnr_sigma15", "ssim_sigma15", "psnr_sigma50", "ssim_sigma50"]
+    assert rows["input"]["psnr_sigma15"] == pytest.approx(24.9, abs=0.1)
+    assert rows["non-local means"]["psnr_sigma50"] > rows["input"]["psnr_sigma50"] + 3
+    jpeg = evaluation({"model": task("jpeg")}, tmp_path, levels=(10,))
+    assert list(jpeg) == ["input", "model"]
+    enlarging = task("sr", upscale=2, upsampler="pixelshuffledirect")
+    assert list(evaluation({"model": enlarging}, tmp_path)["input"]) == ["psnr_x2", "ssim_x2"]
+    with pytest.raises(ValueError, match="^levels: "):
+        evaluation({"model": enlarging}, tmp_path, levels=(2,))
