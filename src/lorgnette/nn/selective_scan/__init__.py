@@ -60,11 +60,12 @@ def selective_scan(
 
 
 def _quickest(u: Tensor) -> str:
-    if torch.compiler.is_exporting() or torch._C._is_tracing():
+    compiling = torch.compiler.is_compiling()
+    if torch.compiler.is_exporting() or (not compiling and torch._C._is_tracing()):
         return "doubling"  # what is exported has to do without our kernels
     if u.device.type == "cpu" and u.dtype != torch.float64 and NUMBA:
         return "numba"
-    return "doubling" if torch.compiler.is_compiling() else "blocked"
+    return "doubling" if compiling else "blocked"
 
 
 def _ways(name: str) -> Callable[..., Tensor]:
