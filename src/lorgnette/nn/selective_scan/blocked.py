@@ -100,10 +100,11 @@ class _OneDirection(torch.autograd.Function):
         for columns in _blocks(step.shape[2]):
             step_TMd, gain_TMd = _cut(step[..., columns], chunks), _cut(gain[..., columns], chunks)
             rate = A[columns]
-            state = _first_states(step_TMd, gain_TMd, B_TMN, rate, chunks)
+            decays = [torch.exp_(step_Md[..., None] * rate) for step_Md in step_TMd]
+            state = _first_states(decays, step_TMd, gain_TMd, B_TMN, rate, chunks)
             outs = []
-            for t in range(len(step_TMd)):
-                _advance(state, step_TMd[t], gain_TMd[t], B_TMN[t], rate)
+            for t, decay in enumerate(decays):
+                _advance(state, decay, gain_TMd[t], B_TMN[t])
                 outs.append(torch.matmul(state, C_TMN[t][..., None])[..., 0])
             parts.append(_join(torch.stack(outs), chunks, length))
         return torch.cat(parts, dim=-1)
@@ -119,17 +120,18 @@ class _OneDirection(torch.autograd.Function):
         for columns in _blocks(step.shape[2]):
             step_TMd, gain_TMd = _cut(step[..., columns], chunks), _cut(gain[..., columns], chunks)
             grad_TMd, rate = _cut(grad[..., columns], chunks), A[columns]
-            states = [_first_states(step_TMd, gain_TMd, B_TMN, rate, chunks)]
-            for t in range(len(step_TMd)):
-                states.append(_advance(states[-1].clone(), step_TMd[t], gain_TMd[t], B_TMN[t], rate))
-            carried = _last_adjoints(step_TMd, grad_TMd, C_TMN, rate, chunks)
+            decays = [torch.exp_(step_Md[..., None] * rate) for step_Md in step_TMd]
+            states = [_first_states(decays, step_TMd, gain_TMd, B_TMN, rate, chunks)]
+            for t, decay in enumerate(decays):
+                states.append(_advance(states[-1].clone(), decay, gain_TMd[t], B_TMN[t]))
+            carried = _last_adjoints(decays, step_TMd, grad_TMd, C_TMN, rate, chunks)
             d_step, d_gain, d_rate = torch.empty_like(step_TMd), torch.empty_like(gain_TMd), torch.zeros_like(rate)
             for t in reversed(range(len(step_TMd))):
                 adjoint_MdN = carried + grad_TMd[t][..., None] * C_TMN[t][:, None]
                 d_C[t] += torch.matmul(grad_TMd[t][:, None], states[t + 1])[:, 0]
                 d_B[t] += torch.matmul(gain_TMd[t][:, None], adjoint_MdN)[:, 0]
                 d_gain[t] = torch.matmul(adjoint_MdN, B_TMN[t][..., None])[..., 0]
-                carried = adjoint_MdN * torch.exp(step_TMd[t][..., None] * rate)
+                carried = adjoint_MdN * decays[t]
                 d_exponent = carried * states[t]
                 d_step[t] = (d_exponent * rate).sum(-1)
                 d_rate += (d_exponent * step_TMd[t][..., None]).sum(0)
@@ -140,24 +142,24 @@ class _OneDirection(torch.autograd.Function):
         return torch.cat(d_steps, -1), torch.cat(d_gains, -1), *d_BC, torch.cat(d_A)
 
 
-def _advance(state: Tensor, step: Tensor, gain: Tensor, B: Tensor, rate: Tensor) -> Tensor:
+def _advance(state: Tensor, decay: Tensor, gain: Tensor, B: Tensor) -> Tensor:
     """One step of all chunks, in place."""
-    return state.mul_((step[..., None] * rate).exp_()).addcmul_(gain[..., None], B[:, None])
+    return state.mul_(decay).addcmul_(gain[..., None], B[:, None])
 
 
-def _first_states(step: Tensor, gain: Tensor, B: Tensor, rate: Tensor, chunks: int) -> Tensor:
+def _first_states(decays: list[Tensor], step: Tensor, gain: Tensor, B: Tensor, rate: Tensor, chunks: int) -> Tensor:
     """The state before each chunk, (batch * chunks, d, N): what each adds by itself, carried from one to the next."""
     state = step.new_zeros(step.shape[1], *rate.shape)
-    for t in range(len(step)):
-        _advance(state, step[t], gain[t], B[t], rate)
+    for t, decay in enumerate(decays):
+        _advance(state, decay, gain[t], B[t])
     return _carry(state, torch.exp(step.sum(0)[..., None] * rate), chunks, range(chunks))
 
 
-def _last_adjoints(step: Tensor, grad: Tensor, C: Tensor, rate: Tensor, chunks: int) -> Tensor:
+def _last_adjoints(decays: list[Tensor], step: Tensor, grad: Tensor, C: Tensor, rate: Tensor, chunks: int) -> Tensor:
     """The same backwards: what reaches the end of each chunk from those behind it."""
     carried = step.new_zeros(step.shape[1], *rate.shape)
-    for t in reversed(range(len(step))):
-        carried = (carried + grad[t][..., None] * C[t][:, None]) * torch.exp(step[t][..., None] * rate)
+    for t, decay in reversed(list(enumerate(decays))):
+        carried.addcmul_(grad[t][..., None], C[t][:, None]).mul_(decay)
     return _carry(carried, torch.exp(step.sum(0)[..., None] * rate), chunks, reversed(range(chunks)))
 
 
