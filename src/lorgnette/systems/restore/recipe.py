@@ -125,10 +125,11 @@ class Data:
             raise ValueError("data.root and data.lq/data.gt exclude each other: give one or the other")
 
 
-# Where another kind of damage shows: the scan's projections and the convolutions.
-DEFAULT_TARGETS = [
-    "in_proj", "out_proj", "conv_first", "conv_after_body", "conv_last", "cab.0", "cab.2", r"conv",
-]  # fmt: skip
+# Where another kind of damage shows: the scan's projections and the convolutions, under the names of every variant.
+DEFAULT_TARGETS = (
+    r"(.*\.)?(in_proj|out_proj|cab\.\d|conv|conv\.[024]|conv_first|conv_after_body|conv_last"
+    r"|conv_before_upsample\.0|upsample\.\d)"
+)
 DEFAULT_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
 
 
