@@ -34,9 +34,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         raise ValueError("there is nothing to train: no parameter of the model requires gradients")
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas)
         case "adamw":
-            return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas)
         case "sgd":
             return torch.optim.SGD(groups, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9)
 
@@ -55,6 +55,8 @@ def lr_factor(step: int, total: int, config: TrainConfig) -> float:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "multistep":
+        return config.gamma ** sum(step >= milestone for milestone in config.milestones)
     progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     floor = config.final_lr_ratio
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

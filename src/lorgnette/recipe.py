@@ -31,8 +31,14 @@ class TrainConfig:
     """Which torch.optim optimiser."""
     weight_decay: float = 0.0
     """Decoupled for adamw, an L2 penalty for adam and sgd."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of adam and adamw: how long the means of gradients and of their squares remember."""
+    schedule: Literal["cosine", "constant", "multistep"] = "cosine"
     """How the learning rate falls after the warm-up."""
+    milestones: tuple[int, ...] = ()
+    """Of multistep: the steps after which the learning rate is multiplied by gamma."""
+    gamma: float = 0.5
+    """Of multistep: the factor."""
     warmup_steps: int = 20
     """Steps in which the learning rate rises from zero."""
     final_lr_ratio: float = 0.02
@@ -72,6 +78,12 @@ class TrainConfig:
                 raise ValueError(f"train.{name}: {value} is not a positive number; 0.001 is usual")
         if self.device not in DEVICES:
             raise ValueError(f"train.device: {self.device!r} is not known; {', '.join(DEVICES)} are")
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"train.betas: {self.betas} are not both in [0, 1); 0.9 and 0.999 are usual")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"train.gamma: {self.gamma} is outside (0, 1]; 0.5 is usual")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"train.milestones: {self.milestones} are not rising steps")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"train.ema_decay: {self.ema_decay} is outside [0, 1); 0.999 is usual")
         if not 0 <= self.final_lr_ratio <= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "config": ("FILE", "settings from a YAML file; those on the command line count more"),
+    "opt": ("FILE", "settings from an option file of the room's original program (restore: BasicSR's)"),
     "out": ("FOLDER", "where the run goes; unset: runs/ROOM-DATE-TIME"),
     "resume": ("FOLDER", "go on with a run that was interrupted; the result is as if it had not been"),
     "json": ("FILE", "write the figures to this file as well"),
@@ -59,6 +61,8 @@ def run(words: list[str]) -> int:
 
 def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
     given = _from_file(name, recipe_class, own["config"]) if "config" in own else {}
+    if "opt" in own:
+        given = settings.override(_from_option_file(name, recipe_class, own["opt"]), given)
     given = settings.override(given, settings.from_options(recipe_class, options, OPTIONS))
     recipe = settings.make_recipe(recipe_class, given)
 
@@ -167,6 +171,16 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], Options]:
                 raise ValueError(f"--{name} needs one value: {OPTIONS[name][0]}")
             own[name] = values[0]
     return own, [(name, values) for name, values in options if name not in OPTIONS]
+
+
+def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
+    home = room(name)
+    if not hasattr(home, "read_options"):
+        raise ValueError(f"--opt: the room {name} knows no option files; --config takes a YAML file of settings")
+    mapping, unknown = home.read_options(file)
+    if unknown and _is_main_process():
+        print(f"not understood in {file}, and left out: {', '.join(unknown)}", file=sys.stderr)
+    return settings.from_mapping(recipe_class, mapping, file)
 
 
 def _from_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_what_does_not_work_is_named():
             enhance(one, image, **settings)  # type: ignore[arg-type]
     broken = picture()
     broken.pixels[3, 4] = np.nan
-    with pytest.raises(ValueError, match="^image: holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"^image: holds values that are not finite"):
         enhance(one, broken)
 
 
@@ -119,5 +119,5 @@ def test_a_folder_is_scored_beside_what_needs_no_network(tmp_path: Path):
     assert list(jpeg) == ["input", "model"]
     enlarging = task("sr", upscale=2, upsampler="pixelshuffledirect")
     assert list(evaluation({"model": enlarging}, tmp_path)["input"]) == ["psnr_x2", "ssim_x2"]
-    with pytest.raises(ValueError, match="^levels: "):
+    with pytest.raises(ValueError, match=r"^levels: "):
         evaluation({"model": enlarging}, tmp_path, levels=(2,))

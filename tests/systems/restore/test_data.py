@@ -156,7 +156,7 @@ def test_settings_that_do_not_work_are_named(settings: dict[str, Any], message: 
 
 
 def test_network_and_data_have_to_agree():
-    with pytest.raises(ValueError, match="^data.scale: 1 is not model.upscale, 2"):
+    with pytest.raises(ValueError, match=r"^data.scale: 1 is not model.upscale, 2"):
         Recipe(model=Model(upscale=2, upsampler="pixelshuffle"))
-    with pytest.raises(ValueError, match="^data.grey: False does not go with model.in_chans 1"):
+    with pytest.raises(ValueError, match=r"^data.grey: False does not go with model.in_chans 1"):
         Recipe(model=Model(in_chans=1))

@@ -48,7 +48,8 @@ def test_averaged_weights_are_preferred_and_the_rest_is_understood(tmp_path: Pat
     save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, tmp_path / "half.safetensors")
     for name in ("net_g_latest.pth", "released.pth"):
         read = from_upstream(tmp_path / name)
-        assert all(torch.equal(a, b) for a, b in zip(read.state_dict().values(), model.state_dict().values()))
+        pairs = zip(read.state_dict().values(), model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
     assert from_upstream(tmp_path / "half.safetensors").conv_first.weight.dtype == torch.float32
 
 
@@ -72,7 +73,7 @@ def test_the_map_may_be_absent_from_a_checkpoint_and_nothing_else():
     assert again.state_dict().keys() == mapped.state_dict().keys()
     state = plain.state_dict()
     del state["norm.weight"]
-    with pytest.raises(ValueError, match="lacks 'norm.weight'"):
+    with pytest.raises(ValueError, match=r"lacks 'norm.weight'"):
         from_upstream(state, use_lora_cache=True)
 
 
@@ -96,5 +97,5 @@ def test_strange_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_the_shipped_weights_go_with_their_own_settings_only():
-    with pytest.raises(ValueError, match="^model.base: the shipped weights have model.embed_dim 64, not 48"):
+    with pytest.raises(ValueError, match=r"^model.base: the shipped weights have model.embed_dim 64, not 48"):
         load_base(replace(Model(), embed_dim=48))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lorgnette.systems.restore.recipe import Data, Model, Recipe
 
 if TYPE_CHECKING:
+    from lorgnette.systems.restore.basicsr import read_options
     from lorgnette.systems.restore.clean import enhance
     from lorgnette.systems.restore.data import default_steps, loaders
     from lorgnette.systems.restore.evaluate import evaluation
@@ -28,6 +29,7 @@ _LAZY = {
     "from_upstream": "weights",
     "loaders": "data",
     "make_task": "task",
+    "read_options": "basicsr",
     "tiny": "miniature",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "from_upstream",
     "loaders",
     "make_task",
+    "read_options",
     "tiny",
 ]
 

@@ -1,0 +1,1 @@
+"""Names of BasicSR, as upstream's MambaIR uses them."""
