@@ -156,5 +156,5 @@ def test_the_document_s_example_runs(tmp_path: Path):
     assert sizes == [1]
     counted = sum(sum(p.numel() for p in m.parameters()) for n, m in again.named_modules() if "lora" in n.lower())
     assert counted == 2 * 16 * 60 + 1
-    with pytest.raises(ValueError, match="^type: 'SwinIR' is not built here"):
+    with pytest.raises(ValueError, match=r"^type: 'SwinIR' is not built here"):
         build_network({"type": "SwinIR"})

@@ -67,8 +67,8 @@ def translate(options: Mapping[str, Any], source: str) -> tuple[dict[str, dict[s
     train = _train(section, training, source)
     val = _Section(options.get("val"), "val", source)
     logger = _Section(options.get("logger"), "logger", source)
-    train |= {"eval_every": int(value) for value in [val.take("val_freq", None)] if value}
-    train |= {"save_every": int(value) for value in [logger.take("save_checkpoint_freq", None)] if value}
+    for name, value in (("eval_every", val.take("val_freq")), ("save_every", logger.take("save_checkpoint_freq"))):
+        train |= {name: int(value)} if value else {}
     train["seed"] = int(options.get("manual_seed") or 0)
     known = {*RUNNING[""], "scale", "manual_seed", "datasets", "network_g", "path", "train", "val", "logger"}
     rest = [str(name) for name in options if name not in known]
