@@ -1,4 +1,4 @@
-"""Turn a finished run of recipes/superres-base.yaml into the weights that ship in the package.
+"""Turn a finished run of recipes/superres-base.yaml or denoise-base.yaml into the weights that ship in the package.
 
     python tools/ship_base.py runs/superres-base/adapter src/lorgnette/systems/superres/base
 

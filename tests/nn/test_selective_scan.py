@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"way": "cuda"}, r"^way: 'cuda' is not known; numba, blocked"),
+        ({"way": "cuda"}, r"^way: 'cuda' is not known; numba, triton, blocked"),
         ({"size": (2, 3)}, r"^u: \(1, 4, 2\) is not \(batch, L, d\) with L = 2 x 3 pixels"),
         ({"directions": (0, 1, 2, 4)}, r"^directions: \(0, 1, 2, 4\) are not all among 0, 1, 2 and 3"),
         ({"directions": (0, 1)}, r"^dt: \(1, 4, 4, 2\) does not fit u; \(1, 4, 2, 2\) is needed"),

@@ -10,7 +10,8 @@ from torch import Tensor
 
 DIRECTIONS = (0, 1, 2, 3)
 NUMBA = importlib.util.find_spec("numba") is not None
-WAYS = ("numba", "blocked", "doubling", "reference")
+TRITON = importlib.util.find_spec("triton") is not None
+WAYS = ("numba", "triton", "blocked", "doubling", "reference")
 
 
 def selective_scan(
@@ -46,8 +47,8 @@ def selective_scan(
         dt_bias: (K, d).
         size: (H, W) of the image. (1, L) is a plain sequence.
         directions: one of K numbers for each direction: 0 row by row, 1 column by column, 2 and 3 the same backwards.
-        way: 'numba' (processors, float32), 'blocked' (plain torch), 'doubling' (plain torch in few operations, for
-            export) or 'reference'. None: the quickest that serves.
+        way: 'numba' (processors, float32), 'triton' (CUDA), 'blocked' (plain torch), 'doubling' (plain torch in few
+            operations, for export) or 'reference'. None: the quickest that serves.
 
     Returns:
         (batch, L, d) in the dtype of `u`: the sum over the directions, at the pixels.
@@ -65,6 +66,8 @@ def _quickest(u: Tensor) -> str:
         return "doubling"  # what is exported has to do without our kernels
     if u.device.type == "cpu" and u.dtype != torch.float64 and NUMBA:
         return "numba"
+    if u.device.type == "cuda" and u.dtype != torch.float64 and TRITON:
+        return "triton"
     return "doubling" if compiling else "blocked"
 
 
@@ -75,6 +78,12 @@ def _ways(name: str) -> Callable[..., Tensor]:
         from lorgnette.nn.selective_scan.numba_scan import numba_scan
 
         return numba_scan
+    if name == "triton":
+        if not TRITON:
+            raise ValueError("way: 'triton' needs the package triton, which PyTorch's CUDA wheels bring along")
+        from lorgnette.nn.selective_scan.triton_scan import triton_scan
+
+        return triton_scan
     if name == "reference":
         from lorgnette.nn.selective_scan.reference import reference_scan
 
