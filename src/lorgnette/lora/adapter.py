@@ -142,10 +142,23 @@ def load_adapter(
     if difference and strict and check_base:
         raise ValueError(f"the adapter in {folder} is for another base than this {title}: {difference}")
 
+    report = load_onto(model, targets, state, strict, source=f"the adapter in {folder}")
+    return replace(report, base=difference, extra=manifest.get("extra") or {})
+
+
+def load_onto(
+    model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool, source: str
+) -> LoadReport:
+    """Give a model these adapters, unless it has its own, and their tensors; checked before it is touched.
+
+    Raises:
+        ValueError: strict, and `source` (how the message calls it) does not fit the model.
+    """
+    title = type(model).__name__
     fresh = not is_adapted(model)
     named, report = _fit(model, targets, state, strict)
     if strict and not report.complete:
-        raise ValueError(f"the adapter in {folder} does not fit {title}: {report}")
+        raise ValueError(f"{source} does not fit {title}: {report}")
     whole = {name: target for name, target in targets.items() if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
     if fresh and whole:
         attach_targets(model, whole)
@@ -155,7 +168,7 @@ def load_adapter(
         for name, tensor in trained_tensors(model).items():
             if name in loaded and isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
                 tensor.requires_grad_(True)
-    return replace(report, loaded=loaded, base=difference, extra=manifest.get("extra") or {})
+    return replace(report, loaded=loaded)
 
 
 def _fit(
