@@ -167,7 +167,7 @@ def test_what_loralib_does_not_have_is_not_written(shake):
     with pytest.raises(ValueError, match="Net has no adapter"):
         export_loralib(make())
     net = inject_lora(nn.Sequential(nn.ConvTranspose2d(2, 2, 3)), target_modules=["0"])
-    with pytest.raises(ValueError, match="'0' is a .*ConvTranspose2d, which loralib does not have"):
+    with pytest.raises(ValueError, match=r"'0' is a .*ConvTranspose2d, which loralib does not have"):
         export_loralib(net)
     net = inject_lora(nn.Sequential(nn.Conv2d(2, 2, (1, 3))), target_modules=["0"])
     with pytest.raises(ValueError, match="loralib's are square"):
@@ -308,7 +308,9 @@ def test_a_checkpoint_with_an_attention_and_slices(shake):
 
     torch.manual_seed(0)
     base = Two()
-    net = inject_lora(copy.deepcopy(base), LoRAConfig(r=2, target_modules=["attn", "qkv"], slices={"qkv": ["q", "6:9"]}))
+    net = inject_lora(
+        copy.deepcopy(base), LoRAConfig(r=2, target_modules=["attn", "qkv"], slices={"qkv": ["q", "6:9"]})
+    )
     shake(net)
     import_adapter(base, {"lora_state_dict": get_lora_state_dict(net)}, alpha=8)
     x = torch.randn(1, 4, 6)

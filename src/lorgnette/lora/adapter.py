@@ -34,7 +34,7 @@ from lorgnette.lora.folder import (
 )
 from lorgnette.lora.identity import Fingerprint, fingerprint
 from lorgnette.lora.parameter import LoRAParameter
-from lorgnette.lora.peft_format import OWN_TYPE, peft_config, peft_names, settings_from_peft, to_peft
+from lorgnette.lora.peft_format import OWN_TYPE, lost_layer, peft_config, peft_names, settings_from_peft, to_peft
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
@@ -221,7 +221,14 @@ def _targets(
     if not ranks:
         raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
     targets = {}
-    for name, settings in settings_from_peft(config, ranks, theirs).items():
+    chosen = settings_from_peft(config, ranks, theirs)
+    if lost := lost_layer(model, config, {*ranks, *(theirs.get(name, name) for name in ranks)}):
+        raise ValueError(f"{WEIGHTS} holds nothing for {lost!r}, which {PEFT_CONFIG} names: it is incomplete")
+    if config.get("bias", "none") != "none":
+        biases = {f"{name}.bias" for name in ranks} & base_tensors(model).keys()
+        if absent := sorted(biases - tensors.keys()):
+            raise ValueError(f"bias = {config['bias']!r}, and {WEIGHTS} lacks {absent[0]!r}: it is incomplete")
+    for name, settings in chosen.items():
         inside = name.endswith(f".{IN_PROJ}")
         targets[name] = Target(theirs[name], settings, "in_proj_weight") if inside else Target(name, settings)
     return targets

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.lora.base import LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
@@ -75,7 +76,7 @@ def to_loralib(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: `loralib` has no such layer; one line names it.
     """
-    parts: dict[str, list[tuple[LoRAParameter, nn.Module]]] = {}
+    parts: dict[str, list[tuple[LoRAParameter, nn.Linear]]] = {}
     tensors: dict[str, Tensor] = {}
     for name, (adapter, owner, _) in sites(model).items():
         if isinstance(adapter, LoRAParameter):
@@ -131,15 +132,13 @@ def _read_merged(
     found = []
     for number, place in enumerate(place for place, on in enumerate(enabled) if on):
         part = "qkv"[place] if total == 3 else f"{place * size}:{(place + 1) * size}"
-        target = Target(
-            name, LoRAConfig(r=rank, lora_alpha=alpha), "weight", (place * size, (place + 1) * size)
-        )
+        target = Target(name, LoRAConfig(r=rank, lora_alpha=alpha), "weight", (place * size, (place + 1) * size))
         own_A, own_B = A[number * rank : (number + 1) * rank], B[number * size : (number + 1) * size]
         found.append((f"{name}.{part_name(part)}", (target, own_A, own_B)))
     return found
 
 
-def _read_convolution(name: str, layer: nn.Module, A: Tensor, B: Tensor, alpha: float) -> tuple[Target, Tensor, Tensor]:
+def _read_convolution(name: str, layer: _ConvNd, A: Tensor, B: Tensor, alpha: float) -> tuple[Target, Tensor, Tensor]:
     weight, kernel = layer.weight, _kernel(name, layer)
     rank, rest = divmod(A.shape[0], kernel)
     if rest or not rank or A.shape[0] != B.shape[1] or A.shape[1] * B.shape[0] != weight.numel():
@@ -176,7 +175,7 @@ def _write_layer(name: str, adapter: LowRank) -> tuple[Tensor, Tensor]:
     raise ValueError(f"export_loralib: {name!r} is a {type(adapter).__name__}, which loralib does not have")
 
 
-def _write_merged(name: str, members: list[tuple[LoRAParameter, nn.Module]]) -> tuple[Tensor, Tensor]:
+def _write_merged(name: str, members: list[tuple[LoRAParameter, nn.Linear]]) -> tuple[Tensor, Tensor]:
     members = sorted(members, key=lambda member: member[0].rows or (0, 0))
     adapters = [adapter for adapter, _ in members]
     sizes = {stop - start for start, stop in (adapter.rows or (0, 0) for adapter in adapters)}
@@ -206,9 +205,9 @@ def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
     return whole
 
 
-def _kernel(name: str, layer: nn.Module) -> int:
-    sizes = set(layer.kernel_size)  # type: ignore[arg-type]
-    if len(sizes) > 1 or (sizes != {1} and len(layer.kernel_size) != 2):  # type: ignore[arg-type]
+def _kernel(name: str, layer: _ConvNd) -> int:
+    sizes = set(layer.kernel_size)
+    if len(sizes) > 1 or (sizes != {1} and len(layer.kernel_size) != 2):
         raise ValueError(f"{name!r} has a kernel {layer.kernel_size}; loralib's are square and of 2 dimensions")
     return sizes.pop()
 

@@ -159,7 +159,7 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
 
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
-    name = key.removeprefix("base_model.model.").replace(".base_layer.out_proj.", ".out_proj.")
+    name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
