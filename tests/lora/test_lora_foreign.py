@@ -339,3 +339,15 @@ def test_a_folder_is_loaded_too_and_other_files_are_refused(net, make_net, image
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="format: 'ckpt' is not known"):
         import_adapter(fresh, {}, "ckpt")
+
+
+def test_info_says_whose_adapter_a_file_is(unet, tmp_path, capsys):
+    from lorgnette.cli import main
+
+    safetensors.torch.save_file(kohya("lora_unet_conv_in", *FACTORS, 1.0), tmp_path / "kohya.safetensors")
+    safetensors.torch.save_file(loralib_state(make()), tmp_path / "loralib.safetensors")
+    safetensors.torch.save_file(unet.state_dict(), tmp_path / "base.safetensors")
+    for name, said in (("kohya", "adapter of    kohya-ss"), ("loralib", "adapter of    loralib"), ("base", None)):
+        assert main(["info", str(tmp_path / f"{name}.safetensors")]) == 0
+        shown = capsys.readouterr().out
+        assert said in shown if said else "adapter of" not in shown

@@ -360,3 +360,15 @@ def test_half_a_file_of_peft_is_refused(make_net, tmp_path):
     safetensors.torch.save_file(wrong, file)
     with pytest.raises(ValueError, match=r"'head\.lora_B' has rank 3, the model 8"):
         load_adapter(make_net(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+def test_a_convolution_that_peft_pads_in_another_way_is_refused(tmp_path):
+    base = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    written_by_peft(copy.deepcopy(base), tmp_path / "reflect", target_modules=["0"])
+    with pytest.raises(ValueError, match="PEFT trained '0' with zeros around its low-rank path"):
+        load_adapter(base, tmp_path / "reflect")
+    base = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    written_by_peft(copy.deepcopy(base), tmp_path / "groups", target_modules=["0"], r=2)
+    with pytest.raises(ValueError, match=r"'0\.lora_A' is 2x4x3x3, in the model 2x2x3x3"):
+        load_adapter(base, tmp_path / "groups")

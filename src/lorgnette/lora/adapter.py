@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.files import read_json
 from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
@@ -221,6 +222,7 @@ def _targets(
     if not ranks:
         raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
     targets = {}
+    modules = dict(model.named_modules())
     chosen = settings_from_peft(config, ranks, theirs)
     if lost := lost_layer(model, config, {*ranks, *(theirs.get(name, name) for name in ranks)}):
         raise ValueError(f"{WEIGHTS} holds nothing for {lost!r}, which {PEFT_CONFIG} names: it is incomplete")
@@ -229,6 +231,12 @@ def _targets(
         if absent := sorted(biases - tensors.keys()):
             raise ValueError(f"bias = {config['bias']!r}, and {WEIGHTS} lacks {absent[0]!r}: it is incomplete")
     for name, settings in chosen.items():
+        layer = modules.get(name)
+        if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros" and any(layer._reversed_padding_repeated_twice):
+            raise ValueError(
+                f"PEFT trained {name!r} with zeros around its low-rank path, and the layer pads by"
+                f" {layer.padding_mode!r}: here the adapter would mean something else"
+            )
         inside = name.endswith(f".{IN_PROJ}")
         targets[name] = Target(theirs[name], settings, "in_proj_weight") if inside else Target(name, settings)
     return targets
