@@ -136,3 +136,12 @@ def test_an_unmerged_model_can_be_traced_and_exported():
     model, x = adapted(nn.Conv2d(4, 4, 3, padding=1)).eval(), torch.randn(1, 4, 5, 5)
     with torch.no_grad():
         torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and still in use
+def test_adapted_is_traced_and_merged_is_scripted():
+    model = adapted(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=2)).eval()
+    x, other = torch.randn(1, 4, 5, 5), torch.randn(2, 4, 7, 6)
+    torch.testing.assert_close(torch.jit.trace(model, (x,))(other), model(other))
+    scripted = torch.jit.script(merge_lora_weights(model, inplace=False))
+    torch.testing.assert_close(scripted(other), model(other), rtol=1e-5, atol=1e-5)

@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lorgnette.lora import LoRAConfig, adapted_layers, adapter_info, inject_lora, load_adapter, save_adapter
+from lorgnette.lora import (
+    LoRAConfig,
+    adapted_layers,
+    adapter_info,
+    inject_lora,
+    load_adapter,
+    save_adapter,
+    trained_tensors,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, at import
@@ -237,7 +245,8 @@ def test_what_peft_cannot_express_is_marked_and_peft_refuses_it(tmp_path, shake,
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
         ({"use_dora": True}, "use_dora = True is not supported"),
-        ({"bias": "all"}, "bias = 'all' is not supported"),
+        ({"bias": "all"}, "bias = 'all', and adapter_model.safetensors lacks 'head.bias': it is incomplete"),
+        ({"bias": "some"}, "bias = 'some' is not supported; 'none', 'all', 'lora_only' are"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' changed base weights"),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern: '(' is not a regular expression"),
         ({"alpha_pattern": [1]}, "alpha_pattern = [1] is not a table"),
@@ -275,3 +284,91 @@ def test_other_files_of_peft_are_refused(make_net, tmp_path):
     safetensors.torch.save_file({name.replace("lora_", "other_"): t for name, t in tensors.items()}, file)
     with pytest.raises(ValueError, match="holds no lora_A"):
         load_adapter(make_net(), tmp_path)
+
+
+class Biased(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.LayerNorm(4)
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x).flatten(2).mT))
+
+
+@pytest.mark.parametrize(("bias", "trained"), [("lora_only", 2), ("all", 3)])
+def test_trained_biases_go_both_ways(tmp_path, shake, bias, trained):
+    torch.manual_seed(0)
+    base, x = Biased(), torch.randn(2, 3, 4, 4)
+    net = inject_lora(copy.deepcopy(base), LoRAConfig(r=2, target_modules=["conv", "fc"], bias=bias))
+    shake(net)
+    assert len(trained_tensors(net)) == trained
+    with torch.no_grad():
+        for tensor in trained_tensors(net).values():
+            tensor.add_(1)
+    folder = save_adapter(net, tmp_path / "ours")
+    assert json.loads((folder / "adapter_config.json").read_text())["bias"] == bias
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+    close(theirs(x), net(x))
+    theirs = written_by_peft(copy.deepcopy(base), tmp_path / "t", target_modules=["conv", "fc"], bias=bias)
+    back = copy.deepcopy(base)
+    load_adapter(back, tmp_path / "t")
+    assert len(trained_tensors(back)) == trained
+    close(back(x), theirs(x))
+
+
+@pytest.mark.parametrize("settings", [{}, {"bias": "lora_only"}, {"use_rslora": True, "alpha_pattern": {"attn": 5}}])
+def test_an_attention_that_peft_trained_is_read(tmp_path, settings):
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = nn.MultiheadAttention(6, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attn(x, x, x)[0]
+
+    torch.manual_seed(0)
+    base, x = Attention(), torch.randn(2, 4, 6)
+    theirs = written_by_peft(copy.deepcopy(base), tmp_path, target_modules=["attn"], r=3, **settings)
+    net = copy.deepcopy(base).eval()
+    load_adapter(net, tmp_path)
+    close(net(x), theirs(x))
+    again = copy.deepcopy(base).eval()
+    load_adapter(again, save_adapter(net, tmp_path / "again"))
+    assert torch.equal(again(x), net(x))
+
+
+def test_half_a_file_of_peft_is_refused(make_net, tmp_path):
+    written_by_peft(make_net(), tmp_path, target_modules=["head", "to_qkv"])
+    file = tmp_path / "adapter_model.safetensors"
+    whole = safetensors.torch.load_file(file)
+    cuts = {
+        "blocks.1.to_qkv.": "holds nothing for 'blocks.1.to_qkv', which adapter_config.json names",
+        "head.lora_B": "1 missing ('head.lora_B')",
+    }
+    for cut, message in cuts.items():
+        safetensors.torch.save_file({name: t for name, t in whole.items() if cut not in name}, file)
+        net = make_net()
+        with pytest.raises(ValueError, match="the adapter in") as error:
+            load_adapter(net, tmp_path)
+        assert message in str(error.value)
+        assert list(net.state_dict()) == list(make_net().state_dict())
+    wrong = whole | {"base_model.model.head.lora_B.weight": torch.zeros(4, 3)}
+    safetensors.torch.save_file(wrong, file)
+    with pytest.raises(ValueError, match=r"'head\.lora_B' has rank 3, the model 8"):
+        load_adapter(make_net(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups")
+def test_a_convolution_that_peft_pads_in_another_way_is_refused(tmp_path):
+    base = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    written_by_peft(copy.deepcopy(base), tmp_path / "reflect", target_modules=["0"])
+    with pytest.raises(ValueError, match="PEFT trained '0' with zeros around its low-rank path"):
+        load_adapter(base, tmp_path / "reflect")
+    base = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    written_by_peft(copy.deepcopy(base), tmp_path / "groups", target_modules=["0"], r=2)
+    with pytest.raises(ValueError, match=r"'0\.lora_A' is 2x4x3x3, in the model 2x2x3x3"):
+        load_adapter(base, tmp_path / "groups")

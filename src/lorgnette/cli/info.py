@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,22 @@ def _of_file(path: Path) -> dict[str, Any]:
     tensors = _tensors(path)
     return {
         "file": str(path),
+        **_adapter_format(tensors),
         "tensors": len(tensors),
         "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
         "bytes": path.stat().st_size,
         "contents": _described(tensors),
     }
+
+
+def _adapter_format(names: Iterable[str]) -> dict[str, str]:
+    """What `lorgnette.lora.import_adapter` would take the file for."""
+    names = list(names)
+    if any(name.endswith((".lora_down.weight", ".lora_up.weight")) for name in names):
+        return {"adapter of": "kohya-ss/sd-scripts or a program that writes its layout"}
+    if any(name.endswith(".lora_A") for name in names):
+        return {"adapter of": "loralib or a program that writes its layout"}
+    return {}
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from lorgnette.lora.embedding import LoRAEmbedding
     from lorgnette.lora.folder import adapter_info, current_file
+    from lorgnette.lora.foreign import export_loralib, import_adapter
     from lorgnette.lora.identity import Fingerprint, fingerprint
     from lorgnette.lora.layers import LoRALinear
     from lorgnette.lora.merging import (
@@ -90,6 +91,8 @@ _HOME = {
     "load_adapter": "adapter",
     "adapter_info": "folder",
     "current_file": "folder",
+    "import_adapter": "foreign",
+    "export_loralib": "foreign",
     "fingerprint": "identity",
     "Fingerprint": "identity",
 }
@@ -123,10 +126,12 @@ __all__ = [
     "delta_survival",
     "disabled",
     "effective_parameter",
+    "export_loralib",
     "fingerprint",
     "freeze_base_params",
     "get_lora_params",
     "get_lora_state_dict",
+    "import_adapter",
     "inject_lora",
     "is_adapted",
     "load_adapter",

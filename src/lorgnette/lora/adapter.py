@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.files import read_json
 from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
@@ -34,7 +35,7 @@ from lorgnette.lora.folder import (
 )
 from lorgnette.lora.identity import Fingerprint, fingerprint
 from lorgnette.lora.parameter import LoRAParameter
-from lorgnette.lora.peft_format import OWN_TYPE, peft_config, peft_names, settings_from_peft, to_peft
+from lorgnette.lora.peft_format import OWN_TYPE, lost_layer, peft_config, peft_names, settings_from_peft, to_peft
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
@@ -142,10 +143,23 @@ def load_adapter(
     if difference and strict and check_base:
         raise ValueError(f"the adapter in {folder} is for another base than this {title}: {difference}")
 
+    report = load_onto(model, targets, state, strict, source=f"the adapter in {folder}")
+    return replace(report, base=difference, extra=manifest.get("extra") or {})
+
+
+def load_onto(
+    model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool, source: str
+) -> LoadReport:
+    """Give a model these adapters, unless it has its own, and their tensors; checked before it is touched.
+
+    Raises:
+        ValueError: strict, and `source` (how the message calls it) does not fit the model.
+    """
+    title = type(model).__name__
     fresh = not is_adapted(model)
     named, report = _fit(model, targets, state, strict)
     if strict and not report.complete:
-        raise ValueError(f"the adapter in {folder} does not fit {title}: {report}")
+        raise ValueError(f"{source} does not fit {title}: {report}")
     whole = {name: target for name, target in targets.items() if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
     if fresh and whole:
         attach_targets(model, whole)
@@ -155,7 +169,7 @@ def load_adapter(
         for name, tensor in trained_tensors(model).items():
             if name in loaded and isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
                 tensor.requires_grad_(True)
-    return replace(report, loaded=loaded, base=difference, extra=manifest.get("extra") or {})
+    return replace(report, loaded=loaded)
 
 
 def _fit(
@@ -208,7 +222,21 @@ def _targets(
     if not ranks:
         raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
     targets = {}
-    for name, settings in settings_from_peft(config, ranks, theirs).items():
+    modules = dict(model.named_modules())
+    chosen = settings_from_peft(config, ranks, theirs)
+    if lost := lost_layer(model, config, {*ranks, *(theirs.get(name, name) for name in ranks)}):
+        raise ValueError(f"{WEIGHTS} holds nothing for {lost!r}, which {PEFT_CONFIG} names: it is incomplete")
+    if config.get("bias", "none") != "none":
+        biases = {f"{name}.bias" for name in ranks} & base_tensors(model).keys()
+        if absent := sorted(biases - tensors.keys()):
+            raise ValueError(f"bias = {config['bias']!r}, and {WEIGHTS} lacks {absent[0]!r}: it is incomplete")
+    for name, settings in chosen.items():
+        layer = modules.get(name)
+        if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros" and any(layer._reversed_padding_repeated_twice):
+            raise ValueError(
+                f"PEFT trained {name!r} with zeros around its low-rank path, and the layer pads by"
+                f" {layer.padding_mode!r}: here the adapter would mean something else"
+            )
         inside = name.endswith(f".{IN_PROJ}")
         targets[name] = Target(theirs[name], settings, "in_proj_weight") if inside else Target(name, settings)
     return targets

@@ -35,6 +35,7 @@ _UNSUPPORTED = (
     "target_parameters",
     "trainable_token_indices",
 )
+_BIASES = ("none", "all", "lora_only")
 _LAST_PEFT_WITH_TWICE = (0, 21)
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base weights
 
@@ -50,6 +51,8 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
                 name, tensor = f"{owner}.lora_embedding_{'B' if factor == 'lora_A' else 'A'}", tensor.mT
             else:
                 name = f"{name}.weight"
+        elif owner in layers:
+            name = f"{owner}.base_layer.{factor}"
         tensors[f"base_model.model.{name}"] = tensor
     return tensors
 
@@ -80,14 +83,14 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": max(layer.lora_dropout for layer in layers.values()),
-        "bias": "none",
+        "bias": _bias(model),
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "use_rslora": use_rslora,
         "target_modules": _target_modules(model, list(layers)),
         "rank_pattern": {_exactly(name): layer.r for name, layer in layers.items() if layer.r != rank},
         "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
-        "modules_to_save": _trained_modules(model) or None,
+        "modules_to_save": None if _bias(model) != "none" else _trained_modules(model) or None,
     }
 
 
@@ -113,7 +116,7 @@ def beyond_peft(model: nn.Module) -> list[str]:
                 reasons.append(f"{name}: PEFT does not dilate its low-rank path")
         if places[id(layer)] > 1:
             reasons.append(f"{name}: PEFT adapts only one of the places this layer stands at")
-    trained = trained_tensors(model)
+    trained = trained_tensors(model) if _bias(model) == "none" else {}
     modules = dict(model.named_modules())
     for owner in dict.fromkeys(name.rpartition(".")[0] for name in trained):
         module = modules[owner]
@@ -142,8 +145,8 @@ def settings_from_peft(config: Any, ranks: Mapping[str, int], theirs: Mapping[st
     for name in _UNSUPPORTED:
         if config.get(name):
             raise ValueError(f"{name} = {config[name]!r} is not supported")
-    if config.get("bias", "none") != "none":
-        raise ValueError(f"bias = {config['bias']!r} is not supported; 'none' is")
+    if config.get("bias", "none") not in _BIASES:
+        raise ValueError(f"bias = {config['bias']!r} is not supported; {', '.join(map(repr, _BIASES))} are")
     if config.get("init_lora_weights") not in _PLAIN_INITS:
         raise ValueError(
             f"init_lora_weights = {config['init_lora_weights']!r} changed base weights, which the file lacks;"
@@ -165,6 +168,26 @@ def settings_from_peft(config: Any, ranks: Mapping[str, int], theirs: Mapping[st
             use_rslora=bool(config.get("use_rslora")),
         )
     return settings
+
+
+def lost_layer(model: nn.Module, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """A layer that `target_modules` of PEFT's settings means and that has no tensors in the file.
+
+    Not told where PEFT's further rules (exclusion, numbers of layers) choose among the layers.
+    """
+    targets = config.get("target_modules")
+    if not targets or targets == "all-linear" or config.get("exclude_modules") or config.get("layers_to_transform"):
+        return None
+    names = set(names)
+    kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+    saved = config.get("modules_to_save") or ()
+    for name, module in model.named_modules():
+        if not name or not isinstance(module, kinds) or name in names or not matches(name, targets):
+            continue
+        steps = name.split(".")
+        if not any(matches(".".join(steps[:end]), saved) for end in range(1, len(steps) + 1)):
+            return name
+    return None
 
 
 def _peft_pattern(pattern: str, name: str) -> bool:
@@ -197,6 +220,17 @@ def _target_modules(model: nn.Module, names: list[str]) -> list[str] | str:
     # PEFT matches a list by its last parts too: 'fc' would take 'head.fc' along.
     taken = {name for name, _ in model.named_modules() if name and matches(name, names)}
     return sorted(names) if taken == set(names) else "|".join(re.escape(name) for name in sorted(names))
+
+
+def _bias(model: nn.Module) -> str:
+    """PEFT's setting where exactly the biases it means are trained, and nothing else of the base."""
+    trained, layers = set(trained_tensors(model)), adapted_layers(model)
+    every = {name for name, _ in model.named_parameters() if name.endswith("bias")}
+    if not trained:
+        return "none"
+    if trained == {f"{name}.bias" for name in layers} & every:
+        return "lora_only"
+    return "all" if trained == every else "none"
 
 
 def _trained_modules(model: nn.Module) -> list[str]:

@@ -58,8 +58,9 @@ def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The adapter of a model: `<layer>.lora_A`, `<layer>.lora_B`, and the base tensors trained with it.
 
     Like `state_dict()`, it holds the model's own memory, detached: clone what has to outlive a training step.
+    Of a model in parts (`fully_shard`) it holds whole tensors, gathered: every process has to ask for them.
     """
-    return {name: tensor.detach() for name, tensor in (_factors(model) | trained_tensors(model)).items()}
+    return {name: _whole(tensor.detach()) for name, tensor in (_factors(model) | trained_tensors(model)).items()}
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -108,7 +109,7 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
         raise ValueError(f"the adapter does not fit {type(model).__name__}: {report}")
     with torch.no_grad():
         for name in report.loaded:
-            targets[name].copy_(named[name])
+            targets[name].copy_(_in_parts_of(targets[name], named[name]))
     for name in set(report.loaded) & base_tensors(model).keys():
         prefix, _, own = name.rpartition(".")
         mark_trained(model.get_submodule(prefix), [own])
@@ -158,7 +159,7 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
 
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
-    name = key.removeprefix("base_model.model.").replace(".base_layer.out_proj.", ".out_proj.")
+    name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
@@ -230,6 +231,21 @@ def _tie_conflicts(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -
         if other != name and not torch.equal(value.cpu(), named[other].cpu()):
             conflicts[name] = f"shares its memory with {other!r} and has other values"
     return conflicts
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a tensor whose parts lie in several processes."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
+
+
+def _in_parts_of(target: Tensor, value: Tensor) -> Tensor:
+    """This process's part of a value that every process has whole, if `target` is in parts."""
+    if not hasattr(target, "full_tensor") or hasattr(value, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor  # only where it has been imported already
+
+    mesh, placements = target.device_mesh, target.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(target.device), mesh, placements, src_data_rank=None)
 
 
 def _is_factor(name: str) -> bool:
