@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LoRAConvTranspose3d,
     )
     from lorgnette.lora.embedding import LoRAEmbedding
+    from lorgnette.lora.eva import initialise_eva
     from lorgnette.lora.folder import adapter_info, current_file
     from lorgnette.lora.identity import Fingerprint, fingerprint
     from lorgnette.lora.layers import LoRALinear
@@ -88,6 +89,7 @@ _HOME = {
     "LoadReport": "state",
     "save_adapter": "adapter",
     "load_adapter": "adapter",
+    "initialise_eva": "eva",
     "adapter_info": "folder",
     "current_file": "folder",
     "fingerprint": "identity",
@@ -127,6 +129,7 @@ __all__ = [
     "freeze_base_params",
     "get_lora_params",
     "get_lora_state_dict",
+    "initialise_eva",
     "inject_lora",
     "is_adapted",
     "load_adapter",

@@ -20,6 +20,15 @@ def lengths(layer: nn.Module, weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(grouped, dim=others).flatten()
 
 
+def outputs(layer: nn.Module | None) -> int:
+    """How many lengths a layer has."""
+    assert layer is not None, "it was found before"
+    if isinstance(layer, _ConvTransposeNd):
+        return layer.out_channels
+    weight = layer.get_parameter("weight")
+    return weight.shape[1 if isinstance(layer, nn.Embedding) else 0]
+
+
 def rescaled(layer: nn.Module, weight: Tensor, plain: Tensor) -> Tensor:
     """`weight` with the lengths that the layer learns; `plain` is the weight whose norm is divided by."""
     norm = lengths(layer, plain)

@@ -162,6 +162,8 @@ def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
+    if name.removesuffix(".weight").endswith(".lora_magnitude_vector"):
+        return name.removesuffix(".weight").removesuffix("_vector"), value.flatten()
     for factor in LORA_TENSORS:
         name = name.removesuffix(".weight") if name.endswith(f"{factor}.weight") else name
     owner, _, factor = name.rpartition(".")
