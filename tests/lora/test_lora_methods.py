@@ -85,6 +85,40 @@ def test_the_start_is_the_base(layer, x, method):
 
 
 @each_layer
+@pytest.mark.parametrize("lora_dtype", [None, "bfloat16"])
+def test_dora_starts_at_the_base_in_bfloat16_too(layer, x, lora_dtype):
+    x = x.bfloat16() if x.is_floating_point() else x
+    base = copy.deepcopy(layer).bfloat16().requires_grad_(False)
+    model = adapted(base, use_dora=True, lora_dtype=lora_dtype, lora_dropout=0.2)
+    assert torch.equal(model.eval()(x), base(x))
+    assert torch.equal(model.train()(x), base(x))
+
+
+def test_an_output_without_weights_has_no_direction():
+    base = nn.Linear(3, 2)
+    base.weight.data[0] = 0
+    model, x = adapted(base, use_dora=True), torch.randn(4, 3)
+    assert torch.equal(model(x), base(x))
+    model(x).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in get_lora_params(model))
+
+
+def test_dora_learns_as_in_peft(tmp_path):
+    base, x = nn.Linear(5, 4), torch.randn(3, 5)
+    model = shake(adapted(base, use_dora=True)).train()
+    folder = save_adapter(model, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(nn.Sequential(base), str(folder), is_trainable=True).train()
+    model(x).square().sum().backward()
+    theirs(x).square().sum().backward()
+    found = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    ours = {name: p.grad for name, p in model[0].lora_tensors.items()}
+    assert len(found) == len(ours) == 3
+    for name, grad in ours.items():
+        other = next(g for key, g in found.items() if name in key)
+        torch.testing.assert_close(grad, other, rtol=1e-5, atol=1e-6)
+
+
+@each_layer
 @each_method
 def test_gradients_are_those_of_the_output(layer, x, method, monkeypatch):
     model = shake(adapted(copy.deepcopy(layer).double(), **method))
@@ -175,7 +209,10 @@ def test_twenty_steps_reduce_the_loss(method):
 def test_lora_plus_moves_b_faster():
     model = adapted(nn.Linear(4, 4))
     groups = make_optimizer(model, TrainConfig(lr=0.1, lora_plus_ratio=16)).param_groups
-    assert [(group["params"][0] is model[0].lora_B, group["peak_lr"]) for group in groups] == [(False, 0.1), (True, 1.6)]
+    assert [(group["params"][0] is model[0].lora_B, group["peak_lr"]) for group in groups] == [
+        (False, 0.1),
+        (True, 1.6),
+    ]
     with pytest.raises(ValueError, match=r"train\.lora_plus_ratio: 0 is not a positive number"):
         TrainConfig(lora_plus_ratio=0)
 
@@ -216,7 +253,7 @@ def test_wrong_settings_say_so_in_a_line():
     for method in ({"use_dora": True}, {"init_lora_weights": "pissa"}):
         with pytest.raises(ValueError, match="a part of a layer, which cannot have lora"):
             inject_lora(attention, LoRAConfig(target_modules=["0"], **method))
-    with pytest.raises(ValueError, match="'pissa' cannot exceed: 8 is asked for|rank 4 at most"):
+    with pytest.raises(ValueError, match="has rank 4 at most"):
         inject_lora(nn.Sequential(nn.Linear(4, 9)), LoRAConfig(target_modules=["0"], init_lora_weights="pissa"))
     with pytest.raises(ValueError, match="'loftq' is not known"):
         LoRAConfig(init_lora_weights="loftq")

@@ -236,7 +236,7 @@ def test_what_peft_cannot_express_is_marked_and_peft_refuses_it(tmp_path, shake,
     ("changes", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
-        ({"use_dora": True}, "use_dora = True is not supported"),
+        ({"use_dora": True}, "1 missing ('head.lora_magnitude')"),
         ({"bias": "all"}, "bias = 'all' is not supported"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' changed base weights"),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern: '(' is not a regular expression"),

@@ -185,7 +185,7 @@ def _fit(
                 continue
             weight = modules[target.owner].get_parameter(target.parameter or "weight")
             shapes = shapes_of(target, tuple(weight.shape))
-            factors = dict(zip(LORA_TENSORS, shapes, strict=True))
+            factors: dict[str, tuple[int, ...]] = dict(zip(LORA_TENSORS, shapes, strict=True))
             if starts_from_base(config.init_lora_weights):
                 factors |= {f"{factor}0": shape for factor, shape in factors.items()}
             if config.use_dora:

@@ -76,7 +76,8 @@ class LowRank(nn.Module):
         """The factors whose product is the update: with a start that is taken off, those of both side by side."""
         if "lora_A0" not in self._parameters:
             return self.lora_A, self.lora_B
-        return torch.cat([self.lora_A, self.lora_A0]), torch.cat([self.lora_B, -self.lora_B0], 1)
+        A0, B0 = (self.get_parameter(name) for name in STARTS)
+        return torch.cat([self.lora_A, A0]), torch.cat([self.lora_B, -B0], 1)
 
     @property
     def r(self) -> int:
@@ -115,7 +116,9 @@ class LowRank(nn.Module):
             if self.lora_init is not True:
                 start_from_base(self, weight, config)
             if config.use_dora:
-                self.lora_magnitude = nn.Parameter(dora.lengths(self, weight.to(dtype)))
+                self.lora_magnitude = nn.Parameter(
+                    dora.lengths(self, weight.to(torch.promote_types(weight.dtype, torch.float32)))
+                )
         self.lora_A.requires_grad_(not config.freeze_lora_A)
 
     def add_to(self, weight: Tensor) -> Tensor:
@@ -142,7 +145,8 @@ class LowRank(nn.Module):
     def _product(self, factor: Tensor, weight: Tensor) -> Tensor:
         product = self.lora_B.flatten(1).to(factor.dtype) @ factor.flatten(1)
         if "lora_A0" in self._parameters:
-            product = product - self.lora_B0.flatten(1).to(factor.dtype) @ self.lora_A0.flatten(1).to(factor.dtype)
+            A0, B0 = (self.get_parameter(name).flatten(1).to(factor.dtype) for name in STARTS)
+            product = product - B0 @ A0
         return product.view_as(weight)
 
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
@@ -206,7 +210,9 @@ class LoRALayer(LowRank, InPlace):
         """DoRA's output, `apply(x, weight, bias)` being the base's: dropout acts on the input of the difference."""
         bias: Tensor | None = getattr(self, "bias", None)
         if self.training and self.lora_dropout:
-            return apply(x, self.weight, bias) + apply(self._dropped(x), self.delta_weight().to(self.weight.dtype), None)
+            return apply(x, self.weight, bias) + apply(
+                self._dropped(x), self.delta_weight().to(self.weight.dtype), None
+            )
         return apply(x, self.effective_weight(), bias)
 
     def _dropped(self, x: Tensor) -> Tensor:

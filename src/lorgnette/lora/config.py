@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from lorgnette.files import nearest
 
-_PER_LAYER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "lora_dtype", "use_dora", "freeze_lora_A")
+_PER_LAYER = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "init_lora_weights",
+    "lora_dtype",
+    "use_dora",
+    "freeze_lora_A",
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,9 @@ class LoRAConfig:
 
 def starts_from_base(init: object) -> bool:
     """Whether factors of this `init_lora_weights` start as a part of the base."""
-    return init in ("pissa", "olora") or (isinstance(init, str) and re.fullmatch(r"pissa_niter_\d{1,3}", init) is not None)
+    if not isinstance(init, str):
+        return False
+    return re.fullmatch(r"olora|pissa|pissa_niter_\d{1,3}", init) is not None
 
 
 def _is_number(value: object) -> bool:

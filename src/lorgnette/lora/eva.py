@@ -78,7 +78,7 @@ class _Directions:
         if len(stacked) > stacked.shape[1]:
             stacked = torch.linalg.qr(stacked, mode="r").R
         _, S, Vh = torch.linalg.svd(stacked, full_matrices=False)
-        real = S > S[0] * 1e-6
+        real = (S / S[0].clamp_min(1e-30)) > 1e-6
         self.rows = (S[:, None] * Vh)[real][: 2 * self.r]  # what lies beyond may still grow
 
     @property

@@ -111,7 +111,8 @@ def _adapted(
 ) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if not dropout and A.requires_grad and _merging_pays(kind.rows(x), x, A, B):
+    only_B = B.requires_grad and not A.requires_grad and torch.is_grad_enabled()
+    if not dropout and not only_B and _merging_pays(kind.rows(x), x, A, B):
         return _Merged.apply(kind, x, weight, bias, A, B, scaling)
     # One draw from the default generator, always on the CPU: a seed is never fetched from a device.
     seed = int(torch.randint(2**63 - 1, (), device="cpu")) if dropout else 0
@@ -139,7 +140,7 @@ class _Beside(torch.autograd.Function):
         mask, gain = _dropout_mask(x, dropout, seed)
         h = kind.apply(_masked(x, mask), A.to(x.dtype))
         ctx.shape = x.shape
-        keeps = A.requires_grad  # with A frozen (LoRA-FA) h is all that is asked for
+        keeps = A.requires_grad or not B.requires_grad  # with A frozen (LoRA-FA) h is all that is asked for
         ctx.save_for_backward(x if keeps else None, weight, A, B, *((h,) if not keeps or _keeping_pays(A) else ()))
         return _no_view(kind.add_up(y, h, B.to(x.dtype), scaling * gain))
 

@@ -208,7 +208,9 @@ def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
     if every_name:
         modules = model.named_modules(remove_duplicate=False)
         layers = {name: module for name, module in modules if isinstance(module, LowRank)}
-    return {_join(name, factor): tensor for name, layer in layers.items() for factor, tensor in layer.lora_tensors.items()}
+    return {
+        _join(name, factor): tensor for name, layer in layers.items() for factor, tensor in layer.lora_tensors.items()
+    }
 
 
 def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:

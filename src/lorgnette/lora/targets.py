@@ -162,9 +162,9 @@ def _why_not_method(owner: nn.Module, target: Target) -> str | None:
         if target.parameter is not None:
             return f"is a raw parameter or a part of a layer, which cannot have lora.{method}"
         if not settings.use_dora:
-            weight = owner.get_parameter("weight").flatten(1)
-            if settings.r > min(weight.shape):
-                return f"has rank {min(weight.shape)} at most, which lora.{method} cannot exceed: {settings.r} is asked for"
+            most = min(owner.get_parameter("weight").flatten(1).shape)
+            if settings.r > most:
+                return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
     return None
 
 
