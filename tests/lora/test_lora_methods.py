@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 
 import pytest
@@ -259,3 +260,21 @@ def test_wrong_settings_say_so_in_a_line():
         LoRAConfig(init_lora_weights="loftq")
     with pytest.raises(ValueError, match=r"lora\.use_dora: does not go together"):
         LoRAConfig(use_dora=True, init_lora_weights="olora")
+
+
+@each_method
+def test_copies_ties_and_base_checkpoints(method):
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    base = nn.Sequential(first, second)
+    checkpoint = {key: value.clone() for key, value in base.state_dict().items()}
+    model = shake(inject_lora(base, LoRAConfig(r=2, target_modules="all-linear", **method)))
+    x = torch.randn(3, 4)
+    wanted = model(x)
+    assert all(model[0].lora_tensors[name] is tensor for name, tensor in model[1].lora_tensors.items())
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(copied(x), wanted)
+    report = model.load_state_dict(checkpoint, strict=False)
+    assert not report.unexpected_keys
+    assert all("lora_" in key for key in report.missing_keys)
+    assert torch.equal(model(x), wanted)
