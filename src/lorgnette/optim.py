@@ -29,6 +29,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             "peak_lr": base_lr if adapters else config.lr,
         },
     ]
+    if config.lora_plus_ratio != 1:
+        ups = {id(adapter.lora_B) for adapter in lora.adapted_layers(model).values()}
+        faster = [p for p in groups[0]["params"] if id(p) in ups]
+        groups[0]["params"] = [p for p in groups[0]["params"] if id(p) not in ups]
+        groups.insert(1, {"params": faster, "peak_lr": config.lr * config.lora_plus_ratio})
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise ValueError("there is nothing to train: no parameter of the model requires gradients")

@@ -27,6 +27,8 @@ class TrainConfig:
     """Peak learning rate of the adapters (of everything, where nothing is frozen)."""
     base_lr: float | None = None
     """Peak learning rate of trained tensors of the base itself. None: the same as `lr`."""
+    lora_plus_ratio: float = 1.0
+    """Learning rate of each adapter's B as a multiple of A's (LoRA+, arXiv 2402.12354, which uses 16)."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     """Which torch.optim optimiser."""
     weight_decay: float = 0.0
@@ -72,10 +74,11 @@ class TrainConfig:
                 raise ValueError(f"train.{name}: {getattr(self, name)} is too small; at least {least} works")
         if self.steps is not None and self.steps < 0:
             raise ValueError(f"train.steps: {self.steps} is negative; 0 or more works")
-        for name in ("lr", "base_lr"):
+        for name in ("lr", "base_lr", "lora_plus_ratio"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"train.{name}: {value} is not a positive number; 0.001 is usual")
+                usual = 16 if name == "lora_plus_ratio" else 0.001
+                raise ValueError(f"train.{name}: {value} is not a positive number; {usual} is usual")
         if self.device not in DEVICES:
             raise ValueError(f"train.device: {self.device!r} is not known; {', '.join(DEVICES)} are")
         if any(not 0 <= beta < 1 for beta in self.betas):

@@ -351,3 +351,15 @@ def test_info_says_whose_adapter_a_file_is(unet, tmp_path, capsys):
         assert main(["info", str(tmp_path / f"{name}.safetensors")]) == 0
         shown = capsys.readouterr().out
         assert said in shown if said else "adapter of" not in shown
+
+
+def test_methods_go_to_loralib_whole_or_not_at_all(shake):
+    start = inject_lora(make(), LoRAConfig(r=3, lora_alpha=6, target_modules=["fc"], init_lora_weights="pissa"))
+    shake(start)
+    state = export_loralib(start)
+    assert state["fc.lora_A"].shape == (6, 18)  # the start that is taken off is in the factors
+    delta = state["fc.lora_B"] @ state["fc.lora_A"] * (6 / 6)
+    close(start.fc.weight + delta, start.fc.effective_weight())
+    dora = inject_lora(make(), LoRAConfig(target_modules=["fc"], use_dora=True))
+    with pytest.raises(ValueError, match=r"^export_loralib: 'fc' has DoRA, which loralib has not"):
+        export_loralib(dora)

@@ -244,7 +244,7 @@ def test_what_peft_cannot_express_is_marked_and_peft_refuses_it(tmp_path, shake,
     ("changes", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
-        ({"use_dora": True}, "use_dora = True is not supported"),
+        ({"use_dora": True}, "1 missing ('head.lora_magnitude')"),
         ({"bias": "all"}, "bias = 'all', and adapter_model.safetensors lacks 'head.bias': it is incomplete"),
         ({"bias": "some"}, "bias = 'some' is not supported; 'none', 'all', 'lora_only' are"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' changed base weights"),

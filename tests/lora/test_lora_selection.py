@@ -201,7 +201,7 @@ def test_a_second_injection_takes_other_layers_and_refuses_the_same(net):
         ({"overrides": {"a": {"lora_dropout": 2}}}, "lora.overrides['a']: lora.lora_dropout: 2 is not in"),
         ({"overrides": {"(": {"r": 2}}}, "lora.overrides: '(' is not a regular expression"),
         ({"init_lora_weights": False}, "lora.init_lora_weights: False is not known"),
-        ({"init_lora_weights": "pissa"}, "lora.init_lora_weights: 'pissa' is not known"),
+        ({"init_lora_weights": "loftq"}, "lora.init_lora_weights: 'loftq' is not known"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LoRAConvTranspose3d,
     )
     from lorgnette.lora.embedding import LoRAEmbedding
+    from lorgnette.lora.eva import initialise_eva
     from lorgnette.lora.folder import adapter_info, current_file
     from lorgnette.lora.foreign import export_loralib, import_adapter
     from lorgnette.lora.identity import Fingerprint, fingerprint
@@ -89,6 +90,7 @@ _HOME = {
     "LoadReport": "state",
     "save_adapter": "adapter",
     "load_adapter": "adapter",
+    "initialise_eva": "eva",
     "adapter_info": "folder",
     "current_file": "folder",
     "import_adapter": "foreign",
@@ -132,6 +134,7 @@ __all__ = [
     "get_lora_params",
     "get_lora_state_dict",
     "import_adapter",
+    "initialise_eva",
     "inject_lora",
     "is_adapted",
     "load_adapter",

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.files import read_json
-from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
-from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers, is_adapted
+from lorgnette.lora.config import LoRAConfig, starts_from_base
+from lorgnette.lora.dora import outputs
 from lorgnette.lora.folder import (
     FORMAT_VERSION,
     MANIFEST,
@@ -35,7 +36,15 @@ from lorgnette.lora.folder import (
 )
 from lorgnette.lora.identity import Fingerprint, fingerprint
 from lorgnette.lora.parameter import LoRAParameter
-from lorgnette.lora.peft_format import OWN_TYPE, lost_layer, peft_config, peft_names, settings_from_peft, to_peft
+from lorgnette.lora.peft_format import (
+    OWN_TYPE,
+    lost_layer,
+    peft_config,
+    peft_names,
+    settings_from_peft,
+    split_starts,
+    to_peft,
+)
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
@@ -132,6 +141,8 @@ def load_adapter(
     title = type(model).__name__
     try:
         targets = _targets(model, folder, manifest, state)
+        started = [name for name, target in targets.items() if starts_from_base(target.settings.init_lora_weights)]
+        state = split_starts(state, started)
         difference = None
         if manifest:
             skip = frozenset(manifest["trained"])
@@ -196,11 +207,16 @@ def _fit(
                 continue
             weight = modules[target.owner].get_parameter(target.parameter or "weight")
             shapes = shapes_of(target, tuple(weight.shape))
-            wanted |= {f"{name}.{factor}": shape for factor, shape in zip(LORA_TENSORS, shapes, strict=True)}
+            factors: dict[str, tuple[int, ...]] = dict(zip(LORA_TENSORS, shapes, strict=True))
+            if starts_from_base(config.init_lora_weights):
+                factors |= {f"{factor}0": shape for factor, shape in factors.items()}
+            if config.use_dora:
+                factors["lora_magnitude"] = (outputs(layer),)
+            wanted |= {f"{name}.{factor}": shape for factor, shape in factors.items()}
     if required:
         wanted |= {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     else:
-        required = [name for name in wanted if name.rpartition(".")[2] in LORA_TENSORS]
+        required = [name for name in wanted if name.rpartition(".")[2] in ADAPTER_TENSORS]
     named, unknown = named_for(state, wanted)
     missing = [name for name in required if name not in named]
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
@@ -281,6 +297,12 @@ def _describe(adapter: LowRank) -> dict[str, Any]:
     }
     if adapter.lora_A.dtype not in (torch.float32, torch.float64):
         settings["lora_dtype"] = str(adapter.lora_A.dtype).removeprefix("torch.")
+    if adapter.lora_init is not True:
+        settings["init_lora_weights"] = adapter.lora_init
+    if adapter.use_dora:
+        settings["use_dora"] = True
+    if adapter.lora_B.requires_grad and not adapter.lora_A.requires_grad:
+        settings["freeze_lora_A"] = True
     if isinstance(adapter, LoRAParameter):
         settings |= {"parameter": adapter.parameter, "rows": adapter.rows}
     return settings

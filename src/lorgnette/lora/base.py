@@ -6,15 +6,22 @@ import contextlib
 import copy
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora import dora
+from lorgnette.lora.config import LoRAConfig, starts_from_base
+from lorgnette.lora.initial import start_from_base
 
 LORA_TENSORS = ("lora_A", "lora_B")
+METHOD_TENSORS = ("lora_A0", "lora_B0", "lora_magnitude")
+"""Further tensors that some methods add: factors at the start (PiSSA, OLoRA), lengths (DoRA)."""
+STARTS = ("lora_A0", "lora_B0")
+ADAPTER_TENSORS = (*LORA_TENSORS, *METHOD_TENSORS)
 
 
 class InPlace(nn.Module):
@@ -46,8 +53,31 @@ class LowRank(nn.Module):
     lora_dropout: float
     use_rslora: bool
     lora_enabled: bool
-    held: ClassVar[tuple[str, ...]] = (*LORA_TENSORS, "lora_alpha", "lora_dropout", "use_rslora", "lora_enabled")
-    """Names of everything that an adapter adds to a layer."""
+    lora_init: bool | str
+    _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_init")
+
+    @property
+    def lora_tensors(self) -> dict[str, nn.Parameter]:
+        """The tensors that this adapter consists of, by name."""
+        found = {name: self._parameters.get(name) for name in ADAPTER_TENSORS}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of everything that the adapter adds to the layer."""
+        return (*self.lora_tensors, *self._settings)
+
+    @property
+    def use_dora(self) -> bool:
+        """Whether the update is weight-decomposed: see `lorgnette.lora.dora`."""
+        return "lora_magnitude" in self._parameters
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The factors whose product is the update: with a start that is taken off, those of both side by side."""
+        if "lora_A0" not in self._parameters:
+            return self.lora_A, self.lora_B
+        A0, B0 = (self.get_parameter(name) for name in STARTS)
+        return torch.cat([self.lora_A, A0]), torch.cat([self.lora_B, -B0], 1)
 
     @property
     def r(self) -> int:
@@ -71,8 +101,10 @@ class LowRank(nn.Module):
         self.lora_dropout = config.lora_dropout
         self.use_rslora = config.use_rslora
         self.lora_enabled = True
+        self.lora_init = config.init_lora_weights if starts_from_base(config.init_lora_weights) else True
         if share is not None:
-            self.lora_A, self.lora_B = share.lora_A, share.lora_B
+            for name, tensor in share.lora_tensors.items():
+                setattr(self, name, tensor)
             return
         dtype = torch.promote_types(weight.dtype, torch.float32)
         if config.lora_dtype is not None:
@@ -81,6 +113,13 @@ class LowRank(nn.Module):
             setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
         with torch.no_grad():
             self._init_lora_A(config)
+            if self.lora_init is not True:
+                start_from_base(self, weight, config)
+            if config.use_dora:
+                self.lora_magnitude = nn.Parameter(
+                    dora.lengths(self, weight.to(torch.promote_types(weight.dtype, torch.float32)))
+                )
+        self.lora_A.requires_grad_(not config.freeze_lora_A)
 
     def add_to(self, weight: Tensor) -> Tensor:
         """`weight + s B A` in the dtype of `weight`, or `weight` itself while the adapter is disabled.
@@ -104,7 +143,11 @@ class LowRank(nn.Module):
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def _product(self, factor: Tensor, weight: Tensor) -> Tensor:
-        return (self.lora_B.flatten(1).to(factor.dtype) @ factor.flatten(1)).view_as(weight)
+        product = self.lora_B.flatten(1).to(factor.dtype) @ factor.flatten(1)
+        if "lora_A0" in self._parameters:
+            A0, B0 = (self.get_parameter(name).flatten(1).to(factor.dtype) for name in STARTS)
+            product = product - B0 @ A0
+        return product.view_as(weight)
 
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
         with no_autocast(weight.device.type):
@@ -112,7 +155,11 @@ class LowRank(nn.Module):
 
     def _add(self, weight: Tensor, factor: Tensor) -> Tensor:
         delta = self._delta(factor, weight)
-        return (weight.to(delta.dtype) + delta).to(weight.dtype)
+        total = weight.to(delta.dtype) + delta
+        if self.use_dora:
+            plain = total if factor is self.lora_A else weight.to(delta.dtype) + self._delta(self.lora_A, weight)
+            total = dora.rescaled(self, total, plain)
+        return total.to(weight.dtype)
 
 
 class LoRALayer(LowRank, InPlace):
@@ -130,7 +177,13 @@ class LoRALayer(LowRank, InPlace):
         self.attach_to(self.weight, factor_shapes(self.weight.shape, config.r), config, share)
 
     def delta_weight(self) -> Tensor:
-        """The update `s B A` in the shape of `weight`, in float32 (float64 on a float64 base)."""
+        """The update `s B A` in the shape of `weight`, in float32 (float64 on a float64 base).
+
+        With DoRA it is the whole difference from `weight`.
+        """
+        if self.use_dora:
+            wide = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+            return self._add(wide, self.lora_A) - wide
         return self._delta(self.lora_A, self.weight)
 
     def effective_weight(self) -> Tensor:
@@ -152,6 +205,15 @@ class LoRALayer(LowRank, InPlace):
         merged.weight.data = self.merged_weight()
         detach_lora(merged)
         return merged
+
+    def _through(self, x: Tensor, apply: Callable[..., Tensor]) -> Tensor:
+        """DoRA's output, `apply(x, weight, bias)` being the base's: dropout acts on the input of the difference."""
+        bias: Tensor | None = getattr(self, "bias", None)
+        if self.training and self.lora_dropout:
+            return apply(x, self.weight, bias) + apply(
+                self._dropped(x), self.delta_weight().to(self.weight.dtype), None
+            )
+        return apply(x, self.effective_weight(), bias)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.lora_dropout, self.training) if self.lora_dropout else x

@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from lorgnette.files import nearest
 
-_PER_LAYER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "lora_dtype")
+_PER_LAYER = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "init_lora_weights",
+    "lora_dtype",
+    "use_dora",
+    "freeze_lora_A",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,14 @@ class LoRAConfig:
     lora_dropout, use_rslora, init_lora_weights, lora_dtype. The first counts, and more than the patterns above."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)."""
-    init_lora_weights: bool | Literal["gaussian"] = True
-    """How A starts: true (Kaiming uniform) or 'gaussian' (deviation 1 / r). B always starts at zero."""
+    use_dora: bool = False
+    """Learn the length of each output's weights apart from their direction (DoRA, Liu et al., arXiv 2402.09353)."""
+    init_lora_weights: bool | str = True
+    """How the factors start: true (A Kaiming uniform) or 'gaussian' (A of deviation 1 / r), both with B = 0;
+    from the base's strongest singular vectors by 'pissa' (arXiv 2404.02948) or faster by 'pissa_niter_N', or from
+    its QR decomposition by 'olora' (arXiv 2406.01775)."""
+    freeze_lora_A: bool = False
+    """Train B alone, which needs no input of the layer in the backward pass (LoRA-FA, arXiv 2308.03303)."""
     lora_dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
     """Type of the factors; null: float32, or float64 on a float64 base."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -90,15 +105,25 @@ class LoRAConfig:
         for pattern, alpha in self.alpha_pattern.items():
             _check_regex("lora.alpha_pattern", pattern)
             _check_alpha(f"lora.alpha_pattern[{pattern!r}]", alpha)
-        if self.init_lora_weights not in (True, "gaussian"):
+        if self.init_lora_weights not in (True, "gaussian") and not starts_from_base(self.init_lora_weights):
             raise ValueError(
-                f"lora.init_lora_weights: {self.init_lora_weights!r} is not known; true or 'gaussian' work"
+                f"lora.init_lora_weights: {self.init_lora_weights!r} is not known;"
+                " true, 'gaussian', 'pissa', 'pissa_niter_4' or 'olora' work"
             )
+        if self.use_dora and starts_from_base(self.init_lora_weights):
+            raise ValueError(f"lora.use_dora: does not go together with init_lora_weights {self.init_lora_weights!r}")
 
     @property
     def scaling(self) -> float:
         """The factor `s` before `B A x`."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def starts_from_base(init: object) -> bool:
+    """Whether factors of this `init_lora_weights` start as a part of the base."""
+    if not isinstance(init, str):
+        return False
+    return re.fullmatch(r"olora|pissa|pissa_niter_\d{1,3}", init) is not None
 
 
 def _is_number(value: object) -> bool:

@@ -56,15 +56,18 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
+        if self.use_dora:
+            return self._through(input, self._conv_forward)
         if self._is_simple(input) and functions.fusable(input, self.weight, self.bias):
             return self._fused(input)
         base = super().forward(input)
         x = self._dropped(input)
         if self.groups > 1:
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
-        low = self._conv_forward(x, self.lora_A.to(x.dtype), None)
-        conv = _CONV[self.lora_A.dim() - 3]
-        return torch.add(base, conv(low, self.lora_B.to(low.dtype)), alpha=self.scaling)
+        A, B = self.factors()
+        low = self._conv_forward(x, A.to(x.dtype), None)
+        conv = _CONV[A.dim() - 3]
+        return torch.add(base, conv(low, B.to(low.dtype)), alpha=self.scaling)
 
     def _is_simple(self, x: Tensor) -> bool:
         return self.groups == 1 and x.dim() == self.weight.dim() and not isinstance(self.padding, str)
@@ -74,7 +77,7 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.stride)
-        factors = (self.lora_A, self.lora_B, self.scaling, self.lora_dropout if self.training else 0.0)
+        factors = (*self.factors(), self.scaling, self.lora_dropout if self.training else 0.0)
         geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
         return functions.conv(x, self.weight, self.bias, *factors, **geometry)
 
@@ -104,10 +107,8 @@ class LoRAConv3d(_LoRAConv, nn.Conv3d):
 
 class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        base = super().forward(input, output_size)
         if not self.lora_enabled:
-            return base
-        x = self._dropped(input)
+            return super().forward(input, output_size)
         assert isinstance(self.padding, tuple), "the base has no other"
         dims = self.lora_A.dim() - 2
         # The size of the output has been settled by the base; what it asks for is derived from it again.
@@ -115,11 +116,17 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
         )
         transposed = _TRANSPOSED[dims - 1]
+        if self.use_dora:
+            place = (self.stride, self.padding, extra, self.groups, self.dilation)
+            return self._through(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
+        base = super().forward(input, output_size)
+        x = self._dropped(input)
+        A, B = self.factors()
         if self.groups > 1:
             delta = self.delta_weight().to(x.dtype)
             return base + transposed(x, delta, None, self.stride, self.padding, extra, self.groups, self.dilation)
-        low = _CONV[dims - 1](x, self.lora_B.to(x.dtype).transpose(0, 1))
-        update = transposed(low, self.lora_A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
+        low = _CONV[dims - 1](x, B.to(x.dtype).transpose(0, 1))
+        update = transposed(low, A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
         return torch.add(base, update, alpha=self.scaling)
 
 

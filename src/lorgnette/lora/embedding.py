@@ -51,8 +51,12 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
         base = super().forward(input)
         if not self.lora_enabled:
             return base
-        low = F.embedding(input, self.lora_B, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
-        factor = self._dropped(self.lora_A)
+        if self.use_dora:
+            how = {"padding_idx": self.padding_idx, "scale_grad_by_freq": self.scale_grad_by_freq}
+            return F.embedding(input, self.effective_weight(), **how)
+        A, B = self.factors()
+        low = F.embedding(input, B, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+        factor = self._dropped(A)
         return torch.add(base, low.to(base.dtype) @ factor.to(base.dtype), alpha=self.scaling)
 
     def _init_lora_A(self, config: LoRAConfig) -> None:

@@ -111,7 +111,8 @@ def _adapted(
 ) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if not dropout and _merging_pays(kind.rows(x), x, A, B):
+    only_B = B.requires_grad and not A.requires_grad and torch.is_grad_enabled()
+    if not dropout and not only_B and _merging_pays(kind.rows(x), x, A, B):
         return _Merged.apply(kind, x, weight, bias, A, B, scaling)
     # One draw from the default generator, always on the CPU: a seed is never fetched from a device.
     seed = int(torch.randint(2**63 - 1, (), device="cpu")) if dropout else 0
@@ -138,12 +139,18 @@ class _Beside(torch.autograd.Function):
         y = kind.apply(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
         mask, gain = _dropout_mask(x, dropout, seed)
         h = kind.apply(_masked(x, mask), A.to(x.dtype))
-        ctx.save_for_backward(x, weight, A, B, *((h,) if _keeping_pays(A) else ()))
+        ctx.shape = x.shape
+        keeps = A.requires_grad or not B.requires_grad  # with A frozen (LoRA-FA) h is all that is asked for
+        ctx.save_for_backward(x if keeps else None, weight, A, B, *((h,) if not keeps or _keeping_pays(A) else ()))
         return _no_view(kind.add_up(y, h, B.to(x.dtype), scaling * gain))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, weight, A, B, *kept = ctx.saved_tensors
+        if x is None:
+            if torch.is_grad_enabled():
+                raise RuntimeError("with a frozen lora_A there is no second derivative: its input was not kept")
+            x = grad.new_empty(()).expand(ctx.shape)  # for its shape alone
         kind, dtype = ctx.kind, x.dtype
         _, needs_x, _, _, needs_A, needs_B, *_ = ctx.needs_input_grad
         dx = dA = dB = None

@@ -65,14 +65,17 @@ class LoRALinear(LoRALayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
+        if self.use_dora:
+            return self._through(input, F.linear)
+        A, B = self.factors()
         if functions.fusable(input, self.weight, self.bias):
-            factors = (self.lora_A, self.lora_B, self.scaling, self.lora_dropout if self.training else 0.0)
+            factors = (A, B, self.scaling, self.lora_dropout if self.training else 0.0)
             return functions.linear(input, self.weight, self.bias, *factors)
         base = super().forward(input)
         # A and B are cast down, never x up: no second copy of x is kept for the backward pass.
-        low = F.linear(self._dropped(input), self.lora_A.to(input.dtype))
-        flat_BO, flat_BR = base.reshape(-1, self.out_features), low.reshape(-1, self.r)
-        return torch.addmm(flat_BO, flat_BR, self.lora_B.to(low.dtype).t(), alpha=self.scaling).view(base.shape)
+        low = F.linear(self._dropped(input), A.to(input.dtype))
+        flat_BO, flat_BR = base.reshape(-1, self.out_features), low.reshape(-1, A.shape[0])
+        return torch.addmm(flat_BO, flat_BR, B.to(low.dtype).t(), alpha=self.scaling).view(base.shape)
 
 
 LAYERS: dict[type[nn.Module], type[LoRALayer]] = {

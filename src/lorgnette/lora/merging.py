@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.lora.attention import update_readers
-from lorgnette.lora.base import LORA_TENSORS, LoRALayer, LowRank, is_adapted
+from lorgnette.lora.base import ADAPTER_TENSORS, LoRALayer, LowRank, is_adapted
 from lorgnette.lora.layers import adapted_class
 from lorgnette.lora.parameter import adapters_of, sites
 from lorgnette.lora.state import mark_trained, marked_tensors
@@ -196,7 +196,7 @@ def _adapters(owner: nn.Module, parameter: str) -> Sequence[LowRank]:
 
 def _weight_uses(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
-        yield from (p for name, p in module._parameters.items() if p is not None and name not in LORA_TENSORS)
+        yield from (p for name, p in module._parameters.items() if p is not None and name not in ADAPTER_TENSORS)
 
 
 def _share_copy(model: Model) -> Model:

@@ -11,17 +11,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.base import LORA_TENSORS, STARTS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.parameter import LoRAParameter
 from lorgnette.lora.selection import matches
-from lorgnette.lora.state import IN_PROJ, get_lora_state_dict, own_tensors, trained_tensors
+from lorgnette.lora.state import IN_PROJ, from_peft, get_lora_state_dict, own_tensors, trained_tensors
 
 OWN_TYPE = "LORGNETTE"
 """Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
 
 _UNSUPPORTED = (
-    "use_dora",
     "lora_bias",
     "fan_in_fan_out",
     "use_qalora",
@@ -46,7 +45,14 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in get_lora_state_dict(model).items():
         owner, _, factor = name.rpartition(".")
-        if factor in LORA_TENSORS:
+        if factor in STARTS and owner in layers:
+            continue  # they stand in the factors themselves
+        if factor == "lora_magnitude" and owner in layers:
+            kernel = layers[owner].lora_A.dim() - 2
+            tensor = tensor.view(1, -1, *[1] * kernel) if kernel else tensor
+            name = f"{owner}.lora_magnitude_vector"
+        elif factor in LORA_TENSORS:
+            tensor = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
             if isinstance(layers[owner], nn.Embedding):
                 name, tensor = f"{owner}.lora_embedding_{'B' if factor == 'lora_A' else 'A'}", tensor.mT
             else:
@@ -54,6 +60,21 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
         elif owner in layers:
             name = f"{owner}.base_layer.{factor}"
         tensors[f"base_model.model.{name}"] = tensor
+    return tensors
+
+
+def split_starts(state: Mapping[str, Tensor], starts: Iterable[str]) -> dict[str, Tensor]:
+    """A state as `to_peft` writes it, with the doubled factors of these adapters taken apart again."""
+    wanted = {f"{name}.{factor}": LORA_TENSORS.index(factor) for name in starts for factor in LORA_TENSORS}
+    tensors = {}
+    for key, tensor in state.items():
+        name, value = from_peft(key, tensor, wanted)
+        axis = wanted.get(name)
+        if axis is None or value.dim() <= axis or value.shape[axis] % 2:
+            tensors[key] = tensor
+            continue
+        own, start = value.chunk(2, axis)
+        tensors |= {name: own, f"{name}0": -start if axis else start}
     return tensors
 
 
@@ -71,7 +92,8 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
     layers = adapted_layers(model)
     if reasons := beyond_peft(model):
         return {"peft_type": OWN_TYPE, "reasons": reasons}
-    rank = _most_common(layer.r for layer in layers.values())
+    ranks = {name: layer.factors()[0].shape[0] for name, layer in layers.items()}
+    rank = _most_common(ranks.values())
     use_rslora = all(layer.use_rslora for layer in layers.values())
     alphas = {name: _alpha(layer, use_rslora) for name, layer in layers.items()}
     alpha = _most_common(alphas.values())
@@ -87,8 +109,9 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "use_rslora": use_rslora,
+        "use_dora": any(layer.use_dora for layer in layers.values()),
         "target_modules": _target_modules(model, list(layers)),
-        "rank_pattern": {_exactly(name): layer.r for name, layer in layers.items() if layer.r != rank},
+        "rank_pattern": {_exactly(name): value for name, value in ranks.items() if value != rank},
         "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
         "modules_to_save": None if _bias(model) != "none" else _trained_modules(model) or None,
     }
@@ -100,6 +123,8 @@ def beyond_peft(model: nn.Module) -> list[str]:
     layers = adapted_layers(model)
     attentions = peft_names(model)
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    if len({layer.use_dora for layer in layers.values()}) > 1:
+        reasons.append("PEFT has DoRA for all layers or for none")
     for name, layer in layers.items():
         if name in attentions:
             reasons.append(f"{name}: PEFT adapts attentions as a whole, and out_proj with twice the update")
@@ -166,6 +191,7 @@ def settings_from_peft(config: Any, ranks: Mapping[str, int], theirs: Mapping[st
             lora_alpha=alpha,
             lora_dropout=config.get("lora_dropout") or 0.0,
             use_rslora=bool(config.get("use_rslora")),
+            use_dora=bool(config.get("use_dora")),
         )
     return settings
 
@@ -210,9 +236,9 @@ def _times_of_out_proj(version: str) -> int:
 
 
 def _alpha(layer: LowRank, use_rslora: bool) -> float:
-    alpha = layer.lora_alpha
-    if layer.use_rslora and not use_rslora:  # only some layers scale by sqrt(r): PEFT has one switch for all
-        alpha = layer.scaling * layer.r
+    alpha, rank = layer.lora_alpha, layer.factors()[0].shape[0]
+    if rank != layer.r or layer.use_rslora != use_rslora:  # PEFT has one switch for all layers, and sees 2r
+        alpha = layer.scaling * (math.sqrt(rank) if use_rslora else rank)
     return int(alpha) if math.isfinite(alpha) and alpha == int(alpha) else alpha
 
 

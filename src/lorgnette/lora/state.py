@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.files import nearest
-from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.parameter import part_name
 
 _MARK = "_lora_trained"
@@ -163,6 +163,8 @@ def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
+    if name.removesuffix(".weight").endswith(".lora_magnitude_vector"):
+        return name.removesuffix(".weight").removesuffix("_vector"), value.flatten()
     for factor in LORA_TENSORS:
         name = name.removesuffix(".weight") if name.endswith(f"{factor}.weight") else name
     owner, _, factor = name.rpartition(".")
@@ -181,7 +183,7 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers that a module itself holds, without an adapter's."""
-    hidden = {*module._non_persistent_buffers_set, *(LORA_TENSORS if isinstance(module, LowRank) else ())}
+    hidden = {*module._non_persistent_buffers_set, *(ADAPTER_TENSORS if isinstance(module, LowRank) else ())}
     tensors = module._parameters | module._buffers
     return {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in hidden}
 
@@ -207,7 +209,9 @@ def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
     if every_name:
         modules = model.named_modules(remove_duplicate=False)
         layers = {name: module for name, module in modules if isinstance(module, LowRank)}
-    return {_join(name, factor): getattr(layer, factor) for name, layer in layers.items() for factor in LORA_TENSORS}
+    return {
+        _join(name, factor): tensor for name, layer in layers.items() for factor, tensor in layer.lora_tensors.items()
+    }
 
 
 def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -249,7 +253,7 @@ def _in_parts_of(target: Tensor, value: Tensor) -> Tensor:
 
 
 def _is_factor(name: str) -> bool:
-    return name.rpartition(".")[2] in LORA_TENSORS
+    return name.rpartition(".")[2] in ADAPTER_TENSORS
 
 
 def _join(prefix: str, name: str) -> str:

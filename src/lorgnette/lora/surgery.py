@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from lorgnette.lora.attention import update_readers
-from lorgnette.lora.base import LoRALayer, LowRank, adapted_layers, detach_lora
+from lorgnette.lora.base import STARTS, LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.parameter import sites
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
@@ -111,7 +111,9 @@ def freeze_base_params(model: nn.Module) -> None:
 
 def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
     """The adapters' parameters, for an optimiser; each once."""
-    parameters = [p for layer in adapted_layers(model).values() for p in (layer.lora_A, layer.lora_B)]
+    parameters = [
+        p for layer in adapted_layers(model).values() for name, p in layer.lora_tensors.items() if name not in STARTS
+    ]
     return list({id(p): p for p in parameters}.values())
 
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lorgnette.lora.attention import reads_raw
 from lorgnette.lora.base import InPlace, LowRank, factor_shapes
-from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.config import LoRAConfig, starts_from_base
 from lorgnette.lora.layers import adapted_class, attach_lora
 from lorgnette.lora.parameter import LoRAParameter, Rows, part_name, part_shapes
 
@@ -86,6 +86,8 @@ def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents
         return f"is read raw by its nn.{type(owner).__name__}: a layer is named in lora.target_modules"
     if reason := _why_not_weight(owner, target):
         return reason
+    if reason := _why_not_method(owner, target):
+        return reason
     if isinstance(owner, nn.Embedding) and owner.max_norm is not None:
         return "rescales its rows in place at every call (max_norm), so that an update has no fixed base"
     for parent in parents:
@@ -150,6 +152,19 @@ def _why_not_weight(owner: nn.Module, target: Target) -> str | None:
             return f"has {weight.dim()} dimensions; 2 to 4 can be adapted"
         if target.rows is not None and not (weight.dim() == 2 and 0 <= target.rows[0] < target.rows[1] <= len(weight)):
             return f"has no rows {target.rows[0]} to {target.rows[1]}"
+    return None
+
+
+def _why_not_method(owner: nn.Module, target: Target) -> str | None:
+    settings = target.settings
+    method = "use_dora" if settings.use_dora else f"init_lora_weights {settings.init_lora_weights!r}"
+    if settings.use_dora or starts_from_base(settings.init_lora_weights):
+        if target.parameter is not None:
+            return f"is a raw parameter or a part of a layer, which cannot have lora.{method}"
+        if not settings.use_dora:
+            most = min(owner.get_parameter("weight").flatten(1).shape)
+            if settings.r > most:
+                return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
     return None
 
 
