@@ -260,4 +260,4 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def _no_view(y: Tensor) -> Tensor:
     """`y` itself, which a layer behind may change in place: autograd forbids that for a view from a Function."""
-    return torch.ops.aten._unsafe_view(y, y.shape)
+    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y

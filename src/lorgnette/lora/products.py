@@ -67,7 +67,8 @@ class Convolution(NamedTuple):
 
     def add_up(self, y: Tensor, h: Tensor, B: Tensor, scale: float) -> Tensor:
         wide = B.flatten(1).expand(y.shape[0], -1, -1)
-        return y.flatten(2).baddbmm_(wide, h.flatten(2), alpha=scale).view(y.shape)
+        y.view(*y.shape[:2], -1).baddbmm_(wide, h.flatten(2), alpha=scale)
+        return y  # itself: the strides of a view may hide that it is channels last
 
     def down(self, grad: Tensor, B: Tensor) -> Tensor:
         narrow = B.flatten(1).mT.expand(grad.shape[0], -1, -1)
