@@ -159,9 +159,7 @@ def _read_convolution(name: str, layer: _ConvNd, A: Tensor, B: Tensor, alpha: fl
 
 def _write_layer(name: str, adapter: LowRank) -> tuple[Tensor, Tensor]:
     if adapter.use_dora:
-        raise ValueError(
-            f"export_loralib: {name!r} has DoRA, which loralib does not have; merge_lora_weights folds it in"
-        )
+        raise ValueError(f"export_loralib: {name!r} has DoRA, which loralib has not; merge_lora_weights folds it in")
     A, B = (factor.detach() for factor in adapter.factors())
     stretch = adapter.scaling / (adapter.lora_alpha / A.shape[0])  # rsLoRA scales in another way
     if isinstance(adapter, nn.Embedding):
