@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from lorgnette.lora.parameter import LoRAParameter, effective_parameter
     from lorgnette.lora.planning import Plan, PlanRow, plan
+    from lorgnette.lora.resizing import Resized, ResizedRow, resize
     from lorgnette.lora.state import LoadReport, get_lora_state_dict, load_lora_state_dict, trained_tensors
     from lorgnette.lora.surgery import (
         ParameterCount,
@@ -68,6 +69,9 @@ _HOME = {
     "plan": "planning",
     "Plan": "planning",
     "PlanRow": "planning",
+    "resize": "resizing",
+    "Resized": "resizing",
+    "ResizedRow": "resizing",
     "inject_lora": "surgery",
     "freeze_base_params": "surgery",
     "get_lora_params": "surgery",
@@ -120,6 +124,8 @@ __all__ = [
     "ParameterCount",
     "Plan",
     "PlanRow",
+    "Resized",
+    "ResizedRow",
     "VerifyReport",
     "adapted_layers",
     "adapter_info",
@@ -142,6 +148,7 @@ __all__ = [
     "merge_lora_weights",
     "merged",
     "plan",
+    "resize",
     "save_adapter",
     "trained_tensors",
     "unload_lora",
