@@ -124,6 +124,20 @@ def test_views_of_one_projection_need_no_copy():
     assert torch.equal(selective_scan(*tensors[:3], *views, *tensors[5:], (3, 5), way="numba"), wanted)
 
 
+def test_step_sizes_laid_out_by_direction_are_read_in_place():
+    tensors = inputs(2, (3, 5), 40, 4, 3, dtype=torch.float32)
+    wanted = with_gradients(tensors, (3, 5), (0, 1, 2, 3), "numba")
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    by_direction = tensors[1].permute(2, 0, 1, 3).contiguous().requires_grad_()
+    y = selective_scan(leaves[0], by_direction.permute(1, 2, 0, 3), *leaves[2:], (3, 5), way="numba")
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(y.dtype)
+    (y * weights).sum().backward()
+    assert torch.equal(y, wanted[0])
+    assert by_direction.grad is not None
+    assert torch.equal(by_direction.grad.permute(1, 2, 0, 3), wanted[2])
+    assert all(torch.equal(a.grad, b) for i, (a, b) in enumerate(zip(leaves, wanted[1:], strict=True)) if i != 1)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_in_and_out_with_a_state_in_float32(dtype):
     low = [x.to(dtype) for x in inputs(1, (8, 8), 8, 4, 4)]
@@ -205,10 +219,31 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path):
     assert done.stdout == "torch.Size([1, 4, 2])\n", done.stderr
 
 
+def test_a_disk_that_fills_while_a_kernel_is_kept_is_no_obstacle(monkeypatch: pytest.MonkeyPatch):
+    from numba.core.caching import IndexDataCacheFile
+
+    from lorgnette.nn.selective_scan import kernels
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def twice(x):
+        x[0] *= 2
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", full)
+    values = torch.ones(1).numpy()
+    kernels._compile(twice, "void(f4[::1])")(values)
+    assert values[0] == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"way": "cuda"}, r"^way: 'cuda' is not known; numba, triton, blocked"),
+        ({"way": "numba"}, r"^way: 'numba' computes in float32 on cpu, and u is torch.float64 on cpu"),
+        ({"size": (0, 4)}, r"^size: \(0, 4\) is not \(H, W\) of an image"),
+        ({"size": (-2, -2)}, r"^size: \(-2, -2\) is not \(H, W\) of an image"),
+        ({"directions": ()}, r"^directions: \(\) are not all among 0, 1, 2 and 3, at least one"),
         ({"size": (2, 3)}, r"^u: \(1, 4, 2\) is not \(batch, L, d\) with L = 2 x 3 pixels"),
         ({"directions": (0, 1, 2, 4)}, r"^directions: \(0, 1, 2, 4\) are not all among 0, 1, 2 and 3"),
         ({"directions": (0, 1)}, r"^dt: \(1, 4, 4, 2\) does not fit u; \(1, 4, 2, 2\) is needed"),

@@ -57,7 +57,10 @@ def selective_scan(
         ValueError: shapes that do not fit each other, an unknown direction, or a way that is not there; one line.
     """
     _check(u, dt, A, B, C, D, dt_bias, size, directions)
-    return _ways(way or _quickest(u))(u, dt, A, B, C, D, dt_bias, size, tuple(directions))
+    way = way or _quickest(u)
+    scan = _ways(way)
+    _check_place(way, u)
+    return scan(u, dt, A, B, C, D, dt_bias, size, tuple(directions))
 
 
 def _quickest(u: Tensor) -> str:
@@ -69,6 +72,14 @@ def _quickest(u: Tensor) -> str:
     if u.device.type == "cuda" and u.dtype != torch.float64 and TRITON:
         return "triton"
     return "doubling" if compiling else "blocked"
+
+
+def _check_place(way: str, u: Tensor) -> None:
+    place = {"numba": "cpu", "triton": "cuda"}.get(way, u.device.type)
+    if u.device.type != place or (way in ("numba", "triton") and u.dtype == torch.float64):
+        raise ValueError(
+            f"way: {way!r} computes in float32 on {place}, and u is {u.dtype} on {u.device}; 'blocked' serves there"
+        )
 
 
 def _ways(name: str) -> Callable[..., Tensor]:
@@ -108,8 +119,12 @@ def _check(
     size: tuple[int, int],
     directions: Sequence[int],
 ) -> None:
-    if any(direction not in DIRECTIONS for direction in directions):
-        raise ValueError(f"directions: {tuple(directions)} are not all among 0, 1, 2 and 3")
+    if not directions or any(direction not in DIRECTIONS for direction in directions):
+        raise ValueError(f"directions: {tuple(directions)} are not all among 0, 1, 2 and 3, at least one of them")
+    if min(size) < 1:
+        raise ValueError(f"size: {tuple(size)} is not (H, W) of an image; one pixel is the least")
+    if A.ndim != 3:
+        raise ValueError(f"A: {tuple(A.shape)} is not (K, d, N)")
     if u.ndim != 3 or size[0] * size[1] != u.shape[1]:
         raise ValueError(f"u: {tuple(u.shape)} is not (batch, L, d) with L = {size[0]} x {size[1]} pixels")
     batch, length, d = u.shape

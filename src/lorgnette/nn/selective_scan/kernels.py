@@ -248,8 +248,8 @@ def _backward(
                     dA[b, k, start + c, n] = d_rate[n, c]
 
 
-# B and C may be views with strides, everything else is contiguous: one signature each, so that it is compiled once.
-_INPUTS = "f4[:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4[:,:,:,:], f4[:,:,:,:], f4[:,::1], f4[:,::1], i8, i8, i8[::1]"
+# dt, B and C may be views with strides, everything else is contiguous: one signature each, so that it is compiled once.
+_INPUTS = "f4[:,:,::1], f4[:,:,:,:], f4[:,:,::1], f4[:,:,:,:], f4[:,:,:,:], f4[:,::1], f4[:,::1], i8, i8, i8[::1]"
 _KEPT = "f4[:,:,:,:,:,::1]"
 _GRADIENTS = "f4[:,:,::1], f4[:,:,:,::1], f4[:,:,:,::1], f4[:,:,:,:,::1], f4[:,:,:,:,::1], f4[:,:,::1], f4[:,:,::1]"
 
@@ -270,5 +270,5 @@ def _compile(function: Callable[..., None], signature: str) -> Callable[..., Non
     options = {"fastmath": _FUSED, "error_model": "numpy", "nogil": True}
     try:
         return numba.njit(signature, cache=True, **options)(function)
-    except RuntimeError:  # numba finds no folder it may write to: this process compiles for itself
+    except (RuntimeError, OSError):  # no folder it may write to, or a full disk: this process compiles for itself
         return numba.njit(signature, **options)(function)

@@ -44,7 +44,7 @@ def _scan(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """The sum over the directions, and some of the states, from which the backward pass makes the others again."""
-    u, dt, A, D, dt_bias = (tensor.contiguous() for tensor in (u, dt, A, D, dt_bias))
+    u, A, D, dt_bias = (tensor.contiguous() for tensor in (u, A, D, dt_bias))
     y, kept = torch.zeros_like(u), _room(u, A, size, keep)
     inputs = _arrays(u, dt, A, B, C, D, dt_bias), *size, torch.tensor(directions).numpy()
     _in_threads(forward_kernel(), u, *inputs[0], *inputs[1:], *_arrays(y, kept))
@@ -71,10 +71,10 @@ def _scan_backward(
     kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the seven tensors."""
-    grad, u, dt, A, D, dt_bias = (tensor.contiguous() for tensor in (grad, u, dt, A, D, dt_bias))
+    grad, u, A, D, dt_bias = (tensor.contiguous() for tensor in (grad, u, A, D, dt_bias))
     batch, _, d = u.shape
     blocks = -(-d // LANES)
-    du, d_dt = torch.zeros_like(u), torch.empty_like(dt)
+    du, d_dt = torch.zeros_like(u), dt.new_empty(dt.shape)
     dA, dD, d_bias = (x.new_empty(batch, *x.shape) for x in (A, D, dt_bias))
     dB, dC = (u.new_empty(batch, blocks, *B.shape[1:]) for _ in range(2))
     inputs = *_arrays(grad, u, dt, A, B, C, D, dt_bias), *size, torch.tensor(directions).numpy()

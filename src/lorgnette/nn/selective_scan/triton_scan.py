@@ -49,11 +49,12 @@ class _Scan(torch.autograd.Function):
         ys = u.new_empty(batch, k, length, d, dtype=torch.float32)
         order = torch.tensor(directions, dtype=torch.int32, device=u.device)
         grid = (batch * k * blocks,)
-        _forward[grid](
-            u, dt, A, B, C, D, bias, order, ys, kept, *size, d, n, k, blocks, chunks,
-            *u.stride()[:2], *dt.stride()[:3], *B.stride()[:3], *C.stride()[:3],
-            KEEP=keep, CHANNELS=CHANNELS, WIDE=wide, STRIDE=STRIDE,
-        )  # fmt: skip
+        with torch.cuda.device_of(u):  # Triton launches on the current device
+            _forward[grid](
+                u, dt, A, B, C, D, bias, order, ys, kept, *size, d, n, k, blocks, chunks,
+                *u.stride()[:2], *dt.stride()[:3], *B.stride()[:3], *C.stride()[:3],
+                KEEP=keep, CHANNELS=CHANNELS, WIDE=wide, STRIDE=STRIDE,
+            )  # fmt: skip
         ctx.save_for_backward(u, dt, A, B, C, D, bias, order, kept)
         ctx.size = size
         return ys.sum(1).to(u.dtype)
@@ -72,12 +73,13 @@ class _Scan(torch.autograd.Function):
         dA, dD, d_bias = (torch.empty(batch, *x.shape, **f32) for x in (A, D, bias))
         dB, dC = (torch.empty(batch, blocks, length, k, n, **f32) for _ in range(2))
         scratch = torch.empty(grid[0], STRIDE, CHANNELS, wide, **f32)
-        _backward[grid](
-            grad, u, dt, A, B, C, D, bias, order, kept, scratch, dus, d_dt, dA, dB, dC, dD, d_bias,
-            *ctx.size, d, n, k, blocks, chunks,
-            *grad.stride()[:2], *u.stride()[:2], *dt.stride()[:3], *B.stride()[:3], *C.stride()[:3],
-            CHANNELS=CHANNELS, WIDE=wide, STRIDE=STRIDE,
-        )  # fmt: skip
+        with torch.cuda.device_of(u):
+            _backward[grid](
+                grad, u, dt, A, B, C, D, bias, order, kept, scratch, dus, d_dt, dA, dB, dC, dD, d_bias,
+                *ctx.size, d, n, k, blocks, chunks,
+                *grad.stride()[:2], *u.stride()[:2], *dt.stride()[:3], *B.stride()[:3], *C.stride()[:3],
+                CHANNELS=CHANNELS, WIDE=wide, STRIDE=STRIDE,
+            )  # fmt: skip
         gradients = dus.sum(1), d_dt, dA.sum(0), dB.sum(1), dC.sum(1), dD.sum(0), d_bias.sum(0)
         inputs = u, dt, A, B, C, D, bias
         return *(g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)), None, None
@@ -89,7 +91,7 @@ def _last_contiguous(x: Tensor) -> Tensor:
 
 @triton.jit
 def _pixel(direction, step, h, w):
-    step = tl.where(direction >= 2, h * w - 1 - step, step)
+    step = tl.where(direction >= 2, h * w - 1 - step, step).to(tl.int64)
     return tl.where(direction % 2 == 0, step, (step % h) * w + step // h)
 
 
@@ -112,7 +114,7 @@ def _forward(
     u_b, u_l, dt_b, dt_l, dt_k, B_b, B_l, B_k, C_b, C_l, C_k,
     KEEP: tl.constexpr, CHANNELS: tl.constexpr, WIDE: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = tl.program_id(0).to(tl.int64)  # and so every offset: large images have more than 2^31 numbers
     block, k, b = program % blocks, (program // blocks) % K, program // (blocks * K)
     c, s = block * CHANNELS + tl.arange(0, CHANNELS), tl.arange(0, WIDE)
     real_c, real_s = c < d, s < n
@@ -146,7 +148,7 @@ def _backward(
     g_b, g_l, u_b, u_l, dt_b, dt_l, dt_k, B_b, B_l, B_k, C_b, C_l, C_k,
     CHANNELS: tl.constexpr, WIDE: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
+    program = tl.program_id(0).to(tl.int64)  # and so every offset: large images have more than 2^31 numbers
     block, k, b = program % blocks, (program // blocks) % K, program // (blocks * K)
     c, s = block * CHANNELS + tl.arange(0, CHANNELS), tl.arange(0, WIDE)
     real_c, real_s = c < d, s < n
