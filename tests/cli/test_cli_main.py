@@ -107,6 +107,6 @@ def test_as_a_process():
 @pytest.mark.parametrize("reader", ["head -1", "true"])
 @pytest.mark.parametrize("words", ["train superres --help", "enhance --help", "--help"])
 def test_a_reader_that_leaves_early_is_no_error(words: str, reader: str):
-    command = f"(sleep 0.3; exec {sys.executable} -m lorgnette {words}) | {reader}"
+    command = f"(sleep 0.3; exec env -u PYTHONUNBUFFERED {sys.executable} -m lorgnette {words}) | {reader}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
