@@ -6,7 +6,7 @@ skip are done on the way. Each direction has its own output, and one sum brings 
 the same bits each time. Half-precision inputs are read as they are, the states are float32.
 """
 
-# pyright: reportMissingImports=false, reportIndexIssue=false
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from typing import Any
@@ -42,15 +42,15 @@ class _Scan(torch.autograd.Function):
         A, D, bias = (x.contiguous() for x in (A, D, bias))
         batch, length, d = u.shape
         k, n = len(directions), A.shape[2]
-        chunks, blocks = triton.cdiv(length, STRIDE), triton.cdiv(d, CHANNELS)
-        wide = triton.next_power_of_2(n)
+        chunks, blocks = -(-length // STRIDE), -(-d // CHANNELS)
+        wide = 1 << (n - 1).bit_length()
         keep = any(ctx.needs_input_grad)
         kept = u.new_empty(batch, k, blocks, chunks if keep else 1, CHANNELS, wide, dtype=torch.float32)
         ys = u.new_empty(batch, k, length, d, dtype=torch.float32)
         order = torch.tensor(directions, dtype=torch.int32, device=u.device)
         grid = (batch * k * blocks,)
         with torch.cuda.device_of(u):  # Triton launches on the current device
-            _forward[grid](
+            _on(grid, _forward)(
                 u, dt, A, B, C, D, bias, order, ys, kept, *size, d, n, k, blocks, chunks,
                 *u.stride()[:2], *dt.stride()[:3], *B.stride()[:3], *C.stride()[:3],
                 KEEP=keep, CHANNELS=CHANNELS, WIDE=wide, STRIDE=STRIDE,
@@ -66,7 +66,7 @@ class _Scan(torch.autograd.Function):
         grad = _last_contiguous(grad)
         batch, length, d = u.shape
         k, n, blocks, wide = len(order), A.shape[2], kept.shape[2], kept.shape[5]
-        chunks = triton.cdiv(length, STRIDE)
+        chunks = -(-length // STRIDE)
         grid = (batch * k * blocks,)
         f32 = {"dtype": torch.float32, "device": u.device}
         dus, d_dt = torch.empty(batch, k, length, d, **f32), torch.empty(batch, length, k, d, **f32)
@@ -74,7 +74,7 @@ class _Scan(torch.autograd.Function):
         dB, dC = (torch.empty(batch, blocks, length, k, n, **f32) for _ in range(2))
         scratch = torch.empty(grid[0], STRIDE, CHANNELS, wide, **f32)
         with torch.cuda.device_of(u):
-            _backward[grid](
+            _on(grid, _backward)(
                 grad, u, dt, A, B, C, D, bias, order, kept, scratch, dus, d_dt, dA, dB, dC, dD, d_bias,
                 *ctx.size, d, n, k, blocks, chunks,
                 *grad.stride()[:2], *u.stride()[:2], *dt.stride()[:3], *B.stride()[:3], *C.stride()[:3],
@@ -83,6 +83,10 @@ class _Scan(torch.autograd.Function):
         gradients = dus.sum(1), d_dt, dA.sum(0), dB.sum(1), dC.sum(1), dD.sum(0), d_bias.sum(0)
         inputs = u, dt, A, B, C, D, bias
         return *(g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)), None, None
+
+
+def _on(grid: tuple[int, ...], kernel: Any) -> Any:
+    return kernel[grid]
 
 
 def _last_contiguous(x: Tensor) -> Tensor:

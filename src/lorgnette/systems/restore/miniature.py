@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.recipe import TrainConfig
-from lorgnette.systems.restore.recipe import DEFAULT_PARAMETERS, DEFAULT_TARGETS, Data, Model, Recipe
+from lorgnette.systems.restore.recipe import DEFAULT_TARGETS, SCAN_PARAMETERS, Data, Model, Recipe
 
 
 def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:
@@ -22,7 +22,7 @@ def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:
             r=4,
             lora_alpha=8,
             target_modules=DEFAULT_TARGETS,
-            target_parameters=DEFAULT_PARAMETERS,
+            target_parameters=SCAN_PARAMETERS,
             modules_to_save=["conv_last"],
             exclude_modules=["conv_last"],
         ),

@@ -151,11 +151,12 @@ DEFAULT_TARGETS = (
     r"(.*\.)?(in_proj|out_proj|cab\.\d|conv|conv\.[024]|conv_first|conv_after_body|conv_last"
     r"|conv_before_upsample\.0|upsample\.\d)"
 )
-DEFAULT_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
+SCAN_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
+"""The scan's raw weights, for `lora.target_parameters`: a third more parameters."""
 
 
 def _default_lora() -> LoRAConfig:
-    return LoRAConfig(r=2, lora_alpha=4, target_modules=DEFAULT_TARGETS, target_parameters=DEFAULT_PARAMETERS)
+    return LoRAConfig(r=2, lora_alpha=4, target_modules=DEFAULT_TARGETS)
 
 
 @dataclass(frozen=True)
