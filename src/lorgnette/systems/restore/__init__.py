@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lorgnette.systems.restore.recipe import Data, Model, Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.systems.restore.basicsr import read_options
+    from lorgnette.systems.restore.basicsr import read_options, read_test_options
     from lorgnette.systems.restore.clean import enhance
     from lorgnette.systems.restore.data import default_steps, loaders
     from lorgnette.systems.restore.evaluate import evaluation
@@ -30,6 +30,7 @@ _LAZY = {
     "loaders": "data",
     "make_task": "task",
     "read_options": "basicsr",
+    "read_test_options": "basicsr",
     "tiny": "miniature",
 }
 
@@ -47,6 +48,7 @@ __all__ = [
     "loaders",
     "make_task",
     "read_options",
+    "read_test_options",
     "tiny",
 ]
 

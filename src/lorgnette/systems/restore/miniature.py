@@ -30,10 +30,8 @@ def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:
     )
     generator = torch.Generator().manual_seed(0)
     train = [_noisy(torch.stack([_wave(12, generator) for _ in range(4)]), generator) for _ in range(6)]
-    test = [
-        _noisy(_wave(20, generator)[None], generator) | {"grey": False, "label": "sigma25", "name": "wave"}
-        for _ in range(2)
-    ]
+    scored = {"grey": False, "luma": False, "shave": 0, "label": "sigma25", "name": "wave"}
+    test = [_noisy(_wave(20, generator)[None], generator) | scored for _ in range(2)]
     return recipe, train, test
 
 
