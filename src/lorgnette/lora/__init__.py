@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lorgnette.lora.attention import LoRAMultiheadAttention, LoRASlicedLinear
     from lorgnette.lora.base import LoRALayer, LowRank, adapted_layers, is_adapted
     from lorgnette.lora.checks import VerifyReport, verify
+    from lorgnette.lora.combining import align_adapters, combine
     from lorgnette.lora.config import LoRAConfig
     from lorgnette.lora.convolution import (
         LoRAConv1d,
@@ -36,9 +37,18 @@ if TYPE_CHECKING:
         merged,
         unmerge_lora_weights,
     )
+    from lorgnette.lora.mixing import per_sample
     from lorgnette.lora.parameter import LoRAParameter, effective_parameter
     from lorgnette.lora.planning import Plan, PlanRow, plan
     from lorgnette.lora.resizing import Resized, ResizedRow, resize
+    from lorgnette.lora.several import (
+        NamedAdapter,
+        adapters,
+        add_adapter,
+        remove_adapter,
+        save_adapters,
+        set_adapter,
+    )
     from lorgnette.lora.state import LoadReport, get_lora_state_dict, load_lora_state_dict, trained_tensors
     from lorgnette.lora.surgery import (
         ParameterCount,
@@ -70,6 +80,15 @@ _HOME = {
     "Plan": "planning",
     "PlanRow": "planning",
     "resize": "resizing",
+    "NamedAdapter": "several",
+    "adapters": "several",
+    "add_adapter": "several",
+    "align_adapters": "combining",
+    "combine": "combining",
+    "remove_adapter": "several",
+    "save_adapters": "several",
+    "set_adapter": "several",
+    "per_sample": "mixing",
     "Resized": "resizing",
     "ResizedRow": "resizing",
     "inject_lora": "surgery",
@@ -121,6 +140,7 @@ __all__ = [
     "LoRASlicedLinear",
     "LoadReport",
     "LowRank",
+    "NamedAdapter",
     "ParameterCount",
     "Plan",
     "PlanRow",
@@ -129,6 +149,10 @@ __all__ = [
     "VerifyReport",
     "adapted_layers",
     "adapter_info",
+    "adapters",
+    "add_adapter",
+    "align_adapters",
+    "combine",
     "count_parameters",
     "current_file",
     "delta_survival",
@@ -147,9 +171,13 @@ __all__ = [
     "load_lora_state_dict",
     "merge_lora_weights",
     "merged",
+    "per_sample",
     "plan",
+    "remove_adapter",
     "resize",
     "save_adapter",
+    "save_adapters",
+    "set_adapter",
     "trained_tensors",
     "unload_lora",
     "unmerge_lora_weights",

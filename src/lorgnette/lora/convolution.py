@@ -14,8 +14,8 @@ from lorgnette.lora import functions
 from lorgnette.lora.base import LoRALayer
 from lorgnette.lora.config import LoRAConfig
 
-_CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
-_TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class _LoRAConvolution(LoRALayer):
@@ -66,7 +66,7 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
         A, B = self.factors()
         low = self._conv_forward(x, A.to(x.dtype), None)
-        conv = _CONV[A.dim() - 3]
+        conv = CONV[A.dim() - 3]
         return torch.add(base, conv(low, B.to(low.dtype)), alpha=self.scaling)
 
     def _is_simple(self, x: Tensor) -> bool:
@@ -115,7 +115,7 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
         extra = self._output_padding(
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
         )
-        transposed = _TRANSPOSED[dims - 1]
+        transposed = TRANSPOSED[dims - 1]
         if self.use_dora:
             place = (self.stride, self.padding, extra, self.groups, self.dilation)
             return self._through(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
@@ -125,7 +125,7 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
         if self.groups > 1:
             delta = self.delta_weight().to(x.dtype)
             return base + transposed(x, delta, None, self.stride, self.padding, extra, self.groups, self.dilation)
-        low = _CONV[dims - 1](x, B.to(x.dtype).transpose(0, 1))
+        low = CONV[dims - 1](x, B.to(x.dtype).transpose(0, 1))
         update = transposed(low, A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
         return torch.add(base, update, alpha=self.scaling)
 

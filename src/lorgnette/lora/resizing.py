@@ -89,11 +89,12 @@ def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
         layer = layers[name]
         if new == layer.r:
             continue
-        rows.append(ResizedRow(name, layer.r, new, _resize(layer, shared[id(layer.lora_A)], new)))
+        rows.append(ResizedRow(name, layer.r, new, resize_adapter(layer, shared[id(layer.lora_A)], new)))
     return Resized(tuple(rows))
 
 
-def _resize(layer: LowRank, sharing: list[LowRank], new: int) -> float:
+def resize_adapter(layer: LowRank, sharing: list[LowRank], new: int) -> float:
+    """Give one adapter another rank, and those that share its factors; the relative error of its update."""
     old, scaling = layer.r, layer.scaling
     A, B = _matrices(layer)
     if new > old:
