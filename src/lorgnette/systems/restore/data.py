@@ -13,7 +13,7 @@ from lorgnette.crops import PixelCache, at_least, augmented, centre, channels_fi
 from lorgnette.images import find_images, pair_images, read_image
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
-from lorgnette.systems.restore.recipe import Data, Folders, Recipe, folders
+from lorgnette.systems.restore.recipe import Data, Folders, folders
 
 JPEG_BLOCK = 8
 
@@ -210,8 +210,3 @@ def _by_template(lq: str, gt: str, template: str) -> Iterator[tuple[Path, Path]]
                 f"data.filename_tmpl: {template!r} makes {name} of {clean}; {lq} holds no such image"
             )
         yield damaged[name], clean
-
-
-def default_steps(n_images: int, recipe: Recipe) -> int:
-    """How long to train on `n_images` where the recipe does not say: more for more images, within 200 to 2000."""
-    return max(200, min(2000, 40 * n_images * 8 // recipe.train.batch_size))
