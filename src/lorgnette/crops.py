@@ -85,3 +85,8 @@ def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]
     n = min(len(items) - 1, max(1, round(share * len(items))))
     chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
+
+
+def default_steps(n_images: int, recipe: Any) -> int:
+    """How long to train on `n_images` where the recipe does not say: more for more images, within 200 to 2000."""
+    return max(200, min(2000, 40 * n_images * 8 // recipe.train.batch_size))

@@ -104,7 +104,9 @@ def test_as_a_process():
     assert done.stderr.splitlines() == [f"lorgnette: error: unknown verb frobnicate; there is {', '.join(VERBS)}"]
 
 
-def test_a_reader_that_leaves_early_is_no_error():
-    command = f"{sys.executable} -m lorgnette train superres --help | head -1"
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+@pytest.mark.parametrize("words", ["train superres --help", "enhance --help", "--help"])
+def test_a_reader_that_leaves_early_is_no_error(words: str, reader: str):
+    command = f"(sleep 0.3; exec env -u PYTHONUNBUFFERED {sys.executable} -m lorgnette {words}) | {reader}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""

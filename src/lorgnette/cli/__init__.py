@@ -42,9 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
-    except SystemExit as end:  # argparse ends so after --help
-        return end.code if isinstance(end.code, int) else 0
+        try:
+            status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit as end:  # argparse ends so after --help
+            status = end.code if isinstance(end.code, int) else 0
+        sys.stdout.flush()  # here, where a reader that is gone can be forgiven, and not when Python ends
+        return status
     except KeyboardInterrupt:
         print("lorgnette: interrupted", file=sys.stderr)
         return 130

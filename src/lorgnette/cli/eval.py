@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, factor
 from lorgnette.cli.output import metrics_table
 from lorgnette.files import write_json
-from lorgnette.systems import ROOMS
+from lorgnette.systems import ROOMS, room
 
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
+    return _option_file(options) if options.opt else _folder(options)
 
-    from tqdm import tqdm
 
+def _folder(options: argparse.Namespace) -> int:
+    """Score on the folder `--data`."""
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.cli.device import to_device
-    from lorgnette.listeners.record import finite
     from lorgnette.recipe import build
-    from lorgnette.systems import room, room_name, room_of
+    from lorgnette.systems import room_name, room_of
 
     recipe = load_recipe(options.adapter) if options.adapter else room(options.room or "superres").Recipe(lora=None)
     evaluation = room_of(recipe).evaluation
@@ -40,7 +45,7 @@ def run(words: list[str]) -> int:
         **tests,
         lr_folder=options.lr,
         crop=0 if options.whole else recipe.data.test_crop,
-        progress=lambda images: tqdm(images, unit="image", disable=None, leave=False),
+        progress=_bar,
     )
     print(metrics_table(rows, Path(options.data).name))
     if options.json:
@@ -50,8 +55,47 @@ def run(words: list[str]) -> int:
             "data": options.data,
             "whole": options.whole,
         }
-        write_json(options.json, kept | {"rows": {name: finite(metrics) for name, metrics in rows.items()}})
+        write_json(options.json, kept | {"rows": _finite(rows)})
     return 0
+
+
+def _option_file(options: argparse.Namespace) -> int:
+    """Score the network of an option file on every data set that it names, whole."""
+    from lorgnette import settings
+    from lorgnette.cli.device import to_device
+    from lorgnette.recipe import build
+
+    for name in ("adapter", "data", "lr", "scales", "levels"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--opt: {options.opt} says what is scored on what; leave {name} out")
+    home = next(module for module in map(room, ROOMS) if hasattr(module, "read_test_options"))
+    sets, unknown = home.read_test_options(options.opt)
+    if unknown:
+        print(f"not understood in {options.opt}, and left out: {', '.join(unknown)}", file=sys.stderr)
+    scores: dict[str, Any] = {}
+    for name, mapping in sets.items():
+        recipe = settings.make_recipe(home.Recipe, settings.from_mapping(home.Recipe, mapping, options.opt))
+        if recipe.model.base == "none":
+            raise ValueError(f"{options.opt}: path.pretrain_network_g: not set; an untrained network scores nothing")
+        task = to_device(build(recipe), options.device)
+        rows = home.evaluation({"model": task}, recipe.data.test, lr_folder=recipe.data.test_lq, progress=_bar)
+        print(metrics_table(rows, name), flush=True)
+        scores[name] = _finite(rows)
+    if options.json:
+        write_json(options.json, {"opt": options.opt, "sets": scores})
+    return 0
+
+
+def _bar(images: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(images, unit="image", disable=None, leave=False)
+
+
+def _finite(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    from lorgnette.listeners.record import finite
+
+    return {name: finite(metrics) for name, metrics in rows.items()}
 
 
 def _arguments() -> Arguments:
@@ -64,8 +108,10 @@ def _arguments() -> Arguments:
     parser.add_argument(
         "adapter", nargs="?", metavar="ADAPTER", help="folder of an adapter or of a whole model; unset: as shipped"
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="clean images at high resolution")
-    parser.add_argument("--lr", metavar="FOLDER", help="their small or damaged namesakes; unset: made from them")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution")
+    what.add_argument("--opt", metavar="FILE", help="an option file of BasicSR that says all: network, weights, images")
+    parser.add_argument("--lr", "--lq", metavar="FOLDER", help="small or damaged namesakes; unset: made here")
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
     parser.add_argument("--scales", nargs="+", type=factor, metavar="S", help="factors of superres; unset: 2 3 4")
     parser.add_argument(
@@ -73,7 +119,7 @@ def _arguments() -> Arguments:
         nargs="+",
         type=float,
         metavar="L",
-        help="of restore: noise (of 255) or JPEG qualities; unset: 15 25 50, or 10 20 30 40",
+        help="of restore: noise (of 255) or JPEG qualities; unset: those of the recipe, 15 25 50 or 10 20 30 40",
     )
     parser.add_argument(
         "--whole",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from lorgnette.compat.basicsr.archs import build_network
 from lorgnette.images import Image, write_image
 from lorgnette.optim import lr_factor, make_optimizer
 from lorgnette.settings import from_mapping, make_recipe
-from lorgnette.systems.restore import MambaIR, Recipe, read_options
-from lorgnette.systems.restore.basicsr import translate
+from lorgnette.systems.restore import Data, MambaIR, Recipe, Restoration, evaluation, read_options, read_test_options
+from lorgnette.systems.restore.basicsr import translate, translate_test
 
 SHIPPED = Path(__file__).parents[3] / "options" / "train" / "train_MambaIR_LoRA_Cache.yml"
 LIGHT = """
@@ -52,7 +53,7 @@ def recipe_of(options: dict[str, Any]) -> tuple[Recipe, list[str]]:
 
 def test_a_published_option_file_says_what_it_said():
     recipe, unknown = recipe_of(yaml.safe_load(LIGHT))
-    assert unknown == []
+    assert unknown == ["val.save_img"]
     assert (recipe.model.embed_dim, recipe.model.depths, recipe.model.d_state) == (60, (6, 6, 6, 6), 10)
     assert (recipe.model.upscale, recipe.model.upsampler, recipe.model.base) == (2, "pixelshuffledirect", "none")
     assert (recipe.data.lq, recipe.data.gt, recipe.data.patch, recipe.data.scale) == ("lr", "hr", 64, 2)
@@ -84,13 +85,115 @@ def test_nothing_is_dropped_in_silence():
     options["train"]["optim_g"]["amsgrad"] = True
     options["datasets"]["train"]["use_flip"] = True
     options["extra"] = 1
+    # These are known, but what they ask for is not done here.
+    options["path"] |= {"resume_state": "last.state", "param_key_g": "params", "strict_load_g": False}
+    options["train"]["pixel_opt"]["loss_weight"] = 0.5
+    options["datasets"]["train"] |= {"io_backend": {"type": "lmdb"}, "use_rot": False}
+    options["datasets"]["val_2"] = {"name": "Set14"}
+    options["val"] |= {"metrics": {"a": {"type": "calculate_psnr", "crop_border": 2}, "b": {"type": "calculate_niqe"}}}
+    options["val"]["save_img"] = True
     assert sorted(recipe_of(options)[1]) == [
+        "datasets.train.io_backend",
         "datasets.train.use_flip",
+        "datasets.train.use_rot",
+        "datasets.val_2",
         "extra",
         "network_g.drop_pth_rate",
+        "path.param_key_g",
+        "path.resume_state",
+        "path.strict_load_g",
         "train.optim_g.amsgrad",
         "train.perceptual_opt",
+        "train.pixel_opt.loss_weight",
+        "val.metrics.b.crop_border",
+        "val.metrics.b.type",
+        "val.save_img",
     ]
+
+
+def test_what_a_file_does_not_say_is_as_published():
+    recipe, _ = recipe_of({"network_g": {"type": "MambaIR"}, "datasets": {"train": {"dataroot_gt": "x", "noise": 15}}})
+    model = MambaIR(upscale=1)  # upstream's defaults
+    ours = MambaIR(**{k: v for k, v in vars(recipe.model).items() if k != "base"})
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert recipe.model.drop_path_rate == 0.1
+    assert (recipe.data.degradation, recipe.data.sigmas, recipe.data.scale) == ("denoise", (15.0, 15.0), 1)
+
+
+def test_names_and_scores_are_taken_over():
+    options = yaml.safe_load(LIGHT)
+    options["datasets"]["train"]["dataroot_lq"] = ["lr", "lr2"]
+    options["datasets"]["train"]["dataroot_gt"] = ["hr", "hr2"]
+    options["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}}
+    recipe, unknown = recipe_of(options)
+    assert unknown == ["val.save_img"]
+    assert (recipe.data.lq, recipe.data.gt, recipe.data.filename_tmpl) == (["lr", "lr2"], ["hr", "hr2"], "{}x2")
+    assert (recipe.data.crop_border, recipe.data.test_y_channel) == (4, True)
+    options["datasets"]["train"]["batch_size_per_gpu"] = "many"
+    with pytest.raises(ValueError, match=r"^options.yml: datasets.train.batch_size_per_gpu: 'many' is not a whole"):
+        recipe_of(options)
+
+
+TEST = """
+name: test_denoise
+model_type: MambaIRModel
+scale: 1
+num_gpu: 1
+datasets:
+  test_1: {name: photos, type: PairedImageDataset, task: denoising_color, noise: 25, dataroot_gt: PHOTOS,
+           dataroot_lq: PHOTOS, io_backend: {type: disk}}
+  test_2: {name: pairs, type: PairedImageDataset, task: CAR, dataroot_gt: PHOTOS, dataroot_lq: OTHERS,
+           io_backend: {type: disk}}
+network_g: {type: MambaIR, upscale: 1, in_chans: 3, img_size: 128, img_range: 1., d_state: 2, depths: [1],
+            embed_dim: 30, mlp_ratio: 1.2, upsampler: '', resi_connection: 1conv}
+path: {pretrain_network_g: NET, strict_load_g: true, param_key_g: params_ema}
+val: {save_img: false, suffix: ~, metrics: {psnr: {type: calculate_psnr, crop_border: 2, test_y_channel: true}}}
+"""
+
+
+def test_the_shipped_files_fit_together():
+    train, _ = read_options(SHIPPED)
+    sets, unknown = read_test_options(SHIPPED.parents[1] / "test" / "test_MambaIR_LoRA_Cache.yml")
+    assert unknown == []
+    model = sets["McMaster"]["model"]
+    assert model is not None
+    assert train["model"] == model | {"base": "none", "lora_dropout": 0.0}
+
+
+def test_an_option_file_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(0)
+    for folder in ("photos", "others"):
+        write_image(tmp_path / folder / "0.png", Image(rng.random((24, 26, 3)).astype(np.float32)))
+    torch.manual_seed(0)
+    model = MambaIR(embed_dim=30, depths=(1,), d_state=2, mlp_ratio=1.2, upscale=1)
+    torch.save({"params": model.state_dict()}, tmp_path / "net.pth")
+    file, scores = tmp_path / "test.yml", tmp_path / "scores.json"
+    text = TEST.replace("PHOTOS", str(tmp_path / "photos")).replace("OTHERS", str(tmp_path / "others"))
+    file.write_text(text.replace("NET", str(tmp_path / "net.pth")))
+    assert main(["eval", "--opt", str(file), "--device", "cpu", "--json", str(scores)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    sets = json.loads(scores.read_text())["sets"]
+    assert list(sets) == ["photos", "pairs"]
+    assert list(sets["photos"]) == ["input", "non-local means", "model"]
+    assert list(sets["pairs"]["model"]) == ["psnr_pairs", "ssim_pairs"]
+    whole = evaluation({"m": Restoration(model.eval())}, tmp_path / "photos", levels=(25,))["m"]["psnr_sigma25"]
+    assert sets["photos"]["model"]["psnr_sigma25"] != whole  # here on luma, without a border
+    data = Data(crop_border=2, test_y_channel=True)
+    again = evaluation({"m": Restoration(model, data)}, tmp_path / "photos", levels=(25,))["m"]["psnr_sigma25"]
+    assert sets["photos"]["model"]["psnr_sigma25"] == again
+    for words, message in (
+        (["--opt", str(file), "--scales", "2"], "leave scales out"),
+        (["--opt", str(file), "--data", "x"], "not allowed with"),
+        ([], "required"),
+    ):
+        assert main(["eval", *words]) == 2
+        assert message in capsys.readouterr().err
+    file.write_text(text.replace("NET", "~"))
+    assert main(["eval", "--opt", str(file)]) == 2
+    assert "path.pretrain_network_g: not set" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there is nothing to score"):
+        translate_test({"network_g": {"type": "MambaIR"}}, "test.yml")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_noise_of_the_tables_is_basicsr_s():
     bgr = clean.permute(1, 2, 0).numpy()[..., ::-1].astype(np.float64)
     wanted = bgr + np.random.normal(0, 25 / 255.0, bgr.shape)
     mine = noisy_for_tables(clean, 25).permute(1, 2, 0).numpy()[..., ::-1]
+    assert noisy_for_tables(clean[:1], 25).shape == (1, 7, 9)
     np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-6)
     assert torch.equal(noisy_for_tables(clean, 25), noisy_for_tables(clean, 25))
 
@@ -114,6 +115,41 @@ def test_pairs_stay_together_whatever_turns_them(folder: Path, tmp_path: Path):
         PairedFolders([(lq / "0.png", gt / "0.png")], data)[Draw(0, 0, 0, 0)]
 
 
+def test_blocks_of_compression_lie_anywhere_in_a_crop(tmp_path: Path):
+    """A crop of a file that was compressed as a whole starts within a block, and so do ours."""
+    columns = np.linspace(0.2, 0.8, 60, dtype=np.float32)  # of which a low quality makes steps of 8
+    write_image(tmp_path / "a.png", Image(np.broadcast_to(columns[None, :, None], (50, 60, 3)).copy()))
+    data = Data(root=str(tmp_path), degradation="jpeg", qualities=(2, 2), patch=24, augment=False)
+    starts = set()
+    for step in range(60):
+        sample = ImageFolder([tmp_path / "a.png"], data)[Draw(0, step, 0, 0)]
+        assert sample["lq"].shape == sample["gt"].shape == (3, 24, 24)
+        jumps = sample["lq"].diff(dim=-1)[0, 0]
+        starts |= {int(at) % 8 for at in jumps.nonzero().flatten()}
+    assert starts == set(range(8))
+    fine = ImageFolder([picture(tmp_path / "b.png")], replace(data, qualities=(95, 95)))
+    samples = [fine[Draw(0, step, 0, 0)] for step in range(8)]
+    assert max(float((s["lq"] - s["gt"]).abs().mean()) for s in samples) < 0.02  # both are cut at the same place
+    assert min(float((s["lq"][:, 1:] - s["gt"][:, :-1]).abs().mean()) for s in samples) > 0.02
+
+
+def test_folders_in_lists_and_names_by_template(folder: Path, tmp_path: Path):
+    for number in (1, 2):
+        for i in range(2):
+            picture(tmp_path / f"gt{number}" / f"{i}.png", seed=i)
+            picture(tmp_path / f"lq{number}" / f"{i}_dirty.png", seed=i)
+    both = {name: [str(tmp_path / f"{name}{number}") for number in (1, 2)] for name in ("lq", "gt")}
+    data = Data(**both, filename_tmpl="{}_dirty", test=both["gt"], test_lq=both["lq"], patch=12)
+    batches, test = loaders(data)
+    assert len(batches.dataset) == len(test) == 4
+    assert [lq.name for lq, _ in batches.dataset.pairs] == ["0_dirty.png", "1_dirty.png"] * 2
+    assert all(batch["label"] == "pairs" for batch in test)
+    with pytest.raises(FileNotFoundError, match=r"^data.filename_tmpl: '\{\}_clean' makes 0_clean of .*0\.png; "):
+        loaders(replace(data, filename_tmpl="{}_clean"))
+    with pytest.raises(ValueError, match="no partner"):
+        loaders(replace(data, filename_tmpl=None))
+
+
 def test_held_out_images_come_once_for_each_level(folder: Path):
     data = Data(root=str(folder), test=str(folder), test_sigmas=(15, 50), test_crop=20)
     _, test = loaders(data, TrainConfig())
@@ -146,6 +182,9 @@ def test_several_folders_are_one(folder: Path, tmp_path: Path):
         ({"root": "a", "lq": "a", "gt": "b"}, "exclude each other"),
         ({"test_lq": "a"}, "^data.test_lq: needs data.test"),
         ({"patch": 4}, "^data: patch must be at least 8"),
+        ({"crop_border": -1}, "crop_border at least 0"),
+        ({"filename_tmpl": "x4"}, "^data.filename_tmpl: 'x4' must hold {} once"),
+        ({"lq": ["a", "b"], "gt": "c"}, "^data.lq: 2 folders for 1 in data.gt: give as many"),
         ({"root": "a", "scale": 2}, "^data.scale: 'denoise' keeps the size"),
         ({"scale": 9}, "^data.scale: 9 is not a factor from 1 to 8"),
     ],

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from lorgnette.systems.restore.recipe import Data, Model, Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.systems.restore.basicsr import read_options
+    from lorgnette.crops import default_steps
+    from lorgnette.systems.restore.basicsr import read_options, read_test_options
     from lorgnette.systems.restore.clean import enhance
-    from lorgnette.systems.restore.data import default_steps, loaders
+    from lorgnette.systems.restore.data import loaders
     from lorgnette.systems.restore.evaluate import evaluation
     from lorgnette.systems.restore.miniature import tiny
     from lorgnette.systems.restore.model import MambaIR
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 _LAZY = {
     "MambaIR": "model",
     "Restoration": "task",
-    "default_steps": "data",
+    "default_steps": "lorgnette.crops",
     "enhance": "clean",
     "evaluation": "evaluate",
     "from_upstream": "weights",
     "loaders": "data",
     "make_task": "task",
     "read_options": "basicsr",
+    "read_test_options": "basicsr",
     "tiny": "miniature",
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "loaders",
     "make_task",
     "read_options",
+    "read_test_options",
     "tiny",
 ]
 
@@ -55,5 +58,6 @@ def __getattr__(name: str) -> Any:
     if name == "Task":
         name = "Restoration"
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        home = _LAZY[name]
+        return getattr(import_module(home if "." in home else f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lorgnette.crops import channels_first
 from lorgnette.images import Image, imresize
-from lorgnette.systems.restore.degradations import as_grey
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tiling import Tile, process_in_tiles
@@ -33,7 +32,8 @@ def enhance(
     """Restore one picture.
 
     Tiles overlap and are blended. The network sees all of an image at once, so that tiled and untiled are not equal;
-    a larger tile brings them closer. An alpha plane is kept, or enlarged by bicubic.
+    a larger tile brings them closer. A network for grey images takes each colour for one. An alpha plane is kept, or
+    enlarged by bicubic.
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
@@ -59,8 +59,9 @@ def enhance(
     model = cast(MambaIR, task.model)
     device = next(model.parameters()).device
     out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
-    pixels = channels_first(np.ascontiguousarray(image.pixels))
-    pixels = (as_grey(pixels) if model.in_chans == 1 else pixels)[None]
+    pixels = channels_first(np.ascontiguousarray(image.pixels))[None]
+    if model.in_chans == 1:  # (3, 1, H, W); of a grey picture all three are the same
+        pixels = pixels[:, :1] if image.grey else pixels.transpose(0, 1)
     was_training = task.training
     task.eval()
 
@@ -73,11 +74,12 @@ def enhance(
         restored = process_in_tiles(pixels, render, out_size, tile=tile, halo=HALO, blend=16, progress=progress)
     finally:
         task.train(was_training)
+    rgb = (restored if model.in_chans == 3 else restored.transpose(0, 1))[0].expand(3, -1, -1)
     alpha = image.alpha
     if alpha is not None and out_size != alpha.shape:
         plane = imresize(torch.from_numpy(np.ascontiguousarray(alpha))[None], size=out_size)
         alpha = plane[0].clamp(0, 1).numpy()
-    return replace(image, pixels=restored[0].expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy(), alpha=alpha)
+    return replace(image, pixels=rgb.permute(1, 2, 0).contiguous().numpy(), alpha=alpha)
 
 
 def _output_size(

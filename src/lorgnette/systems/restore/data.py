@@ -13,7 +13,9 @@ from lorgnette.crops import PixelCache, at_least, augmented, centre, channels_fi
 from lorgnette.images import find_images, pair_images, read_image
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
-from lorgnette.systems.restore.recipe import Data, Recipe
+from lorgnette.systems.restore.recipe import Data, Folders, folders
+
+JPEG_BLOCK = 8
 
 
 class ImageFolder:
@@ -33,7 +35,9 @@ class ImageFolder:
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """lq (C, p, p) and gt (C, s p, s p) in [0, 1]; noise goes beyond."""
         data, rng = self.data, draw.rng()
-        side = data.patch * data.scale
+        # A crop of a compressed image starts anywhere within a block: more is compressed, and then cut off.
+        spare = JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
+        side = data.patch * data.scale + spare
         pixels = at_least(self.pixels(self.files[draw.index]), side)
         top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[-2:])
         gt = unit(pixels[:, top : top + side, left : left + side])
@@ -44,6 +48,8 @@ class ImageFolder:
             lq = noisy(gt, rng.uniform(*data.sigmas), rng)
         elif data.degradation == "jpeg":
             lq = compressed(gt, int(rng.integers(data.qualities[0], data.qualities[1] + 1)))
+            y, x = rng.integers(JPEG_BLOCK, size=2)
+            lq, gt = (image[:, y : y + data.patch, x : x + data.patch] for image in (lq, gt))
         else:
             lq = shrunk(gt, data.scale)
         return {"lq": lq.contiguous(), "gt": gt.contiguous()}
@@ -105,6 +111,8 @@ class TestImages(Sequence[dict[str, Any]]):
         levels = {"denoise": data.test_sigmas, "jpeg": data.test_qualities, "sr": (data.scale,)}[data.degradation]
         self.jobs = [(lq, gt, level) for lq, gt in items for level in (levels if lq is None else (0.0,))]
         self.kind, self.grey, self.scale, self.crop = data.degradation, data.grey, data.scale, crop
+        self.luma = data.degradation != "denoise" if data.test_y_channel is None else data.test_y_channel
+        self.shave = (data.scale if data.degradation == "sr" else 0) if data.crop_border is None else data.crop_border
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -128,11 +136,12 @@ class TestImages(Sequence[dict[str, Any]]):
             if self.crop:
                 side = max(1, self.crop // self.scale)
                 lq, gt = centre(lq, side), centre(gt, side, step=self.scale)
-        grey = picture.grey or self.grey
         return {
             "lq": lq[None].contiguous(),
             "gt": gt[None].contiguous(),
-            "grey": grey,
+            "grey": self.grey or (picture.grey and self.luma),  # RGB is RGB, though a file has one channel
+            "luma": self.luma,
+            "shave": self.shave,
             "label": label,
             "name": gt_file.stem,
         }
@@ -154,18 +163,15 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
     """
     train = train or TrainConfig()
     if data.lq is not None and data.gt is not None:
-        items: list[tuple[Path | None, Path]] = list(pair_images(data.lq, data.gt))
+        items: list[tuple[Path | None, Path]] = pairs(data.lq, data.gt, data.filename_tmpl)
     elif data.root is not None:
-        folders = [data.root] if isinstance(data.root, str) else data.root
-        items = [(None, file) for folder in folders for file in find_images(folder)]
+        items = [(None, file) for folder in folders(data.root) for file in find_images(folder)]
     else:
         raise ValueError("data.root: not set; give a folder of clean images (or data.lq and data.gt)")
     if data.test is None:
         items, held_out = split(items, data.holdout, train.seed)
-    elif data.test_lq is None:
-        held_out = [(None, file) for file in find_images(data.test)]
     else:
-        held_out = list(pair_images(data.test_lq, data.test))
+        held_out = pairs(data.test_lq, data.test, data.filename_tmpl)
     dataset = (
         PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
         if data.lq is not None
@@ -175,6 +181,32 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
     return batches, TestImages(held_out, data, data.test_crop)
 
 
-def default_steps(n_images: int, recipe: Recipe) -> int:
-    """How long to train on `n_images` where the recipe does not say: more for more images, within 200 to 2000."""
-    return max(200, min(2000, 40 * n_images * 8 // recipe.train.batch_size))
+def pairs(lq: Folders | None, gt: Folders, filename_tmpl: str | None = None) -> list[tuple[Path | None, Path]]:
+    """(damaged file, clean file) of the folders of both; where `lq` is None, clean files alone.
+
+    Args:
+        lq: as many folders as `gt`, or None.
+        gt: one folder or several.
+        filename_tmpl: how a damaged file is called after the clean one, without the suffix; None: see `pair_images`.
+
+    Raises:
+        FileNotFoundError: a folder is missing or holds no image, or a damaged file is missing.
+        ValueError: a file has no partner, or more than one.
+    """
+    if lq is None:
+        return [(None, file) for folder in folders(gt) for file in find_images(folder)]
+    found: list[tuple[Path | None, Path]] = []
+    for small, large in zip(folders(lq), folders(gt), strict=True):
+        found += _by_template(small, large, filename_tmpl) if filename_tmpl else pair_images(small, large)
+    return found
+
+
+def _by_template(lq: str, gt: str, template: str) -> Iterator[tuple[Path, Path]]:
+    damaged = {file.relative_to(lq).with_suffix(""): file for file in find_images(lq)}
+    for clean in find_images(gt):
+        name = clean.relative_to(gt).with_name(template.replace("{}", clean.stem))
+        if name not in damaged:
+            raise FileNotFoundError(
+                f"data.filename_tmpl: {template!r} makes {name} of {clean}; {lq} holds no such image"
+            )
+        yield damaged[name], clean

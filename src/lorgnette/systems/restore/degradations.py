@@ -26,8 +26,8 @@ def noisy_for_tables(image: Tensor, sigma: float) -> Tensor:
         sigma: deviation, of 255.
     """
     c, h, w = image.shape
-    noise = np.random.RandomState(0).normal(0, sigma / 255.0, (h, w, c))[..., ::-1]
-    return (image.double() + torch.from_numpy(np.ascontiguousarray(noise)).permute(2, 0, 1)).float()
+    noise = np.random.RandomState(0).normal(0, sigma / 255.0, (h, w, c))[..., ::-1].copy()
+    return (image.double() + torch.from_numpy(noise).permute(2, 0, 1)).float()
 
 
 def compressed(image: Tensor, quality: int) -> Tensor:
@@ -37,8 +37,8 @@ def compressed(image: Tensor, quality: int) -> Tensor:
     flag = cv2.IMREAD_COLOR if image.shape[0] == 3 else cv2.IMREAD_GRAYSCALE
     decoded = cv2.imdecode(code, flag)
     assert decoded is not None, "it was encoded here"
-    decoded = np.atleast_3d(decoded)[..., ::-1]
-    return torch.from_numpy(np.ascontiguousarray(decoded)).permute(2, 0, 1).float() / 255
+    decoded = decoded.reshape(levels.shape)[..., ::-1].copy()
+    return torch.from_numpy(decoded).permute(2, 0, 1).float() / 255
 
 
 def shrunk(image: Tensor, scale: int) -> Tensor:

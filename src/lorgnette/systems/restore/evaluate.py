@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images import find_images, imresize, pair_images, to_uint8
-from lorgnette.systems.restore.data import TestImages
-from lorgnette.systems.restore.model import MambaIR
-from lorgnette.systems.restore.recipe import Data
+from lorgnette.images import imresize, to_uint8
+from lorgnette.systems.restore.data import TestImages, pairs
+from lorgnette.systems.restore.recipe import Data, Folders
 from lorgnette.systems.restore.task import Restoration, image_scores
 
 NLM_STRENGTH = 0.6
@@ -26,9 +23,9 @@ NLM_STRENGTH = 0.6
 @torch.no_grad()
 def evaluation(
     tasks: Mapping[str, Restoration],
-    folder: str | os.PathLike[str],
+    folder: Folders,
     levels: Sequence[float] | None = None,
-    lr_folder: str | os.PathLike[str] | None = None,
+    lr_folder: Folders | None = None,
     crop: int = 0,
     progress: Callable[[TestImages], Iterable[dict[str, Any]]] = iter,
 ) -> dict[str, dict[str, float]]:
@@ -36,9 +33,9 @@ def evaluation(
 
     Args:
         tasks: row name -> task, all for one kind of damage; each on any device.
-        folder: clean images.
-        levels: deviations of noise (of 255) or JPEG qualities; None: those of `Data`.
-        lr_folder: damaged namesakes instead.
+        folder: of clean images, or several.
+        levels: deviations of noise (of 255) or JPEG qualities; None: those of the first task.
+        lr_folder: of their damaged namesakes, instead of damage made here; as many as `folder`.
         crop: side to which images are cut around their centre. 0: whole, as published tables do.
         progress: wraps the images that the loop runs over, such as `tqdm.tqdm`.
 
@@ -53,11 +50,7 @@ def evaluation(
     if task is None:
         raise ValueError("there is no network to score: an untrained one is nothing to compare with")
     data = _test_data(task, levels)
-    items: list[tuple[Path | None, Path]]
-    if lr_folder is None:
-        items = [(None, file) for file in find_images(folder)]
-    else:
-        items = list(pair_images(lr_folder, folder))
+    items = pairs(lr_folder, folder, data.filename_tmpl)
     by_noise = data.degradation == "denoise" and lr_folder is None
     names = ["input", *(["non-local means"] if by_noise else []), *tasks]
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in names}
@@ -71,7 +64,7 @@ def evaluation(
                 device = next(tasks[name].parameters()).device
                 prediction = tasks[name].predict(batch | {"lq": batch["lq"].to(device)}).cpu()
             try:
-                scores = image_scores(prediction, batch, data.degradation)
+                scores = image_scores(prediction, batch)
             except ValueError as error:
                 raise ValueError(f"{batch['name']} {batch['label']} cannot be scored: {error}") from None
             for metric in ("psnr", "ssim"):
@@ -95,15 +88,13 @@ def non_local_means(noisy: Tensor, sigma: float) -> Tensor:
 
 
 def _test_data(task: Restoration, levels: Sequence[float] | None) -> Data:
-    model = cast(MambaIR, task.model)
-    data = Data(degradation=cast(Any, task.degradation), scale=model.upscale, grey=model.in_chans == 1)
     if levels is None:
-        return data
-    if task.degradation == "denoise":
-        return replace(data, test_sigmas=tuple(levels))
-    if task.degradation == "jpeg":
-        return replace(data, test_qualities=tuple(round(level) for level in levels))
-    raise ValueError(f"levels: {levels} mean nothing here; this network enlarges by {model.upscale}")
+        return task.data
+    if task.data.degradation == "denoise":
+        return replace(task.data, test_sigmas=tuple(levels))
+    if task.data.degradation == "jpeg":
+        return replace(task.data, test_qualities=tuple(round(level) for level in levels))
+    raise ValueError(f"levels: {levels} mean nothing here; this network enlarges by {task.data.scale}")
 
 
 def _at_full_size(batch: Mapping[str, Any]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.recipe import TrainConfig
-from lorgnette.systems.restore.recipe import DEFAULT_PARAMETERS, DEFAULT_TARGETS, Data, Model, Recipe
+from lorgnette.systems.restore.recipe import DEFAULT_TARGETS, SCAN_PARAMETERS, Data, Model, Recipe
 
 
 def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:
@@ -22,7 +22,7 @@ def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:
             r=4,
             lora_alpha=8,
             target_modules=DEFAULT_TARGETS,
-            target_parameters=DEFAULT_PARAMETERS,
+            target_parameters=SCAN_PARAMETERS,
             modules_to_save=["conv_last"],
             exclude_modules=["conv_last"],
         ),
@@ -30,10 +30,8 @@ def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:
     )
     generator = torch.Generator().manual_seed(0)
     train = [_noisy(torch.stack([_wave(12, generator) for _ in range(4)]), generator) for _ in range(6)]
-    test = [
-        _noisy(_wave(20, generator)[None], generator) | {"grey": False, "label": "sigma25", "name": "wave"}
-        for _ in range(2)
-    ]
+    scored = {"grey": False, "luma": False, "shave": 0, "label": "sigma25", "name": "wave"}
+    test = [_noisy(_wave(20, generator)[None], generator) | scored for _ in range(2)]
     return recipe, train, test
 
 

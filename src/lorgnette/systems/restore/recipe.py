@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,8 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.recipe import TrainConfig
 
 ROOM = "restore"
+
+Folders = list[str] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,13 @@ class Data:
 
     root: list[str] | str | None = None
     """A folder of clean images, searched with its subfolders, or a list of folders."""
-    lq: str | None = None
-    """A folder of damaged images; each has a namesake in `gt`."""
-    gt: str | None = None
-    """The same scenes, clean."""
+    lq: list[str] | str | None = None
+    """A folder of damaged images, each with a namesake in `gt`, or a list of folders."""
+    gt: list[str] | str | None = None
+    """The same scenes, clean: as many folders as `lq`."""
+    filename_tmpl: str | None = None
+    """How a damaged image is called after the clean one, such as '{}_noisy'. Unset: the same, but for marks such as
+    x4 and _LR."""
     degradation: Literal["denoise", "jpeg", "sr"] = "denoise"
     """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also says how results
     are scored."""
@@ -77,9 +83,9 @@ class Data:
     """Each sample has noise of a deviation between these, in levels of 255."""
     qualities: tuple[int, int] = (10, 40)
     """Each sample is compressed at a JPEG quality between these."""
-    test: str | None = None
-    """A folder of held-out clean images. Unset: a part of the training images is held out."""
-    test_lq: str | None = None
+    test: list[str] | str | None = None
+    """A folder (or folders) of held-out clean images. Unset: a part of the training images is held out."""
+    test_lq: list[str] | str | None = None
     """Damaged namesakes of the images in `test`. Unset: they are damaged on the way."""
     holdout: float = 0.15
     """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
@@ -93,6 +99,10 @@ class Data:
     """Flip and transpose the crops at random."""
     test_crop: int = 256
     """Held-out images are cut to this side around their centre for scoring during training. 0: whole."""
+    crop_border: int | None = None
+    """Pixels left out at each side when scoring. Unset: the scale, for 'sr', and none otherwise."""
+    test_y_channel: bool | None = None
+    """Score luma instead of RGB. Unset: not for 'denoise', as published tables do."""
     loss: Literal["l1", "charbonnier"] = "l1"
     """How far a result is from the truth."""
 
@@ -109,8 +119,10 @@ class Data:
             raise ValueError(f"data.test_qualities: {self.test_qualities} must lie between 1 and 100")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.15 is usual")
-        if self.patch < 8 or self.test_crop < 0:
-            raise ValueError("data: patch must be at least 8, test_crop at least 0")
+        if self.patch < 8 or self.test_crop < 0 or (self.crop_border or 0) < 0:
+            raise ValueError("data: patch must be at least 8, test_crop and crop_border at least 0")
+        if self.filename_tmpl is not None and self.filename_tmpl.count("{}") != 1:
+            raise ValueError(f"data.filename_tmpl: {self.filename_tmpl!r} must hold {{}} once; '{{}}x4' works")
         if not 1 <= self.scale <= 8:
             raise ValueError(f"data.scale: {self.scale} is not a factor from 1 to 8")
         if self.scale != 1 and self.degradation != "sr" and self.root is not None:
@@ -123,6 +135,15 @@ class Data:
             raise ValueError("data.test_lq: needs data.test, the same scenes, clean")
         if self.root is not None and self.lq is not None:
             raise ValueError("data.root and data.lq/data.gt exclude each other: give one or the other")
+        for lq, gt in ("lq", "gt"), ("test_lq", "test"):
+            counts = [len(folders(getattr(self, name))) for name in (lq, gt)]
+            if counts[0] and counts[0] != counts[1]:
+                raise ValueError(f"data.{lq}: {counts[0]} folders for {counts[1]} in data.{gt}: give as many")
+
+
+def folders(setting: Folders | None) -> list[str]:
+    """The folders of a setting that takes one, several or none."""
+    return [os.fspath(setting)] if isinstance(setting, str | os.PathLike) else list(setting or ())
 
 
 # Where another kind of damage shows: the scan's projections and the convolutions, under the names of every variant.
@@ -130,11 +151,12 @@ DEFAULT_TARGETS = (
     r"(.*\.)?(in_proj|out_proj|cab\.\d|conv|conv\.[024]|conv_first|conv_after_body|conv_last"
     r"|conv_before_upsample\.0|upsample\.\d)"
 )
-DEFAULT_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
+SCAN_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
+"""The scan's raw weights, for `lora.target_parameters`: a third more parameters."""
 
 
 def _default_lora() -> LoRAConfig:
-    return LoRAConfig(r=2, lora_alpha=4, target_modules=DEFAULT_TARGETS, target_parameters=DEFAULT_PARAMETERS)
+    return LoRAConfig(r=2, lora_alpha=4, target_modules=DEFAULT_TARGETS)
 
 
 @dataclass(frozen=True)

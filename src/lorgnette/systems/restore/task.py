@@ -13,7 +13,7 @@ from torch import Tensor
 from lorgnette.images import imresize, to_uint8
 from lorgnette.metrics import psnr, ssim
 from lorgnette.systems.restore.model import MambaIR
-from lorgnette.systems.restore.recipe import Recipe
+from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base
 from lorgnette.task import Task
 
@@ -23,20 +23,18 @@ class Restoration(Task):
 
     Args:
         model: the network.
-        degradation: 'denoise', 'jpeg' or 'sr': how results are scored.
-        loss: 'l1' or 'charbonnier'.
+        data: what it is for: the damage, how results are scored, the loss.
     """
 
     min_delta = 0.02  # dB; nobody sees less
 
-    def __init__(self, model: MambaIR, degradation: str = "denoise", loss: str = "l1"):
+    def __init__(self, model: MambaIR, data: Data | None = None):
         super().__init__()
-        self.model = model
-        self.degradation, self.loss = degradation, loss
+        self.model, self.data = model, data or Data()
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         restored = self.model(batch["lq"], batch.get("cache_key"))
-        if self.loss == "charbonnier":  # Lai et al., arXiv 1704.03915
+        if self.data.loss == "charbonnier":  # Lai et al., arXiv 1704.03915
             return {"loss": (restored - batch["gt"]).square().add(1e-12).sqrt().mean()}
         return {"loss": F.l1_loss(restored, batch["gt"])}
 
@@ -45,7 +43,7 @@ class Restoration(Task):
         return self.model(batch["lq"], batch.get("cache_key")).clamp(0, 1)
 
     def score(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
-        return image_scores(prediction, batch, self.degradation)
+        return image_scores(prediction, batch)
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["psnr"]
@@ -60,25 +58,19 @@ class Restoration(Task):
         return {f"{batch['name']} {batch['label']}": to_uint8(strip.permute(1, 2, 0))}
 
 
-def image_scores(prediction: Tensor, batch: Mapping[str, Any], degradation: str) -> dict[str, float]:
+def image_scores(prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
     """PSNR and SSIM of `prediction` (1, C, H, W) in [0, 1] as the field's tables report them, on 8-bit levels.
 
-    Denoising: on RGB, whole. JPEG: on Y, whole. Super-resolution: on Y, shaved by the factor. Grey images are always
-    compared in their full range. PSNR comes once more under the name of the damage, so that averages show each.
+    Denoising: on RGB, whole. JPEG: on Y, whole. Super-resolution: on Y, shaved by the factor; or as the settings say.
+    One channel, and the Y of grey images, are compared in their full range. PSNR comes once more under the name of
+    the damage, so that averages show each.
     """
-    truth = batch["gt"]
-    scale = truth.shape[-1] // batch["lq"].shape[-1]
-    how = {
-        "shave": scale if degradation == "sr" else 0,
-        "luma": degradation != "denoise",
-        "grey": batch["grey"],
-        "quantise": True,
-    }
-    a, b = (image.expand(-1, 3, -1, -1) for image in (prediction, truth))
+    how = {"shave": batch["shave"], "luma": batch["luma"], "grey": batch["grey"], "quantise": True}
+    a, b = (image.expand(-1, 3, -1, -1) for image in (prediction, batch["gt"]))
     value = psnr(a, b, **how)
     return {"psnr": value, "ssim": ssim(a, b, **how), f"psnr_{batch['label']}": value}
 
 
 def make_task(recipe: Recipe) -> Restoration:
     """The unadapted task of a recipe (see `lorgnette.recipe.build`)."""
-    return Restoration(load_base(recipe.model), recipe.data.degradation, recipe.data.loss)
+    return Restoration(load_base(recipe.model), recipe.data)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lorgnette.systems.superres.recipe import Data, Model, Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.systems.superres.data import default_steps, loaders
+    from lorgnette.crops import default_steps
+    from lorgnette.systems.superres.data import loaders
     from lorgnette.systems.superres.enlarge import enhance
     from lorgnette.systems.superres.evaluate import evaluation
     from lorgnette.systems.superres.miniature import tiny
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "LMLTE": "model",
     "SuperResolution": "task",
-    "default_steps": "data",
+    "default_steps": "lorgnette.crops",
     "enhance": "enlarge",
     "evaluation": "evaluate",
     "from_upstream": "weights",
@@ -52,5 +53,6 @@ def __getattr__(name: str) -> Any:
     if name == "Task":
         name = "SuperResolution"
     if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        home = _LAZY[name]
+        return getattr(import_module(home if "." in home else f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from lorgnette.crops import PixelCache, at_least, augmented, centre, channels_fi
 from lorgnette.images import find_images, imresize, pair_images, read_image
 from lorgnette.nn.coords import axis_coords
 from lorgnette.recipe import TrainConfig
-from lorgnette.systems.superres.recipe import Data, Recipe
+from lorgnette.systems.superres.recipe import Data
 
 
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -187,8 +187,3 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
     )
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
     return batches, TestImages(held_out, data.test_scales, data.test_crop)
-
-
-def default_steps(n_images: int, recipe: Recipe) -> int:
-    """How long to train on `n_images` where the recipe does not say: more for more images, within 200 to 2000."""
-    return max(200, min(2000, 40 * n_images * 8 // recipe.train.batch_size))
