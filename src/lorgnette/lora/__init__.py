@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorgnette.lora.adapter import load_adapter, save_adapter
+    from lorgnette.lora.allocation import Allocation, AllocationRow, allocate
     from lorgnette.lora.attention import LoRAMultiheadAttention, LoRASlicedLinear
     from lorgnette.lora.base import LoRALayer, LowRank, adapted_layers, is_adapted
     from lorgnette.lora.checks import VerifyReport, verify
@@ -80,6 +81,9 @@ _HOME = {
     "Plan": "planning",
     "PlanRow": "planning",
     "resize": "resizing",
+    "allocate": "allocation",
+    "Allocation": "allocation",
+    "AllocationRow": "allocation",
     "NamedAdapter": "several",
     "adapters": "several",
     "add_adapter": "several",
@@ -123,6 +127,8 @@ _HOME = {
 }
 
 __all__ = [
+    "Allocation",
+    "AllocationRow",
     "DeltaSurvival",
     "Fingerprint",
     "LoRAConfig",
@@ -152,6 +158,7 @@ __all__ = [
     "adapters",
     "add_adapter",
     "align_adapters",
+    "allocate",
     "combine",
     "count_parameters",
     "current_file",
