@@ -213,6 +213,7 @@ def test_gradients_reach_each_adapter_from_its_own_samples(build, images):
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(max_examples=60, deadline=None)
 @given(case=conv_cases() | conv_1d_and_3d_cases() | transposed_cases())
 def test_every_convolution_knows_samples_apart(case):
