@@ -66,7 +66,8 @@ class FolderPictures:
         pixels = levels(read_image(self.files[index]))
         side = min(pixels.shape[:2])
         if side > 512:  # kept smaller: what the base reads is smaller still
-            pixels = np.asarray(cv2.resize(pixels, None, fx=512 / side, fy=512 / side, interpolation=cv2.INTER_AREA))
+            size = (round(pixels.shape[1] * 512 / side), round(pixels.shape[0] * 512 / side))
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         return pixels
 
     def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
@@ -93,7 +94,7 @@ def handwritten_digits(side: int) -> ArrayPictures:
         from sklearn.datasets import load_digits
     except ImportError:
         raise ValueError("data.preset: 'digits' needs scikit-learn; pip install 'lorgnette[clip]'") from None
-    found = load_digits()
+    found: Any = load_digits()
     small = (found.images * (255 / 16)).astype(np.float32)
     large = [cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in small]
     grey = np.clip(np.round(np.stack(large)), 0, 255).astype(np.uint8)
@@ -224,9 +225,8 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
         raise ValueError("data.root: not set; give a folder with a subfolder for each class (or data.preset)")
     pictures = _pictures(data)
     if data.test is not None:
-        kept, held_out = list(range(len(pictures.labels))), []
         testing: Pictures = FolderPictures(data.test, class_names(data))
-        held_out = list(range(len(testing.labels)))
+        kept, held_out = range(len(pictures.labels)), range(len(testing.labels))
     else:
         testing = pictures
         kept, held_out = split(range(len(pictures.labels)), data.holdout, train.seed)

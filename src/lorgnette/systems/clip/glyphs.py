@@ -72,7 +72,7 @@ def sketch(rng: np.random.Generator, side: int, label: int) -> NDArray[np.uint8]
     filled = _shape(SHAPES[label], rng)
     width = int(rng.integers(3, 6))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    outline = cv2.morphologyEx(filled, cv2.MORPH_GRADIENT, kernel)
+    outline = cv2.morphologyEx(filled, cv2.MORPH_GRADIENT, kernel).astype(np.uint8)
     mask = _placed(rng, _shaken(rng, outline), side, turn=0.5, reach=0.15)
     light, dark = rng.uniform(130, 230), rng.uniform(20, 90)
     ink, ground = (dark, light) if rng.random() < 0.5 else (light, dark)
@@ -156,14 +156,12 @@ def _placed(
     """The mask turned by up to `turn` radians, sheared, moved by up to `reach` of the side, and made small: [0, 1]."""
     angle, shear = rng.uniform(-turn, turn), rng.uniform(-0.15, 0.15)
     size = rng.uniform(0.75, 1.15, 2)
-    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.array(
-        [[1, shear], [0, 1]]
-    )
-    matrix = matrix * size
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turned @ np.array([[1, shear], [0, 1]]) * size
     middle = np.array([_CANVAS / 2, _CANVAS / 2])
     shift = middle - matrix @ middle + rng.uniform(-reach, reach, 2) * _CANVAS
     warped = cv2.warpAffine(mask, np.column_stack([matrix, shift]), (_CANVAS, _CANVAS), flags=cv2.INTER_LINEAR)
-    return cv2.resize(warped.astype(np.float32) / 255, (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.resize(warped.astype(np.float32) / 255, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _tinted(rng: np.random.Generator, colour: str) -> NDArray[np.float64]:

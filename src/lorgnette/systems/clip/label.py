@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,7 +37,8 @@ def classify(task: Classification, images: Sequence[Image], top: int = 1) -> lis
     """
     if top < 1:
         raise ValueError(f"top: {top} is too small; 1 or more works")
-    side = task.model.image_size
+    model: Any = task.model
+    side = model.image_size
     was_training = task.training
     task.eval()
     answers: list[list[Label]] = []

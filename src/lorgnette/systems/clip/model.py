@@ -67,7 +67,8 @@ class CLIPClassifier(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the images, in pixels."""
-        size = self.config.vision_config.image_size
+        embeddings: Any = self.vision_model.embeddings
+        size = embeddings.image_size
         return int(size if isinstance(size, int) else size[0])
 
     def image_features(self, pixel_values: Tensor) -> Tensor:

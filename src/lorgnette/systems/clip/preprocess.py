@@ -14,8 +14,12 @@ from lorgnette.images import Image, to_uint8
 class Normalisation(NamedTuple):
     """Mean and deviation of each channel, of values in [0, 1]."""
 
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+PUBLISHED = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""As OpenAI's CLIP and those after it take images."""
 
 
 def levels(image: Image) -> NDArray[np.uint8]:

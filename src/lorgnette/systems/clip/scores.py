@@ -12,33 +12,31 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
-MOST_CLASSES = 20  # beyond, classes are not listed one by one
 
-
-def class_scores(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Figures of all predictions together.
 
     Args:
         logits: (N, K).
         labels: (N,) numbers of classes.
-        classes: K names.
 
     Returns:
-        accuracy; balanced (the mean over classes); nll, the mean negative log likelihood; ece; and the accuracy
-        within each class that occurs, where there are at most 20.
+        accuracy; balanced_accuracy, the mean over classes; nll, the mean negative log likelihood; and ece.
     """
     labels = labels.to(logits.device)
-    right = (logits.argmax(-1) == labels).double()
-    each = {int(k): float(right[labels == k].mean()) for k in labels.unique()}
-    scores = {
-        "accuracy": float(right.mean()),
-        "balanced": sum(each.values()) / len(each),
+    each = class_accuracies(logits, labels)
+    return {
+        "accuracy": float((logits.argmax(-1) == labels).double().mean()),
+        "balanced_accuracy": sum(each.values()) / len(each),
         "nll": float(F.cross_entropy(logits.double(), labels)),
         "ece": calibration_error(logits, labels),
     }
-    if len(classes) <= MOST_CLASSES:
-        scores |= {f"accuracy {classes[k]}": value for k, value in each.items()}
-    return scores
+
+
+def class_accuracies(logits: Tensor, labels: Tensor) -> dict[int, float]:
+    """The accuracy within each class that occurs, by its number."""
+    right = (logits.argmax(-1) == labels.to(logits.device)).double().cpu()
+    return {int(k): float(right[labels.cpu() == k].mean()) for k in labels.cpu().unique()}
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -77,11 +75,10 @@ def confusion_picture(counts: NDArray[np.int64], classes: Sequence[str]) -> NDAr
             pen.text((left - 6, middle), classes[row], fill="black", font=font, anchor="rm")
         for column in range(k):
             share = float(shares[row, column])
-            pale = tuple(
-                round(255 - share * (255 - full)) for full in ((0, 120, 100) if row == column else (200, 60, 30))
-            )
+            full = (0, 120, 100) if row == column else (200, 60, 30)
+            shade = tuple(round(255 - share * (255 - value)) for value in full)
             x = left + column * cell
-            pen.rectangle((x, top + row * cell, x + cell - 2, top + (row + 1) * cell - 2), fill=pale)
+            pen.rectangle((x, top + row * cell, x + cell - 2, top + (row + 1) * cell - 2), fill=shade)
             if named and counts[row, column]:
                 ink = "white" if share > 0.5 else "black"
                 pen.text((x + cell / 2, middle), str(counts[row, column]), fill=ink, font=font, anchor="mm")

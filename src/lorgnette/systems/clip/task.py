@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lorgnette.systems.clip.data import class_names
 from lorgnette.systems.clip.model import CLIPClassifier
-from lorgnette.systems.clip.recipe import Data, Recipe
-from lorgnette.systems.clip.scores import class_scores, confusion, confusion_picture
-from lorgnette.systems.clip.weights import Source, companions, load_base
+from lorgnette.systems.clip.recipe import Recipe
+from lorgnette.systems.clip.scores import confusion, confusion_picture, scores
+from lorgnette.systems.clip.weights import Source, companions, load_base, make_head
 from lorgnette.task import Task
 
 CHUNK = 64  # images scored at a time
@@ -25,18 +25,18 @@ class Classification(Task):
     """The task around a `CLIPClassifier`; for the batches see `data.py`.
 
     Args:
-        model: the network, with a head.
+        model: the network.
         source: where it comes from: its vocabulary, and how its images are normalised.
-        classes: names of the classes.
-        data: the loss.
+        classes: names of the classes that its head tells apart; none, where it has no head.
+        recipe: the settings of the model, and the loss.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: CLIPClassifier, source: Source, classes: Sequence[str], data: Data | None = None):
+    def __init__(self, model: CLIPClassifier, source: Source, classes: Sequence[str], recipe: Recipe | None = None):
         super().__init__()
-        self.model, self.source, self.data = model, source, data or Data()
+        self.model, self.source, self.recipe = model, source, recipe or Recipe()
         self.classes = tuple(classes)
         for name, values in source.normalisation._asdict().items():
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -50,7 +50,7 @@ class Classification(Task):
         return self.model(self.normalised(image)).float()
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        if self.data.loss == "pairs":
+        if self.recipe.data.loss == "pairs":
             return {"loss": self._pair_loss(batch["image"], batch["caption"])}
         return {"loss": F.cross_entropy(self.logits(batch["image"]), batch["label"])}
 
@@ -67,13 +67,23 @@ class Classification(Task):
         wanted = (same / same.sum(-1, keepdim=True)).to(logits.device)
         return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
 
+    def take_classes(self, classes: Sequence[str]) -> None:
+        """Tell other classes apart from now on, by a new head as the settings say; of a trained one nothing is left.
+
+        Raises:
+            ValueError: the text tower is asked, and knows a name not.
+        """
+        model: Any = self.model
+        head = make_head(model, self.source, self.recipe.model, self.recipe.data, tuple(classes))
+        model.head, self.classes = head.to(self.mean.device), tuple(classes)
+
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits (N, K); the images are read and scored a part at a time."""
         images = batch["image"]
         return torch.cat([self.logits(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)])
 
     def score(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
-        return class_scores(prediction, batch["label"], self.classes)
+        return scores(prediction, batch["label"])
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["accuracy"]
@@ -96,4 +106,4 @@ def make_task(recipe: Recipe) -> Classification:
     """The unadapted task of a recipe (see `lorgnette.recipe.build`)."""
     classes = class_names(recipe.data)
     model, source = load_base(recipe.model, recipe.data, classes)
-    return Classification(model, source, classes, recipe.data)
+    return Classification(model, source, classes, recipe)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lorgnette.files import read_json
 from lorgnette.systems.clip.model import ARCHITECTURES, CLIPClassifier, TextHead, linear_head, random_head
-from lorgnette.systems.clip.preprocess import Normalisation
+from lorgnette.systems.clip.preprocess import PUBLISHED, Normalisation
 from lorgnette.systems.clip.recipe import Data, Model
 from lorgnette.systems.clip.tokens import Tokenizer, small_rules, small_vocabulary
 from lorgnette.tensors import check_state, float_state, read_tensors
@@ -33,7 +33,7 @@ class Source:
     name: str
     config: dict[str, Any]
     tokenizer: Tokenizer | None = None
-    normalisation: Normalisation = Normalisation()
+    normalisation: Normalisation = PUBLISHED
     weights: Path | None = None
 
 
@@ -49,7 +49,7 @@ def load_base(settings: Model, data: Data, classes: tuple[str, ...]) -> tuple[CL
     kept_head: dict[str, Tensor] = {}
     if source.weights is not None:
         kept_head = _load(model, float_state(read_tensors(source.weights), str(source.weights)), str(source.weights))
-    if classes and data.image_size != model.image_size:
+    if (data.root or data.preset) and data.image_size != model.image_size:
         raise ValueError(f"data.image_size: {data.image_size} does not fit {source.name}; {model.image_size} works")
     if classes:
         model.head = make_head(model, source, settings, data, classes)
@@ -104,9 +104,8 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name in ("visual.proj", "text_projection"):  # stored for x @ W
-            found[{"visual.proj": "visual_projection.weight"}.get(name, "text_projection.weight")] = (
-                tensor.T.contiguous()
-            )
+            ours = name.replace("visual.proj", "visual_projection") + ".weight"
+            found[ours] = tensor.T.contiguous()
             continue
         if name in ("input_resolution", "context_length", "vocab_size", "attn_mask"):
             continue
@@ -322,10 +321,9 @@ def _normalisation(file: Path) -> Normalisation:
     settings = read_json(file) if file.is_file() else {}
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is not a table of settings")
-    usual = Normalisation()
     try:
-        mean = [float(value) for value in settings.get("image_mean", usual.mean)]
-        std = [float(value) for value in settings.get("image_std", usual.std)]
+        mean = [float(value) for value in settings.get("image_mean", PUBLISHED.mean)]
+        std = [float(value) for value in settings.get("image_std", PUBLISHED.std)]
     except (TypeError, ValueError):
         raise ValueError(f"{file}: image_mean and image_std must be three numbers each") from None
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
