@@ -21,12 +21,15 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "a
 THINGS = (*DIGITS, *SHAPES)
 CAPTIONS = (
     "a {thing}",
-    "a {colour} {thing}",
+    "the {thing}",
     "a photo of a {thing}",
+    "a picture of a {thing}",
+    "a {colour} {thing}",
     "a photo of a {colour} {thing}",
     "a {colour} {thing} on a {ground} background",
     "a picture of a {colour} {thing} on {ground}",
 )
+PLAIN_SHARE = 0.6  # of pictures in white on black: with colours alone, shapes are learnt very late
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX,
     cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_COMPLEX_SMALL,
@@ -43,7 +46,7 @@ class Picture(NamedTuple):
 
 
 def draw(rng: np.random.Generator, side: int, label: int | None = None) -> Picture:
-    """A printed digit or a filled shape in one colour on another.
+    """A printed digit or a filled shape, often in white on black, else in one of twelve colours on another.
 
     Args:
         rng: decides everything.
@@ -52,6 +55,8 @@ def draw(rng: np.random.Generator, side: int, label: int | None = None) -> Pictu
     """
     label = int(rng.integers(len(THINGS))) if label is None else label
     ink, ground = rng.choice(list(COLOURS), 2, replace=False)
+    if rng.random() < PLAIN_SHARE:
+        ink, ground = "white", "black"
     mask = _placed(rng, _mask(rng, label), side, turn=0.25, reach=0.1)
     image = _coloured(mask, _tinted(rng, ink), _tinted(rng, ground)) + rng.normal(0, rng.uniform(0, 8), (side, side, 3))
     caption = str(rng.choice(CAPTIONS)).format(thing=THINGS[label], colour=ink, ground=ground)
