@@ -252,10 +252,14 @@ def test_components_get_what_is_theirs(components: list[str], adapted: set[str],
 
 
 def test_a_head_s_own_settings():
-    wrapper = CLIPLoRAWrapper(FederatedCLIPModel(**TINY), LoRAConfig.for_classification_head(r=2), ["classifier"])
+    model = FederatedCLIPModel(**TINY)
+    wrapper = CLIPLoRAWrapper(model, LoRAConfig.for_classification_head(r=2), ["classifier"])
     wrapper.apply_lora_to_federated_model()
-    losses = [wrapper.train_step(IMAGES, LABELS) for _ in range(40)]
-    assert max(losses[-5:]) < losses[0]
+    before, frozen = wrapper.eval()(IMAGES), model.classifier.head.weight.clone()
+    wrapper.train_step(IMAGES, LABELS)
+    assert not torch.equal(wrapper.eval()(IMAGES), before)
+    assert torch.equal(model.classifier.head.weight, frozen)
+    assert wrapper.get_parameters().names == ("head.lora_A", "head.lora_B")
     assert wrapper.trainable_parameters() == {"lora": 2 * (16 + 3), "head": 0, "total": 31_156}
 
 
