@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.base import LORA_TENSORS, STARTS, LowRank, adapted_layers
+from lorgnette.lora.base import GATE, LORA_TENSORS, STARTS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.parameter import LoRAParameter
 from lorgnette.lora.selection import matches
@@ -51,6 +51,8 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
             kernel = layers[owner].lora_A.dim() - 2
             tensor = tensor.view(1, -1, *[1] * kernel) if kernel else tensor
             name = f"{owner}.lora_magnitude_vector"
+        elif factor in GATE and owner in layers:
+            pass  # PEFT has none
         elif factor in LORA_TENSORS:
             tensor = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
             if isinstance(layers[owner], nn.Embedding):
@@ -128,6 +130,8 @@ def beyond_peft(model: nn.Module) -> list[str]:
     for name, layer in layers.items():
         if name in attentions:
             reasons.append(f"{name}: PEFT adapts attentions as a whole, and out_proj with twice the update")
+        elif layer.dynamic_rank:
+            reasons.append(f"{name}: PEFT has no rank that depends on the input")
         elif isinstance(layer, LoRAParameter):
             reasons.append(f"{name}: PEFT has no adapter of this kind for a part of a module")
         elif isinstance(layer, _ConvTransposeNd):
