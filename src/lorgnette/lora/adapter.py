@@ -45,6 +45,7 @@ from lorgnette.lora.peft_format import (
     split_starts,
     to_peft,
 )
+from lorgnette.lora.peft_parameters import unwrap
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
@@ -135,7 +136,12 @@ def load_adapter(
     state = _read_weights(model, folder, manifest.get("weights"))
     title = type(model).__name__
     try:
-        targets = _targets(model, folder, manifest, state)
+        described = current_file(folder, PEFT_CONFIG)
+        config = read_json(described) if described.is_file() or not manifest else None
+        raw: dict[str, tuple[str, str]] = {}
+        if isinstance(config, dict) and config.get("target_parameters"):
+            state, raw = unwrap(model, config["target_parameters"], state)
+        targets = _described_targets(manifest) if manifest else _targets_from_peft(model, config, state, raw)
         started = [name for name, target in targets.items() if starts_from_base(target.settings.init_lora_weights)]
         state = split_starts(state, started)
         difference = None
@@ -153,21 +159,23 @@ def load_adapter(
     return replace(report, base=difference, extra=manifest.get("extra") or {})
 
 
-def _targets(
-    model: nn.Module, folder: str | os.PathLike[str], manifest: Mapping[str, Any], state: Mapping[str, Tensor]
+def _described_targets(manifest: Mapping[str, Any]) -> dict[str, Target]:
+    return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
+
+
+def _targets_from_peft(
+    model: nn.Module, config: Any, state: Mapping[str, Tensor], raw: Mapping[str, tuple[str, str]]
 ) -> dict[str, Target]:
-    if manifest:
-        return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
-    config = read_json(current_file(folder, PEFT_CONFIG))
     suffix = f".{LORA_TENSORS[0]}"
     theirs = peft_names(model)
     tensors = dict(from_peft(key, tensor, {name + suffix for name in theirs}) for key, tensor in state.items())
     ranks = {name.removesuffix(suffix): tensor.shape[0] for name, tensor in tensors.items() if name.endswith(suffix)}
+    ranks |= {name: tensors[name + suffix].shape[-2] for name in raw}
     if not ranks:
         raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
     targets = {}
     modules = dict(model.named_modules())
-    chosen = settings_from_peft(config, ranks, theirs)
+    chosen = settings_from_peft(config, ranks, theirs, raw)
     if lost := lost_layer(model, config, {*ranks, *(theirs.get(name, name) for name in ranks)}):
         raise ValueError(f"{WEIGHTS} holds nothing for {lost!r}, which {PEFT_CONFIG} names: it is incomplete")
     if config.get("bias", "none") != "none":
@@ -175,6 +183,10 @@ def _targets(
         if absent := sorted(biases - tensors.keys()):
             raise ValueError(f"bias = {config['bias']!r}, and {WEIGHTS} lacks {absent[0]!r}: it is incomplete")
     for name, settings in chosen.items():
+        if name in raw:
+            owner, parameter = raw[name]
+            targets[name] = Target(owner, settings, None if name == owner else parameter)
+            continue
         layer = modules.get(name)
         if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros" and any(layer._reversed_padding_repeated_twice):
             raise ValueError(
