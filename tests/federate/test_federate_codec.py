@@ -104,6 +104,19 @@ def test_work_and_update_come_back(scheme: str, precision: Any):
     assert received.state.tensors["norm.seen"] == 7
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_both_sides_may_have_their_layers_in_any_order(precision: Any):
+    """A server that read its journal has them sorted, a client as in its model."""
+    own = state()
+    turned = AdapterState(dict(reversed(own.factors.items())), dict(reversed(own.tensors.items())))
+    data = encode_work(4, "svd", precision, None, Local(), BASE, own, {})
+    ours, theirs = decode_work(data, own, BASE), decode_work(data, turned, BASE)
+    one, other = (decode_update(update(theirs), side, BASE).state for side in (ours, theirs))
+    for name, product in one.factors.items():
+        assert torch.equal(product.A, other.factors[name].A)
+        assert (product.B - state(1).factors[name].B).abs().max() < 0.05
+
+
 def test_what_is_folded_arrives():
     own = state()
     folded = {"scan.x": Product(torch.randn(2, 4, 4), torch.randn(2, 6, 4))}
