@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from lorgnette.near_tiles import NearReuse
-from lorgnette.tile_cache import TILING, ExactReuse, TileCache, identity
+from lorgnette.tile_cache import TILINGS, ExactReuse, TileCache, identity
 from lorgnette.tiling import Render, Tile, Tiling, process_in_tiles
 
 LEAST_TILE = 16
@@ -24,9 +24,9 @@ def check_rendering(precision: str, tile: int | None, halo: int | None, usual: T
         raise ValueError(f"halo: {halo} is negative; {usual.halo} is usual")
 
 
-def chosen_tiling(tile: int | None, halo: int | None, usual: Tiling, cached: bool) -> Tiling:
+def chosen_tiling(tile: int | None, halo: int | None, usual: Tiling, cache: TileCache | None) -> Tiling:
     """The room's tiling, or that of the cache, with what the caller has asked for."""
-    default = TILING if cached else usual
+    default = usual if cache is None else TILINGS[cache.mode]
     blend = default.blend if halo is None else min(usual.blend, halo // 2)
     return Tiling(default.tile if tile is None else tile, default.halo if halo is None else halo, blend)
 

@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from lorgnette.tiling import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20
-TILING = Tiling(tile=64, halo=5, blend=2)
-"""With a cache: the smaller a tile the more are reused, but its margins are computed twice. These are cheap on trained
-networks, which hardly look further than a few pixels; see the page on video."""
+TILINGS = {"exact": Tiling(tile=48, halo=5, blend=2), "near": Tiling(tile=32, halo=5, blend=2)}
+"""With a cache: the smaller a tile the more are reused, but its margins are computed twice (near mode computes
+neighbours together, and can afford smaller ones). Narrow margins are enough for trained networks; see the page on
+video."""
 MAX_STREAMS = 256
 _ENTRY = 512  # bytes of a key and what goes with it, about
 
@@ -48,6 +49,7 @@ class TileCache:
         mode: 'exact' or 'near'.
         tolerance: near mode: how far a block of 8 x 8 pixels may be from that of the anchor, as PSNR in dB; more is
             stricter.
+        cosine: near mode: least cosine between the two, their means taken off, in [-1, 1].
         refresh: near mode: frames after which a tile is computed anew, however near it is.
 
     Raises:
@@ -58,7 +60,8 @@ class TileCache:
         self,
         max_bytes: int = MAX_BYTES,
         mode: Literal["exact", "near"] = "exact",
-        tolerance: float = 38.0,
+        tolerance: float = 36.0,
+        cosine: float = 0.0,
         refresh: int = 30,
     ) -> None:
         if max_bytes < 1:
@@ -66,10 +69,13 @@ class TileCache:
         if mode not in ("exact", "near"):
             raise ValueError(f"mode: {mode!r} is not known; 'exact' and 'near' are")
         if not (math.isfinite(tolerance) and tolerance > 0):
-            raise ValueError(f"tolerance: {tolerance!r} is no PSNR in dB; 38 is usual, more is stricter")
+            raise ValueError(f"tolerance: {tolerance!r} is no PSNR in dB; 36 is usual, more is stricter")
+        if not -1 <= cosine <= 1:
+            raise ValueError(f"cosine: {cosine!r} is not in [-1, 1]; 0 is usual, more is stricter")
         if refresh < 1:
             raise ValueError(f"refresh: {refresh!r} is no number of frames; 30 is usual")
-        self.max_bytes, self.mode, self.tolerance, self.refresh = max_bytes, mode, tolerance, refresh
+        self.max_bytes, self.mode = max_bytes, mode
+        self.tolerance, self.cosine, self.refresh = tolerance, cosine, refresh
         self._lock = threading.Lock()
         self.clear()
 

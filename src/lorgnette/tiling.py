@@ -89,6 +89,12 @@ class Tile:
         """Rows and columns to render."""
         return self.y.target[1] - self.y.target[0], self.x.target[1] - self.x.target[0]
 
+    def within(self, region: Tile) -> tuple[slice, slice]:
+        """Rows and columns of the target in what is rendered for a larger tile around this one."""
+        (top, bottom), (left, right) = self.y.target, self.x.target
+        y, x = region.y.target[0], region.x.target[0]
+        return slice(top - y, bottom - y), slice(left - x, right - x)
+
     def cut(self, output: Tensor) -> Tensor:
         """The target's part of a crop's whole output `(..., h * s_y, w * s_x)`, for a network of fixed scale.
 
