@@ -15,6 +15,7 @@ largest of its rounds. The first frame of a clip, which nothing can be reused fo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -112,7 +113,7 @@ def frames_of(name: str, count: int) -> list[Pixels]:
 
 def still_share(clip: list[Pixels]) -> float:
     """Pixels that are as in the frame before."""
-    return float(np.mean([np.all(a == b, axis=-1).mean() for a, b in zip(clip, clip[1:], strict=False)]))
+    return float(np.mean([np.all(a == b, axis=-1).mean() for a, b in itertools.pairwise(clip)]))
 
 
 # ------------------------------------------------------------------------------------------------------ timing
@@ -252,7 +253,8 @@ def overhead(room: str, mode: str, side: int, rounds: int) -> dict[str, Any]:
             outside[cached].append(way.seconds[-1] - network[-1])
     each = statistics.median(ways[False].seconds)
     ratios = [a / b for a, b in zip(ways[True].seconds, ways[False].seconds, strict=True)]
-    assert ways[True].cache is not None and ways[True].cache.statistics()["hits"] == 0
+    assert ways[True].cache is not None
+    assert ways[True].cache.statistics()["hits"] == 0
     return {
         "room": room,
         "mode": mode,
