@@ -195,14 +195,13 @@ def check_output(source: Path, target: Path) -> None:
 
 
 def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -> dict[str, Any]:
-    """`scale` or `size` for the room. A factor that makes odd what was even is given as the nearest even size: players
-    want it so."""
+    """`scale` or `size` for the room. What would be odd and was even becomes one pixel more: players want it so."""
     if size is not None:
         return {"size": size} if scale is None else {"size": size, "scale": scale}
     if scale is None:
         return {}
     exact = [round(n * scale) for n in clip.size]
-    even = [2 * round(n * scale / 2) if n % 2 == 0 else out for n, out in zip(clip.size, exact, strict=True)]
+    even = [out + out % 2 if n % 2 == 0 else out for n, out in zip(clip.size, exact, strict=True)]
     return {"scale": scale} if even == exact else {"size": (even[0], even[1])}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -70,6 +71,12 @@ class Encoding:
     quality: int
     size: tuple[int, int]
     colour: Colour
+
+    @property
+    def depth(self) -> int:
+        """Bits per channel, as FFmpeg's names say them: yuv420p10le, gbrp12le; 8 where they say nothing."""
+        number = re.search(r"p(\d+)le$", self.pixel_format)
+        return int(number[1]) if number else 8
 
     @property
     def options(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Video files through PyAV (FFmpeg): frames out of them. The only file that imports av."""
+"""Video files through PyAV (FFmpeg): frames out of them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,16 @@ import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from lorgnette.images import MAX_PIXELS
+from lorgnette.video_clip import FULL, Clip, Colour, Frame
+from lorgnette.video_pixels import FFmpegError, av, to_image
 
-from lorgnette.images import MAX_PIXELS, Image
-from lorgnette.video_clip import FULL, LIMITED, Clip, Colour, Frame
-
-try:
-    import av
+if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.error import FFmpegError
-    from av.video.reformatter import Interpolation
     from av.video.stream import VideoStream
-except ImportError:
-    raise ValueError("clips need PyAV: pip install 'lorgnette[video]'") from None
 
-EXACT = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.BITEXACT
-)
-FLOAT = "gbrpf32le"  # by far the smallest errors on the way from YUV and back
-SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # H.273 -> libswscale
 _BREAK = Fraction(1, 2)  # seconds that may be missing at the end of a whole file: streams differ in length
 
 
@@ -191,20 +176,3 @@ def _decoded(
 
 def _broken(path: Path, where: str) -> ValueError:
     return ValueError(f"{path} is damaged or incomplete: it breaks off {where}; --truncated does the frames before")
-
-
-# ------------------------------------------------------------------------------------------------------- pixels
-
-
-def to_image(frame: av.VideoFrame, colour: Colour, clip: Clip) -> Image:
-    """The pixels of a frame of a clip, whose numbers mean `colour`."""
-    # In one thread: with more, libswscale (9.5) gives other pixels from time to time.
-    rgb = frame.reformat(
-        format=FLOAT,
-        src_colorspace=SWS_MATRIX.get(colour.matrix_for((frame.height, frame.width))),
-        src_color_range=FULL if colour.range == FULL else LIMITED,
-        dst_color_range=FULL,
-        interpolation=EXACT,
-        threads=1,
-    )
-    return Image(np.clip(rgb.to_ndarray(), 0, 1), grey=clip.grey, bits=8 if clip.bits <= 8 else 16)

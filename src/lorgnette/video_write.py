@@ -1,4 +1,4 @@
-"""Video files through PyAV (FFmpeg): frames into them. `video_read` is the file that imports av."""
+"""Video files through PyAV (FFmpeg): frames into them."""
 
 from __future__ import annotations
 
@@ -9,35 +9,19 @@ import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorgnette.files import atomic_write
 from lorgnette.images import Image
-from lorgnette.video_clip import FULL, LIMITED, Clip, Frame, Progress
+from lorgnette.video_clip import Clip, Frame, Progress
 from lorgnette.video_codecs import Encoding, choose_encoding
 from lorgnette.video_journal import Journal
-from lorgnette.video_read import EXACT, FLOAT, SWS_MATRIX, FFmpegError, VideoStream, av, open_container, to_image
+from lorgnette.video_pixels import FFmpegError, av, to_frame, to_image
+from lorgnette.video_read import open_container, read_clip
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
-
-# ------------------------------------------------------------------------------------------------------- frames
-
-
-def to_frame(image: Image, encoding: Encoding) -> av.VideoFrame:
-    """Pixels as an encoder takes them."""
-    pixels = np.nan_to_num(np.clip(image.pixels.astype(np.float32), 0, 1))
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=FLOAT).reformat(
-        format=encoding.pixel_format,
-        dst_colorspace=SWS_MATRIX.get(encoding.colour.matrix_for(encoding.size)),
-        src_color_range=FULL,
-        dst_color_range=FULL if encoding.colour.range == FULL else LIMITED,
-        interpolation=EXACT,
-        threads=1,
-    )
-
+    from av.video.stream import VideoStream
 
 _LENGTH = struct.Struct("<I")
 
@@ -55,7 +39,8 @@ class Packer:
             self._encoder = _ffv1("w")
             self._encoder.width, self._encoder.height = frame.width, frame.height
             self._encoder.pix_fmt, self._encoder.time_base = frame.format.name, Fraction(1)
-            self._encoder.options = {"level": "3", "slices": "4", "g": "1"}
+            small = min(frame.width, frame.height) < 16  # version 3 cuts pictures into slices
+            self._encoder.options = {"level": "1" if small else "3", "g": "1"}
             self._encoder.open()
         frame.pts = None
         (packet,) = self._encoder.encode(frame)
@@ -131,7 +116,15 @@ class VideoTarget:
 
         with atomic_write(self.path) as temporary:
             lost = write_video(temporary, frames(), self.clip, encoding, until)
-        self.notes = [f"{stream} does not go into {self.path.suffix} and was left out" for stream in lost]
+            written = read_clip(temporary)
+        suffix = self.path.suffix
+        self.notes = [f"{stream} does not go into {suffix} and was left out" for stream in lost]
+        for what, wanted, kept in (
+            ("pixel aspect", self.clip.aspect, written.aspect),
+            ("rotation", self.clip.rotation, written.rotation),
+        ):
+            if (wanted or 1) != (kept or 1):  # FFmpeg's writer of some formats drops it
+                self.notes.append(f"{what} {wanted} is not kept in {suffix} of {encoding.codec}: .mkv of h264 keeps it")
 
     def _encoding(self, size: tuple[int, int]) -> Encoding:
         return choose_encoding(self.path, self.codec, self.quality, self.clip, size, formats_of)
@@ -179,13 +172,18 @@ def write_video(
             for packet in heapq.merge(_encoded(stream, frames, clip, encoding), copied, key=_seconds):
                 out.mux(packet)
     except FFmpegError as error:
-        raise ValueError(f"cannot write {path.name} with {encoding.encoder}: {error.strerror}") from None
+        height, width = encoding.size
+        raise ValueError(
+            f"{encoding.encoder} cannot write {width}x{height} pixels of {encoding.pixel_format} into {path.suffix} "
+            f"({error.strerror}): another --codec may"
+        ) from None
     return lost
 
 
 def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding) -> VideoStream:
-    stream = out.add_stream(encoding.encoder, rate=clip.rate.limit_denominator(1001 * 1000), options=encoding.options)
-    assert isinstance(stream, VideoStream)
+    stream: Any = out.add_stream(
+        encoding.encoder, rate=clip.rate.limit_denominator(1001 * 1000), options=encoding.options
+    )
     context = stream.codec_context
     context.height, context.width = encoding.size
     context.pix_fmt = encoding.pixel_format
