@@ -75,14 +75,14 @@ def sketch(rng: np.random.Generator, side: int, label: int) -> NDArray[np.uint8]
         (side, side, 3).
     """
     filled = _shape(SHAPES[label], rng)
-    width = int(rng.integers(3, 6))
+    width = int(rng.integers(3, 7))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     outline = cv2.morphologyEx(filled, cv2.MORPH_GRADIENT, kernel).astype(np.uint8)
-    mask = _placed(rng, _shaken(rng, outline), side, turn=0.5, reach=0.15)
+    mask = _placed(rng, _shaken(rng, outline), side, turn=0.35, reach=0.1)
     light, dark = rng.uniform(130, 230), rng.uniform(20, 90)
     ink, ground = (dark, light) if rng.random() < 0.5 else (light, dark)
-    clouds = cv2.resize(rng.normal(0, 30, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    image = mask * ink + (1 - mask) * ground + clouds + rng.normal(0, rng.uniform(10, 30), (side, side))
+    clouds = cv2.resize(rng.normal(0, 20, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    image = mask * ink + (1 - mask) * ground + clouds + rng.normal(0, rng.uniform(5, 20), (side, side))
     return _levels(np.repeat(image[..., None], 3, axis=-1))
 
 
@@ -146,7 +146,7 @@ def _outline(name: str, rng: np.random.Generator) -> NDArray[np.float64]:
     return 1.1 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def _shaken(rng: np.random.Generator, mask: NDArray[np.uint8], by: float = 3.0) -> NDArray[np.uint8]:
+def _shaken(rng: np.random.Generator, mask: NDArray[np.uint8], by: float = 1.5) -> NDArray[np.uint8]:
     """The mask after a smooth random displacement of about `by` pixels."""
     size = mask.shape[0]
     y, x = np.mgrid[:size, :size].astype(np.float32)
