@@ -24,7 +24,7 @@ from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
 
 FIGURES = ("accuracy", "nll", "ece")
-RATES = {"head alone": 1e-2, "adapters": 3e-3, "whole network": 1e-3}
+RATES = {"head alone": 1e-2, "adapters, r 8": 3e-3, "adapters, r 16": 3e-3, "whole network": 1e-3}
 
 
 def run(preset: str, seed: int, steps: int) -> dict[str, dict[str, float]]:
@@ -34,7 +34,9 @@ def run(preset: str, seed: int, steps: int) -> dict[str, dict[str, float]]:
     batches, test = clip.loaders(recipe.data, config)
     rows = {"zero-shot": evaluate(build(replace(recipe, lora=None)), test)}
     for name, rate in RATES.items():
-        task: Any = build(recipe if name == "adapters" else replace(recipe, lora=None))
+        rank = int(name.partition(" r ")[2] or 0)
+        config_lora = replace(recipe.lora, r=rank, lora_alpha=2 * rank) if rank and recipe.lora else None
+        task: Any = build(replace(recipe, lora=config_lora))
         if name == "head alone":
             task.model.requires_grad_(False)
             task.model.head.requires_grad_(True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +97,12 @@ def test_a_folder_is_learnt_from_and_its_classes_are_kept(pictures: Path, tmp_pa
     assert main(["merge", str(tmp_path / "run" / "adapter"), str(tmp_path / "merged")]) == 0
     assert (tmp_path / "merged" / "config.json").is_file()
     assert load(tmp_path / "merged").classes == ("one", "two", "zero")
+
+
+def test_without_transformers_one_line_says_what_to_install():
+    code = "import sys; sys.modules['transformers'] = None; from lorgnette.cli import main; "
+    code += "sys.exit(main(['classify', 'x.png', '--classes', 'one', 'two']))"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2
+    assert done.stderr == ("lorgnette: error: the room clip needs transformers: pip install 'lorgnette[clip]'\n")

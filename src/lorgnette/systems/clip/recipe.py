@@ -123,7 +123,7 @@ def adapter_preset(
 
 
 def _default_lora() -> LoRAConfig:
-    return LoRAConfig(r=4, lora_alpha=8, target_modules=VISION_TARGETS, modules_to_save=["head"])
+    return LoRAConfig(r=8, lora_alpha=16, target_modules=VISION_TARGETS, modules_to_save=["head"])
 
 
 @dataclass(frozen=True)
