@@ -14,8 +14,9 @@ from transformers.models.clip.modeling_clip import CLIPModel
 
 from lorgnette import build, load, lora, save
 from lorgnette.systems import clip
+from lorgnette.systems.clip.layouts import deduced
 from lorgnette.systems.clip.model import CLIPClassifier
-from lorgnette.systems.clip.weights import deduced, find_source, load_base
+from lorgnette.systems.clip.weights import find_source, load_base
 
 CLASSES = ("one", "two", "three")
 SETTINGS = clip.Data(classes=CLASSES, image_size=16)
@@ -212,3 +213,23 @@ def test_gradient_checkpointing_changes_no_gradient():
         task({"image": IMAGES, "label": torch.tensor([0, 1])})["loss"].backward()
         gradients.append([p.grad.clone() for p in task.model.vision_model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # that PEFT asks
+def test_peft_reads_an_adapter_onto_transformers_own_clip(published: Path, tmp_path: Path):
+    from peft import PeftModel
+
+    adapter = clip.adapter_preset("small", towers=("vision", "text"), train_head=False)
+    recipe = clip.Recipe(model=clip.Model(base=str(published), head="text"), data=SETTINGS, lora=adapter)
+    task = build(recipe)
+    with torch.no_grad():
+        for parameter in lora.get_lora_params(task.model):
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    folder = save(task, recipe, tmp_path / "lens")
+    theirs = PeftModel.from_pretrained(CLIPModel.from_pretrained(published), folder).eval()
+    tokens = task.source.tokenizer([f"a photo of a {name}" for name in CLASSES])
+    with torch.no_grad():
+        wanted = theirs(input_ids=tokens, pixel_values=task.normalised(IMAGES)).logits_per_image
+        assert torch.allclose(task.logits(IMAGES), wanted, atol=1e-4)
+        with lora.disabled(task.model):
+            assert not torch.allclose(task.logits(IMAGES), wanted, atol=1e-2)
