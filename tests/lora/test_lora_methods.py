@@ -253,6 +253,26 @@ def test_eva_finds_the_directions_of_the_inputs(layer):
         initialise_eva(model, [inputs])
 
 
+def test_eva_gives_ranks_where_the_inputs_vary():
+    torch.manual_seed(0)
+    first, second = nn.Linear(8, 8), nn.Linear(8, 6)
+    with torch.no_grad():  # the second sees one direction alone
+        first.weight.copy_(torch.outer(torch.randn(8), torch.randn(8)))
+        first.bias.zero_()
+    config = LoRAConfig(r=3, lora_alpha=6, target_modules="all-linear")
+    model = inject_lora(nn.Sequential(first, nn.Identity(), second), config)
+    inputs = torch.randn(40, 8)
+    wanted = model(inputs)
+    shares = initialise_eva(model, inputs.chunk(4), rho=2)
+    assert [model[0].r, model[2].r] == [5, 1]
+    assert model[0].scaling == model[2].scaling == 2
+    assert shares["2"] == pytest.approx(1, abs=1e-4)
+    assert torch.equal(model(inputs), wanted)
+    torch.testing.assert_close(model[0].lora_A @ model[0].lora_A.mT, torch.eye(5), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"rho 0\.5 is below 1"):
+        initialise_eva(model, [inputs], rho=0.5)
+
+
 def test_wrong_settings_say_so_in_a_line():
     with pytest.raises(ValueError, match="has rank 4 at most"):
         inject_lora(nn.Sequential(nn.Linear(4, 9)), LoRAConfig(target_modules=["0"], init_lora_weights="pissa"))
