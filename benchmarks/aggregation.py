@@ -3,10 +3,10 @@
     python benchmarks/aggregation.py
 
 Both make the same of the same updates: the weighted mean of K products B A, cut to the rank it had. The dense way
-Both make the same of the same updates: the weighted mean of K products B A, cut to the rank it had. The dense way
-decomposes the core between two QR decompositions (float64). They take turns in one process on one thread; a time is
-that of the processor, a ratio the median over the rounds of theirs by ours in the same round, with the smallest and the
-largest. The distance is between the two results, as a share of their norm.
+forms the mean and decomposes it (torch.linalg.svd in float32, as PEFT's `add_weighted_adapter` and FederatedScope do);
+ours decomposes the core between two QR decompositions (float64). They take turns in one process on one thread; a time
+is that of the processor, a ratio the median over the rounds of theirs by ours in the same round, with the smallest and
+the largest. The distance is between the two results, as a share of their norm.
 """
 
 from __future__ import annotations
