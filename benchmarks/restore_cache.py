@@ -189,7 +189,7 @@ def generated(room: str, name: str, count: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def camera(room: str, name: str, count: int, tolerance: float, levels: float) -> dict[str, Any]:
+def camera(room: str, name: str, count: int, tolerance: float | None, levels: float) -> dict[str, Any]:
     """The cache in near mode against whole frames.
 
     The denoiser gets the frames with noise of so many levels, the super-resolution network gets them half as large;
@@ -294,7 +294,7 @@ def main() -> None:
     arguments.add_argument("--clip")
     arguments.add_argument("--frames", type=int, default=12)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--tolerance", type=float, default=TileCache().tolerance)
+    arguments.add_argument("--tolerance", type=float)
     arguments.add_argument("--noise", type=float, default=5.0, help="of camera clips for the denoiser, in levels")
     arguments.add_argument("--json", type=Path)
     options = arguments.parse_args()

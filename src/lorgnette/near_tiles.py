@@ -28,9 +28,12 @@ from lorgnette.tile_cache import TileCache, as_grid, compact
 from lorgnette.tiling import Render, Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
 
 BLOCK = 8
-CELLS = (32, BLOCK)
+CELLS = (32, 16, BLOCK)
 LEVEL = 1 / 255
-OF_MEANS, OF_BLOCKS = 6.0, 1.5
+TOLERANCE = {True: 38.0, False: 50.0}
+"""In dB, where the cache has none: with and without the difference of the inputs being added. Measured; see the page on
+video."""
+OF_MEANS, OF_BLOCKS = 3.5, 1.5
 """The largest among some dozens of blocks of pure noise, in terms of what is expected: of their squared means (three
 colours), and of their mean squares."""
 LOW = 0.8
@@ -65,7 +68,8 @@ class NearReuse:
 
     def __init__(self, cache: TileCache, render: Render, owner: Hashable, corrected: bool) -> None:
         self.cache, self.render, self.owner, self.corrected = cache, render, owner, corrected
-        self.noise = 0.0
+        decibels = TOLERANCE[corrected] if cache.tolerance is None else cache.tolerance
+        self.tolerance, self.noise = 10 ** (-decibels / 10), 0.0
         self.unlike: dict[Tile, tuple[Anchor, ...]] = {}
 
     def frame(
@@ -134,18 +138,17 @@ class NearReuse:
 
     def _near(self, crop: Tensor, anchor: Anchor, means: list[Tensor]) -> bool:
         """Whether a crop is near an anchor; `means` is its `pyramid`, or empty: then it is filled, level by level."""
-        tolerance = 10 ** (-self.cache.tolerance / 10)
         for level, cell in enumerate(CELLS):
             if level == len(means):
                 means.append(cell_means(crop, cell))
-            limit = tolerance + OF_MEANS * 2 * self.noise / cell**2
+            limit = self.tolerance + OF_MEANS * 2 * self.noise / cell**2
             if (means[level] - anchor.means[level]).square_().mean(1).max() > limit:
                 return False
         squared = (crop - anchor.input).square_().mean(1, keepdim=True)
         worst = cell_means(squared, BLOCK).max()
-        if worst > tolerance + OF_BLOCKS * 2 * self.noise:
+        if worst > self.tolerance + OF_BLOCKS * 2 * self.noise:
             return False
-        if self.noise > tolerance or self.cache.cosine <= -1:  # a pattern fainter than the noise tells nothing
+        if self.noise > self.tolerance or self.cache.cosine <= -1:  # a pattern fainter than the noise tells nothing
             return True
         return least_cosine(crop, anchor.input) >= self.cache.cosine
 
@@ -162,7 +165,7 @@ def cell_means(x: Tensor, cell: int) -> Tensor:
 
 
 def pyramid(x: Tensor) -> list[Tensor]:
-    """Means over cells of 32 x 32 and 8 x 8 pixels: (B, C, h, w) -> [(B, C, h / 32, w / 32), ...], rounded up."""
+    """Means over cells of each size: (B, C, h, w) -> [(B, C, h / 32, w / 32), ...], rounded up."""
     return [cell_means(x, cell) for cell in CELLS]
 
 

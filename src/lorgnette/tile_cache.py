@@ -48,7 +48,7 @@ class TileCache:
         max_bytes: of what is kept, all streams together. The least recently used goes first.
         mode: 'exact' or 'near'.
         tolerance: near mode: how far a block of 8 x 8 pixels may be from that of the anchor, as PSNR in dB; more is
-            stricter.
+            stricter. Unset: 38 for enlarging, and 50 for taking noise off, beside the noise itself.
         cosine: near mode: least cosine between the two, their means taken off, in [-1, 1].
         refresh: near mode: frames after which a tile is computed anew, however near it is.
 
@@ -60,7 +60,7 @@ class TileCache:
         self,
         max_bytes: int = MAX_BYTES,
         mode: Literal["exact", "near"] = "exact",
-        tolerance: float = 38.0,
+        tolerance: float | None = None,
         cosine: float = 0.0,
         refresh: int = 30,
     ) -> None:
@@ -68,7 +68,7 @@ class TileCache:
             raise ValueError(f"max_bytes: {max_bytes!r} is not positive; {MAX_BYTES} is usual")
         if mode not in ("exact", "near"):
             raise ValueError(f"mode: {mode!r} is not known; 'exact' and 'near' are")
-        if not (math.isfinite(tolerance) and tolerance > 0):
+        if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
             raise ValueError(f"tolerance: {tolerance!r} is no PSNR in dB; 38 is usual, more is stricter")
         if not -1 <= cosine <= 1:
             raise ValueError(f"cosine: {cosine!r} is not in [-1, 1]; 0 is usual, more is stricter")
