@@ -189,7 +189,7 @@ def test_the_identity_of_a_model():
     assert identity(model.train()) == identity(model.eval())  # a renderer is always in eval mode
 
 
-@pytest.mark.parametrize("mode", ["exact", "near"])
+@pytest.mark.parametrize("mode", ["exact", pytest.param("near", marks=pytest.mark.slow)])
 def test_ten_thousand_frames_stay_within_bounds(mode):
     cache, frame, noise = TileCache(max_bytes=300_000, mode=mode), picture(8, 8), torch.rand(1, 3, 8, 8)
     reuse = ReusingFrames(cache)
