@@ -71,7 +71,7 @@ def test_only_changed_windows_are_computed():
     assert torch.equal(stack(x, "clip"), first)
     assert cache.statistics["hits"] == 40
     changed = x.clone()
-    changed[0, 5, 6] += 0.5
+    changed[0, 5, 6, 0] += 0.5
     out = stack(changed, "clip")
     assert cache.statistics["misses"] == 40 + 1 + 4  # its own window, and those of the shifted block that meet it
     untouched = torch.ones(16, 20, dtype=torch.bool)
