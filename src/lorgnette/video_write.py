@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from lorgnette.files import atomic_write
 from lorgnette.images import Image
@@ -181,9 +184,11 @@ def write_video(
 
 
 def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding) -> VideoStream:
-    stream: Any = out.add_stream(
-        encoding.encoder, rate=clip.rate.limit_denominator(1001 * 1000), options=encoding.options
-    )
+    os.environ.setdefault("SVT_LOG", "1")  # else one encoder fills the terminal
+    options = encoding.options
+    if encoding.encoder == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        options["x264-params"] = "asm=avx2"  # with AVX-512, x264 (build 165) gives other bits from run to run
+    stream: Any = out.add_stream(encoding.encoder, rate=clip.rate.limit_denominator(1001), options=options)
     context = stream.codec_context
     context.height, context.width = encoding.size
     context.pix_fmt = encoding.pixel_format
