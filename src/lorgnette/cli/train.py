@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lorgnette import settings
 from lorgnette.cli.output import figure, table
 from lorgnette.cli.settings_page import settings_page
+from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.files import write_json
 from lorgnette.systems import ROOMS, room
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lorgnette.events import Finished
     from lorgnette.task import Task
 
-OPTIONS = {
+OPTIONS: OwnOptions = {
     "config": ("FILE", "settings from a YAML file; those on the command line count more"),
     "opt": ("FILE", "settings from an option file of the room's original program (restore: BasicSR's)"),
     "out": ("FOLDER", "where the run goes; unset: runs/ROOM-DATE-TIME"),
@@ -30,6 +31,7 @@ OPTIONS = {
     "json": ("FILE", "write the figures to this file as well"),
 }
 RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
+USES = {"enhance": "IN OUT", "classify": "IMAGE"}  # verbs of rooms, and what stands after them
 PATIENCE = 3  # evaluations without progress, where neither steps nor patience are set
 
 ROOMS_PAGE = """\
@@ -37,8 +39,6 @@ lorgnette train superres --data.root photos
 
 Adapt a model to your own data. Rooms: {rooms}.
 lorgnette train ROOM --help lists a room's settings."""
-
-Options = list[tuple[str, list[str]]]
 
 
 def run(words: list[str]) -> int:
@@ -50,7 +50,7 @@ def run(words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print(settings_page(words[0], recipe_class, OPTIONS))
         return 0
-    own, options = _split(words[1:])
+    own, options = split_words(words[1:], OPTIONS)
     if "resume" in own:
         return _resume(words[0], recipe_class, own, options)
     return _start(words[0], recipe_class, own, options)
@@ -59,8 +59,8 @@ def run(words: list[str]) -> int:
 # ----------------------------------------------------------------------------------------------- the two ways
 
 
-def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
-    given = _from_file(name, recipe_class, own["config"]) if "config" in own else {}
+def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
+    given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
     if "opt" in own:
         given = settings.override(_from_option_file(name, recipe_class, own["opt"]), given)
     given = settings.override(given, settings.from_options(recipe_class, options, OPTIONS))
@@ -76,12 +76,13 @@ def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Optio
         recipe = replace(recipe, train=replace(recipe.train, steps=steps, patience=patience))
     folder = RunFolder(own.get("out") or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     task = build(recipe)
+    recipe = task.completed(recipe)
     if _is_main_process():
         folder.start(recipe)
     return _fit(name, recipe, folder, task, (batches, test), None, own.get("json"))
 
 
-def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
+def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
     changes = settings.from_options(recipe_class, options, OPTIONS)
     refused = [f"--{option}" for option in own if option not in ("resume", "json")]
     refused += [f"--{option}" for option in changes if option not in RESUMABLE]
@@ -153,26 +154,6 @@ def _is_main_process() -> bool:
 # -------------------------------------------------------------------------------------------- words and files
 
 
-def _split(words: Sequence[str]) -> tuple[dict[str, str], Options]:
-    """The options of the verb itself, and the others (settings of the recipe) with the words after each."""
-    options: Options = []
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            options.append((name, [value] if equals else []))
-        elif not options:
-            raise ValueError(f"{word!r}: an option such as --data.root is expected here")
-        else:
-            options[-1][1].append(word)
-    own: dict[str, str] = {}
-    for name, values in options:
-        if name in OPTIONS:
-            if len(values) != 1:
-                raise ValueError(f"--{name} needs one value: {OPTIONS[name][0]}")
-            own[name] = values[0]
-    return own, [(name, values) for name, values in options if name not in OPTIONS]
-
-
 def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
     home = room(name)
     if not hasattr(home, "read_options"):
@@ -183,20 +164,13 @@ def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any
     return settings.from_mapping(recipe_class, mapping, file)
 
 
-def _from_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
-    mapping = settings.read_yaml(file)
-    mapping.pop("format_version", None)
-    if mapping.pop("room", name) != name:
-        raise ValueError(f"--config: {file} holds settings of another room than {name}")
-    return settings.from_mapping(recipe_class, mapping, file)
-
-
 # ----------------------------------------------------------------------------------------------- what is said
 
 
 def _plan(recipe: Any, folder: RunFolder, batches: Any, test: Sequence[Any], snapshot: dict[str, Any] | None) -> str:
     start = f"from step {snapshot['step']} on, " if snapshot else ""
-    proof = f"{len(test)} held-out tests" if len(test) else "nothing held out: no proof of what it gains"
+    tests = getattr(test, "samples", len(test))  # of a batch that holds several
+    proof = f"{tests} held-out tests" if tests else "nothing held out: no proof of what it gains"
     return f"{start}{recipe.train.steps} steps on {len(batches.dataset)} samples; {proof}; {folder.path}"
 
 
@@ -218,8 +192,9 @@ def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
         ]
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
-    if hasattr(room(name), "enhance"):
-        lines += [f"use      lorgnette enhance IN OUT --adapter {shlex.quote(str(folder.adapter))}"]
+    for verb, words in USES.items():
+        if hasattr(room(name), verb):
+            lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]
     return "\n".join(lines)
 
 
