@@ -114,6 +114,7 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the folder: the output is there, or nothing is done yet."""
+        self._file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _recover(self) -> list[dict[str, Any]]:

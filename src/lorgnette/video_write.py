@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lorgnette.files import atomic_write
 from lorgnette.images import Image
 from lorgnette.video_clip import Clip, Frame, Progress
 from lorgnette.video_codecs import Encoding, choose_encoding
@@ -117,9 +116,12 @@ class VideoTarget:
                 yield self._packer.unpack(data, encoding.size), about["pts"], about["duration"]
                 tell("write", done, len(journal))
 
-        with atomic_write(self.path) as temporary:
-            lost = write_video(temporary, frames(), self.clip, encoding, until)
-            written = read_clip(temporary)
+        whole = journal.folder / f"whole{self.path.suffix}"  # not beside the output, where a kill would leave it
+        lost = write_video(whole, frames(), self.clip, encoding, until)
+        written = read_clip(whole)
+        with whole.open("rb") as file:
+            os.fsync(file.fileno())
+        whole.replace(self.path)
         suffix = self.path.suffix
         self.notes = [f"{stream} does not go into {suffix} and was left out" for stream in lost]
         for what, wanted, kept in (

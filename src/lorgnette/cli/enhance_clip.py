@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="off",
         help="reuse equal, or like, tiles; unset: off",
     )
-    group.add_argument("--tolerance", type=float, metavar="DB", help="how near, as PSNR; unset: 38, more is stricter")
+    group.add_argument("--tolerance", type=float, metavar="DB", help="of near: how near, as PSNR; more is stricter")
     group.add_argument("--truncated", action="store_true", help="of a file that breaks off, do what there is")
     group.add_argument("--report", metavar="FILE", help="write a page with times, reuse and pictures (HTML)")
     group.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
