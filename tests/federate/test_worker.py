@@ -22,14 +22,14 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 def test_bytes_come_back(tmp_path: Path):
-    with serving(lambda request: request[::-1], tmp_path / "worker.json"):
+    with serving(lambda request, hung_up: request[::-1], tmp_path / "worker.json"):
         for request in (b"", b"\0\1\2", os.urandom(3 * 2**20 + 7)):
             assert ask(tmp_path / "worker.json", request, 30) == request[::-1]
 
 
 def test_only_the_owner_reads_the_secret(tmp_path: Path):
     endpoint = tmp_path / "worker.json"
-    with serving(bytes, endpoint) as port:
+    with serving(lambda request, hung_up: b"", endpoint) as port:
         assert stat.S_IMODE(endpoint.stat().st_mode) == 0o600
         assert [path.name for path in tmp_path.iterdir()] == ["worker.json"]
         wildcard = socket.socket()
@@ -42,7 +42,7 @@ def test_only_the_owner_reads_the_secret(tmp_path: Path):
 
 def test_a_wrong_secret_gets_no_answer_and_no_memory(tmp_path: Path):
     asked = []
-    with serving(lambda request: asked.append(request) or b"", tmp_path / "worker.json") as port:
+    with serving(lambda request, hung_up: asked.append(request) or b"", tmp_path / "worker.json") as port:
         stranger = tmp_path / "stranger.json"
         stranger.write_text(json.dumps({"port": port, "secret": "00" * 32}))
         with pytest.raises(WorkerUnreachable, match="gone or broke off"):
@@ -80,7 +80,7 @@ def test_a_stranger_at_the_port_of_the_worker_is_not_asked(tmp_path: Path):
 
 
 def test_a_refusal_says_why_without_file_names(tmp_path: Path):
-    def refuse(request: bytes) -> bytes:
+    def refuse(request: bytes, hung_up: threading.Event) -> bytes:
         raise (ValueError if request == b"v" else RuntimeError)("of /data/Mary Smith/3.png nothing remains")
 
     with serving(refuse, tmp_path / "worker.json"):
@@ -113,10 +113,14 @@ def test_no_worker_and_a_late_one(tmp_path: Path):
     (tmp_path / "worker.json").write_text("[]")
     with pytest.raises(WorkerUnreachable, match="no worker is running"):
         ask(tmp_path / "worker.json", b"", 1)
-    release, asked = threading.Event(), []
 
-    def slow(request: bytes) -> bytes:
+
+def test_work_that_nobody_waits_for_is_given_up(tmp_path: Path):
+    release, asked, given_up = threading.Event(), [], []
+
+    def slow(request: bytes, hung_up: threading.Event) -> bytes:
         asked.append(request)
+        given_up.append(hung_up.wait(20) if request == b"first" else hung_up.is_set())
         release.wait(20)
         return b"late"
 
@@ -126,13 +130,14 @@ def test_no_worker_and_a_late_one(tmp_path: Path):
                 ask(tmp_path / "worker.json", request, 0.2)
         release.set()
         assert ask(tmp_path / "worker.json", b"third", 20) == b"late"
-    assert asked == [b"first", b"third"]  # nobody waited for the second any more
+    assert asked == [b"first", b"third"]  # the second was not even begun
+    assert given_up == [True, False]
 
 
 def test_asking_needs_no_torch(tmp_path: Path):
     """The process that Flower starts for every message must start quickly."""
     endpoint = tmp_path / "worker.json"
-    with serving(bytes.upper, endpoint):
+    with serving(lambda request, hung_up: request.upper(), endpoint):
         code = (
             "import sys; from lorgnette.federate.worker import ask; "
             f"print(ask({str(endpoint)!r}, b'hello', 5), 'torch' in sys.modules, 'numpy' in sys.modules)"

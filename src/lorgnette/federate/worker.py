@@ -21,6 +21,7 @@ import hmac
 import os
 import re
 import secrets
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -31,10 +32,12 @@ from lorgnette.files import read_json
 
 GREETING = b"LGW1"
 HANDSHAKE_SECONDS = 10.0
+LOOK_SECONDS = 0.1
 MAX_BYTES = 4 * 2**30
 CHUNK = 2**20
 
-Answer = Callable[[bytes], bytes]
+Answer = Callable[[bytes, threading.Event], bytes]
+"""Request -> answer. The event is set when the asker hung up: nobody wants the answer any more."""
 
 
 class WorkerRefused(ValueError):
@@ -89,7 +92,7 @@ def serving(answer: Answer, endpoint: str | os.PathLike[str]) -> Iterator[int]:
     Requests are answered one at a time, in the order in which they come.
 
     Args:
-        answer: request -> answer; a ValueError that it raises becomes a refusal with its text.
+        answer: what to do; a ValueError that it raises becomes a refusal with its text (without file names).
         endpoint: file to write port and secret to; it goes away with the worker.
     """
     endpoint, secret, one_at_a_time = Path(endpoint), secrets.token_bytes(32), threading.Lock()
@@ -109,10 +112,10 @@ def serving(answer: Answer, endpoint: str | os.PathLike[str]) -> Iterator[int]:
             with connection, contextlib.suppress(OSError, EOFError):
                 if _asker_knows(secret, connection):
                     request = _read_frame(connection)
-                    with one_at_a_time:
-                        if _gone(connection):
+                    with one_at_a_time, _watched(connection) as hung_up:
+                        if hung_up.is_set():
                             return
-                        status, reply = _answer(answer, request)
+                        status, reply = _answer(answer, request, hung_up)
                     connection.sendall(status)
                     _send(connection, reply)
 
@@ -138,21 +141,36 @@ def without_paths(text: str) -> str:
     return "(details are in the site's own log)" if names_a_file else line[:500]
 
 
-def _answer(answer: Answer, request: bytes) -> tuple[bytes, bytes]:
+def _answer(answer: Answer, request: bytes, hung_up: threading.Event) -> tuple[bytes, bytes]:
     try:
-        return b"\0", answer(request)
+        return b"\0", answer(request, hung_up)
     except ValueError as error:
         return b"\1", without_paths(str(error)).encode()
     except Exception as error:  # a full GPU, a lost disk: the next request may go well
         return b"\1", f"{type(error).__name__} {without_paths(str(error))}".encode()
 
 
-def _gone(connection: socket.socket) -> bool:
-    """Whether the asker hung up while its request waited: then nobody wants the answer."""
+@contextlib.contextmanager
+def _watched(connection: socket.socket) -> Iterator[threading.Event]:
+    """An event that is set once the asker hangs up; an asker says nothing more after its request."""
+    hung_up, answered = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not answered.is_set():
+            readable, _, _ = select.select([connection], [], [], LOOK_SECONDS)
+            if readable and not answered.is_set():
+                hung_up.set()
+                return
+
+    if select.select([connection], [], [], 0)[0]:
+        hung_up.set()
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
     try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
+        yield hung_up
+    finally:
+        answered.set()
+        watcher.join()
 
 
 def _asker_knows(secret: bytes, connection: socket.socket) -> bool:
