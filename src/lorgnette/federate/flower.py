@@ -1,0 +1,215 @@
+"""Flower carries the rounds: the only file that imports flwr (1.41; its inner parts change with each minor version).
+
+    server, client        the two halves of the Flower app, the same in a simulation and on many machines
+    GridTransport         `lorgnette.federate.transport.Transport` over Flower's grid, with our own deadline
+    python -m lorgnette.federate.flower superlink|supernode ...
+                          Flower's own programs, ending with the process that started them; the server answers
+                          strangers only on the paths that nodes need
+
+`client` imports no torch: it carries bytes to the warm worker of the site. Only in a simulation, where Flower keeps
+its processes, it holds a client itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from lorgnette.federate.transport import Reply
+
+FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of a simulation
+WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's worker listens
+RECORD = "lorgnette"
+POLL_SECONDS = 0.1
+MARGIN_SECONDS = 2.0  # what an answer may take from the site to the server
+
+server, client = ServerApp(), ClientApp()
+
+
+class GridTransport:
+    """Rounds over Flower's grid.
+
+    Args:
+        grid: Flower's.
+        name_of: the client that a node speaks for, from what Flower knows of it; None for strangers.
+    """
+
+    def __init__(self, grid: Grid, name_of: Callable[[Any], str | None]):
+        self.grid, self.name_of = grid, name_of
+
+    def clients(self) -> list[str]:
+        """Names of the clients that are connected."""
+        return sorted(self._nodes())
+
+    def ask(self, round: int, work: Mapping[str, bytes], deadline: float | None) -> Iterator[Reply]:
+        """See `lorgnette.federate.transport.Transport`; a client that is not connected gives an error at once."""
+        return self._ask("train", round, work, deadline)
+
+    def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
+        """Ask clients who they are; each answers with a line of JSON."""
+        return self._ask("query", 0, dict.fromkeys(names, b""), seconds)
+
+    def _ask(self, kind: str, round: int, work: Mapping[str, bytes], deadline: float | None) -> Iterator[Reply]:
+        started = time.monotonic()
+        nodes = self._nodes()
+        for name in work.keys() - nodes.keys():
+            yield Reply(name, b"", "it is not connected")
+        there = [name for name in work if name in nodes]
+        messages = [_message(kind, round, work[name], nodes[name], deadline) for name in there]
+        waiting = dict(zip(self.grid.push_messages(messages), there, strict=True))
+        while waiting and (deadline is None or time.monotonic() - started < deadline):
+            for reply in self.grid.pull_messages(list(waiting)):
+                name = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if name is not None:
+                    yield _reply(name, reply, time.monotonic() - started)
+            time.sleep(POLL_SECONDS)
+
+    def _nodes(self) -> dict[str, int]:
+        named = ((self.name_of(node), node.node_id) for node in self.grid.get_nodes())
+        return {name: node_id for name, node_id in named if name is not None}
+
+
+def _message(kind: str, round: int, data: bytes, node_id: int, deadline: float | None) -> Message:
+    content = ConfigRecord({"round": round, "data": data, "seconds": -1.0 if deadline is None else deadline})
+    # Past the deadline the server link drops what was not fetched: a node that comes back is not held up by old work.
+    return Message(RecordDict({RECORD: content}), node_id, kind, ttl=deadline, group_id=str(round))
+
+
+def _reply(name: str, reply: Message, seconds: float) -> Reply:
+    if reply.has_error():
+        return Reply(name, b"", f"Flower: {reply.error.reason[:200]}", seconds)
+    content = reply.content.get(RECORD)
+    if not isinstance(content, ConfigRecord) or not isinstance(content.get("data"), bytes):
+        return Reply(name, b"", "its answer is not one of Lorgnette's", seconds)
+    error = content.get("error")
+    return Reply(name, content["data"], " ".join(error.split())[:500] if isinstance(error, str) else "", seconds)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------ at a site
+
+
+@client.train()
+def _train(message: Message, context: Context) -> Message:
+    return _answer("train", message, context)
+
+
+@client.query()
+def _greet(message: Message, context: Context) -> Message:
+    return _answer("greet", message, context)
+
+
+def _answer(kind: str, message: Message, context: Context) -> Message:
+    content = message.content[RECORD]
+    seconds = float(content["seconds"])  # type: ignore[arg-type]
+    request = (kind, int(content["round"]), content["data"])  # type: ignore[arg-type]
+    try:
+        if WORKER in os.environ:
+            from lorgnette.federate.worker import ask, packed
+
+            patience = seconds if seconds > 0 else 7 * 86400.0
+            reply = {"data": ask(os.environ[WORKER], packed(*request), patience)}
+        else:
+            from lorgnette.federate.simulation import answer
+
+            reply = {"data": answer(Path(os.environ[FOLDER]), int(context.node_config["partition-id"]), *request)}
+    except Exception as error:
+        from lorgnette.federate.worker import without_paths
+
+        kept = without_paths(str(error))
+        reply = {"data": b"", "error": kept if isinstance(error, ValueError) else f"{type(error).__name__} {kept}"}
+    return Message(RecordDict({RECORD: ConfigRecord(reply)}), reply_to=message)
+
+
+# -------------------------------------------------------------------------------------- at the server
+
+
+@server.main()
+def _main(grid: Grid, context: Context) -> None:
+    from lorgnette.federate.serving import run_rounds
+
+    run_rounds(Path(os.environ[FOLDER]), lambda name_of: GridTransport(grid, name_of))
+
+
+class OnlyNodes:
+    """ASGI middleware: from other machines only the paths that nodes need; anything else is for this machine.
+
+    Flower 1.41 serves three interfaces on one port. That of the nodes checks their keys; the other two, which
+    register nodes and start runs (and so send code to every site), check nothing.
+    """
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan" or _is_for_nodes(scope) or _is_local(scope):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
+def _is_for_nodes(scope: Any) -> bool:
+    return scope["type"] == "http" and (scope["path"].startswith("/v1/fleet/") or scope["path"] == "/health")
+
+
+def _is_local(scope: Any) -> bool:
+    own, peer = scope.get("server") or ("", 0), scope.get("client") or ("", 0)
+    try:
+        return ipaddress.ip_address(peer[0]).is_loopback or (bool(peer[0]) and peer[0] == own[0])
+    except ValueError:
+        return False
+
+
+def _superlink() -> None:
+    """Flower's server link, with strangers kept to the interface of the nodes."""
+    import flwr.superlink.main
+    from flwr.superlink.cli import flower_superlink
+
+    make = flwr.superlink.main.create_app
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        app = make(*args, **kwargs)
+        app.add_middleware(OnlyNodes)
+        return app
+
+    flwr.superlink.main.create_app = guarded
+    flower_superlink()
+
+
+def _supernode() -> None:
+    """Flower's node."""
+    from flwr.supernode.cli import flower_supernode
+
+    flower_supernode()
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end when its standard input does: the write end is with the process that started it."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    program = {"superlink": _superlink, "supernode": _supernode}[sys.argv.pop(1)]
+    _end_with_parent()
+    program()
