@@ -1,0 +1,103 @@
+"""Low-rank matrices as pairs of factors: summed, measured and truncated without being multiplied out.
+
+Everything is computed in float64: factors are small, and differences of nearly equal products stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Product(NamedTuple):
+    """The matrix `B A`, or a stack of such matrices."""
+
+    A: Tensor
+    """(*stack, r, n)."""
+    B: Tensor
+    """(*stack, m, r)."""
+
+    @property
+    def rank(self) -> int:
+        """Size of the inner axis; the matrix may be of a lower rank."""
+        return self.A.shape[-2]
+
+    @property
+    def full_rank(self) -> int:
+        """No matrix of this shape has a higher one."""
+        return min(self.A.shape[-1], self.B.shape[-2])
+
+    def dense(self) -> Tensor:
+        """The matrix itself, (*stack, m, n)."""
+        return self.B @ self.A
+
+
+def total(products: Sequence[Product], weights: Sequence[float] | None = None) -> Product:
+    """The weighted sum, exactly: factors beside each other. Its rank is the sum of the ranks."""
+    weights = [1.0] * len(products) if weights is None else weights
+    A = torch.cat([product.A.double() for product in products], -2)
+    B = torch.cat([product.B.double() * weight for product, weight in zip(products, weights, strict=True)], -1)
+    return Product(A, B)
+
+
+def norm(product: Product) -> float:
+    """Frobenius norm, by the triangular factors of two QR decompositions."""
+    _, upper_B = torch.linalg.qr(product.B.double(), mode="r")
+    _, upper_A = torch.linalg.qr(product.A.double().mT, mode="r")
+    return float(torch.linalg.vector_norm(upper_B @ upper_A.mT))
+
+
+def distance(one: Product, other: Product) -> float:
+    """Frobenius norm of the difference."""
+    return norm(total([one, other], [1.0, -1.0]))
+
+
+def singular(product: Product) -> tuple[Tensor, Tensor, Tensor]:
+    """The singular value decomposition `U diag(S) Vh` of `B A`, in float64.
+
+    Both factors are brought to triangular form, and only the small core between them is decomposed: O((m + n) r^2)
+    instead of O(m n min(m, n)).
+
+    Returns:
+        U (*stack, m, k), S (*stack, k) falling, Vh (*stack, k, n), with k = min(r, m, n).
+    """
+    Q_B, upper_B = torch.linalg.qr(product.B.double())
+    Q_A, upper_A = torch.linalg.qr(product.A.double().mT)
+    U, S, Vh = torch.linalg.svd(upper_B @ upper_A.mT, full_matrices=False)
+    return Q_B @ U, S, Vh @ Q_A.mT
+
+
+def truncated(product: Product, rank: int) -> Product:
+    """The nearest matrix of this rank (Eckart and Young): A has orthonormal rows, B the strength.
+
+    Where the product is of a lower rank, columns of B are zero and rows of A are still orthonormal as far as
+    there are directions, so that every row can go on learning.
+    """
+    U, S, Vh = singular(product)
+    kept = min(rank, S.shape[-1])
+    return Product(Vh[..., :kept, :], U[..., :kept] * S[..., None, :kept])
+
+
+def compressed(product: Product) -> Product:
+    """The same matrix with no more columns than it can need."""
+    return product if product.rank <= product.full_rank else truncated(product, product.full_rank)
+
+
+def padded(product: Product, rank: int) -> Product:
+    """The same matrix with zeros up to this rank."""
+    A, B = product
+    missing = rank - product.rank
+    if not missing:
+        return product
+    return Product(
+        torch.cat([A, A.new_zeros(*A.shape[:-2], missing, A.shape[-1])], -2),
+        torch.cat([B, B.new_zeros(*B.shape[:-1], missing)], -1),
+    )
+
+
+def narrowed(product: Product, rank: int) -> Product:
+    """The first `rank` rows of A and columns of B."""
+    return Product(product.A[..., :rank, :], product.B[..., :rank])
