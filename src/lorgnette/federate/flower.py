@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of 
 WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's worker listens
 RECORD = "lorgnette"
 POLL_SECONDS = 0.1
-MARGIN_SECONDS = 2.0  # what an answer may take from the site to the server
 
 server, client = ServerApp(), ClientApp()
 
@@ -42,18 +42,35 @@ class GridTransport:
 
     Args:
         grid: Flower's.
+        names: all clients; who is asked, and at which rank, must not depend on who happens to be connected.
         name_of: the client that a node speaks for, from what Flower knows of it; None for strangers.
+        quorum: share of those asked without which a round is not begun.
+        gather: seconds to wait for so many.
     """
 
-    def __init__(self, grid: Grid, name_of: Callable[[Any], str | None]):
-        self.grid, self.name_of = grid, name_of
+    def __init__(
+        self,
+        grid: Grid,
+        names: Sequence[str],
+        name_of: Callable[[Any], str | None],
+        quorum: float = 0.0,
+        gather: float = 0.0,
+    ):
+        self.grid, self.names, self.name_of, self.quorum, self.gather = grid, sorted(names), name_of, quorum, gather
 
     def clients(self) -> list[str]:
-        """Names of the clients that are connected."""
+        """See `lorgnette.federate.transport.Transport`."""
+        return self.names
+
+    def connected(self) -> list[str]:
+        """Names of the clients that are connected now."""
         return sorted(self._nodes())
 
     def ask(self, round: int, work: Mapping[str, bytes], deadline: float | None) -> Iterator[Reply]:
         """See `lorgnette.federate.transport.Transport`; a client that is not connected gives an error at once."""
+        until = time.monotonic() + self.gather
+        while len(work.keys() & self._nodes().keys()) < self.quorum * len(work) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
         return self._ask("train", round, work, deadline)
 
     def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
@@ -120,7 +137,7 @@ def _answer(kind: str, message: Message, context: Context) -> Message:
             patience = seconds if seconds > 0 else 7 * 86400.0
             reply = {"data": ask(os.environ[WORKER], packed(*request), patience)}
         else:
-            from lorgnette.federate.simulation import answer
+            from lorgnette.federate.simulated import answer
 
             reply = {"data": answer(Path(os.environ[FOLDER]), int(context.node_config["partition-id"]), *request)}
     except Exception as error:
@@ -138,7 +155,7 @@ def _answer(kind: str, message: Message, context: Context) -> Message:
 def _main(grid: Grid, context: Context) -> None:
     from lorgnette.federate.serving import run_rounds
 
-    run_rounds(Path(os.environ[FOLDER]), lambda name_of: GridTransport(grid, name_of))
+    run_rounds(Path(os.environ[FOLDER]), partial(GridTransport, grid))
 
 
 class OnlyNodes:

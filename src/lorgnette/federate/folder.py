@@ -1,10 +1,10 @@
 """The folder of a federation: its settings, the app that Flower carries, and where everything lies. Imports no torch.
 
-    DIR/federation.yaml       room, recipe, rounds, address: the same file at the server and at every site
-    DIR/app/                  the Flower app: two lines that name Lorgnette; it depends on nothing
-    DIR/server/               certificate, keys of the sites (see `lorgnette.federate.keys`)
-    DIR/run/                  the server's: journal/, board.json, server.log, Flower's own files
-    DIR/sites/NAME/           what goes to that site: federation.yaml, ca.crt, node.key; run/ is made there
+DIR/deployment.yaml       room, recipe, rounds, address: the same file at the server and at every site
+DIR/app/                  the Flower app: two lines that name Lorgnette; it depends on nothing
+DIR/server/               certificate, keys of the sites (see `lorgnette.federate.keys`)
+DIR/run/                  the server's: journal, adapter/, report.html, board.json, logs, Flower's own files
+DIR/sites/NAME/           what goes to that site: deployment.yaml, ca.crt, node.key; run/ is made there
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lorgnette.settings import read_yaml
 from lorgnette.version import __version__
 
 FORMAT_VERSION = 1
-SETTINGS_FILE = "federation.yaml"
+SETTINGS_FILE = "deployment.yaml"
 OWN_GROUPS = ("data",)  # what a site may set for itself, beside OWN_SETTINGS
 OWN_SETTINGS = ("train.device", "train.workers")
 
@@ -74,7 +74,7 @@ Both programs may be stopped and started again at any time; the rounds go on whe
 
 
 @dataclass(frozen=True)
-class Federation:
+class Deployment:
     """Everything that server and sites have to agree on."""
 
     recipe: Any
@@ -115,8 +115,8 @@ class Federation:
         return int(self.address.rpartition(":")[2])
 
 
-def read_federation(folder: str | os.PathLike[str]) -> Federation:
-    """The settings in a folder's `federation.yaml`.
+def read_deployment(folder: str | os.PathLike[str]) -> Deployment:
+    """The settings in a folder's `deployment.yaml`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -130,14 +130,14 @@ def read_federation(folder: str | os.PathLike[str]) -> Federation:
         raise ValueError(f"{file}: format_version is not {FORMAT_VERSION}, the one this program reads")
     recipe = recipe_from_dict(_table(content, "recipe", file), str(file))
     config = _settings(FederateConfig, _table(content, "federate", file), file)
-    return _settings(Federation, {**content, "recipe": recipe, "config": config}, file)
+    return _settings(Deployment, {**content, "recipe": recipe, "config": config}, file)
 
 
-def write_federation(federation: Federation, folder: str | os.PathLike[str]) -> Path:
-    """Write `federation.yaml`; returns its path."""
+def write_deployment(deployment: Deployment, folder: str | os.PathLike[str]) -> Path:
+    """Write `deployment.yaml`; returns its path."""
     import yaml
 
-    plain = {field.name: getattr(federation, field.name) for field in fields(federation)}
+    plain = {field.name: getattr(deployment, field.name) for field in fields(deployment)}
     config, recipe = plain.pop("config"), plain.pop("recipe")
     federate = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}
     content = {"format_version": FORMAT_VERSION, **plain, "federate": federate, "recipe": recipe_to_dict(recipe)}
@@ -146,7 +146,7 @@ def write_federation(federation: Federation, folder: str | os.PathLike[str]) -> 
     return file
 
 
-def make_folder_of(federation: Federation, folder: str | os.PathLike[str], sites: str = "north,south") -> Path:
+def make_folder_of(deployment: Deployment, folder: str | os.PathLike[str], sites: str = "north,south") -> Path:
     """Make the folder of a new federation: settings, app and a README with the commands.
 
     Raises:
@@ -158,22 +158,22 @@ def make_folder_of(federation: Federation, folder: str | os.PathLike[str], sites
     make_folder(folder / "app")
     write_text(folder / "app" / "pyproject.toml", _PROJECT)
     write_text(folder / "app" / "federation_app.py", _APP)
-    room = recipe_to_dict(federation.recipe)["room"]
-    values = {"version": __version__, "room": room, "address": federation.address, "host": federation.host}
+    room = recipe_to_dict(deployment.recipe)["room"]
+    values = {"version": __version__, "room": room, "address": deployment.address, "host": deployment.host}
     write_text(folder / "README.md", _README.format(**values, sites=sites))
-    write_federation(federation, folder)
+    write_deployment(deployment, folder)
     return folder
 
 
 def copy_settings_to_sites(folder: str | os.PathLike[str]) -> list[Path]:
-    """Put `federation.yaml` into every folder under `sites/`; returns those folders."""
+    """Put `deployment.yaml` into every folder under `sites/`; returns those folders."""
     found = sorted(path.parent for path in (Path(folder) / "sites").glob("*/ca.crt"))
     for site in found:
         shutil.copyfile(Path(folder) / SETTINGS_FILE, site / SETTINGS_FILE)
     return found
 
 
-def with_own_settings(federation: Federation, given: Mapping[str, Any]) -> Any:
+def with_own_settings(deployment: Deployment, given: Mapping[str, Any]) -> Any:
     """The recipe with what a site sets for itself, by flat name such as `data.root`.
 
     Raises:
@@ -185,7 +185,7 @@ def with_own_settings(federation: Federation, given: Mapping[str, Any]) -> Any:
         if name.partition(".")[0] not in OWN_GROUPS and name not in OWN_SETTINGS:
             own = ", ".join([*(f"--{group}.*" for group in OWN_GROUPS), *(f"--{name}" for name in OWN_SETTINGS)])
             raise ValueError(f"--{name} is the same at every site ({SETTINGS_FILE}); a site sets {own}")
-    recipe = federation.recipe
+    recipe = deployment.recipe
     present = {}
     for name in settings_of(type(recipe)):
         group, _, field = name.partition(".")

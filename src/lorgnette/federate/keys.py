@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")  # also a file name, a node name and a column of the report
 
 
+LOCAL = ("localhost", "127.0.0.1")
+
+
 @dataclass(frozen=True)
 class KeyFiles:
     """What `make_keys` wrote."""
@@ -64,7 +67,7 @@ def site_names(text: str) -> tuple[str, ...]:
 def make_keys(
     folder: str | os.PathLike[str],
     sites: Sequence[str],
-    hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+    hosts: Sequence[str] = LOCAL,
     days: int = 365,
 ) -> KeyFiles:
     """Make the authority, the server's certificate and a key pair for each site.
@@ -98,6 +101,7 @@ def make_keys(
         raise ValueError("--host: at least one name or address of the server is needed, as fed.example.org")
     if not 1 <= days <= 3650:
         raise ValueError(f"--days: {days} does not work; 1 to 3650 do")
+    hosts = list(dict.fromkeys([*hosts, *LOCAL]))  # the server's own programs reach it under these
     names = [_host(host) for host in hosts]
 
     ca_key_file, ca_file = folder / "authority" / "ca.key", folder / "server" / "ca.crt"
@@ -167,6 +171,37 @@ def public_key_pem(path: str | os.PathLike[str]) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise ValueError(f"{path} is no key on the curve P-384: ssh-keygen -t ecdsa -b 384 makes one")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def private_key_matches(private: str | os.PathLike[str], public: str | os.PathLike[str]) -> bool:
+    """Whether two files are the two halves of one pair.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: one is no OpenSSH key that Flower's nodes read.
+    """
+    pem = public_key_pem(public)
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_ssh_private_key(Path(private).read_bytes()[:16384], None)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{private} is no OpenSSH private key: ssh-keygen -t ecdsa -b 384 -N '' makes one") from None
+    return pem == key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def certificate_end(path: str | os.PathLike[str]) -> datetime.datetime:
+    """When a certificate expires.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no certificate.
+    """
+    _require_cryptography()
+    return _read_certificate(Path(path)).not_valid_after_utc
 
 
 def write_private(path: Path, content: bytes) -> None:

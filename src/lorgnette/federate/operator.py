@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lorgnette.federate.events import Answered, Event, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 from lorgnette.files import read_json, write_json
 
 FORMAT_VERSION = 1
@@ -65,42 +66,53 @@ class Board:
 
     def seen(self, site: str, samples: int | None) -> None:
         """A site said that it is there."""
-        self.sites[site].state, self.sites[site].samples = "ready", samples
-        self.keep()
-
-    def open_round(self, number: int, asked: Mapping[str, int]) -> None:
-        """A round begins; `asked`: bytes sent to each site that takes part."""
-        self.round, self.phase, self.round_began = number, "training", time.time()
-        for name, line in self.sites.items():
-            line.state = "training" if name in asked else "not asked"
-            line.bytes_down += asked.get(name, 0)
-        self.keep()
-
-    def answered(self, site: str, n_bytes: int, seconds: float) -> None:
-        """A site sent its update."""
-        line = self.sites[site]
-        line.state, line.seconds = "answered", seconds
-        line.bytes_up += n_bytes
-        line.rounds += 1
+        self.sites[site].state, self.sites[site].samples, self.sites[site].problem = "ready", samples, ""
         self.keep()
 
     def failed(self, site: str, reason: str, state: State = "refused") -> None:
-        """A site's part of the round is lost."""
+        """A site's part is lost."""
         self.sites[site].state = state
         self.sites[site].problem = f"round {self.round}: {reason}" if self.round else reason
         self.keep()
 
-    def close_round(self, metrics: Mapping[str, float]) -> None:
-        """The round is aggregated and in the journal."""
-        self.round_seconds.append(time.time() - self.round_began)
-        self.metrics = dict(metrics)
-        self.phase = "between rounds"
+    def __call__(self, event: Event) -> None:
+        """Follow the rounds, as one of their listeners."""
+        match event:
+            case RoundsStarted():
+                self.round, self.phase = event.round, "between rounds"
+                self.metrics = _numbers(event.record.get("metrics"))
+            case RoundStarted():
+                self.round, self.phase, self.round_began = event.round, "training", time.time()
+                for name, line in self.sites.items():
+                    line.state = "training" if name in event.asked else "not asked"
+            case Answered():
+                line = self.sites[event.client]
+                line.state, line.seconds, line.samples = "answered", event.seconds, event.samples
+                line.bytes_up += event.size
+                line.rounds += 1
+            case NotUsed():
+                if event.client in self.sites:
+                    self.failed(event.client, event.reason)
+            case RoundDone():
+                self.round_seconds.append(event.record["seconds"])
+                self.metrics, self.phase = _numbers(event.record.get("metrics")), "between rounds"
+                for name in event.record["missing"]:
+                    self.failed(name, "no answer in time", "late")
+                for name, client in event.record["clients"].items():
+                    self.sites[name].bytes_down += client["bytes_down"]
+            case RoundsEnded():
+                self.phase = {"done": "finished"}.get(event.reason, event.reason)
         self.keep()
 
     def finish(self, phase: str) -> None:
-        """No more rounds: finished, stopped early, or a reason why not."""
+        """No more rounds, for this reason."""
         self.phase = phase
         self.keep()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more rounds will come."""
+        return self.phase not in ("waiting for sites", "training", "between rounds")
 
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the middle one of the last rounds; None before the first is over."""
@@ -135,6 +147,10 @@ class Board:
             return cls(Path(path), sites=sites, **content)
         except (TypeError, KeyError, AttributeError):
             raise ValueError(f"{path} is damaged") from None
+
+
+def _numbers(metrics: Mapping[str, float | None] | None) -> dict[str, float]:
+    return {name: value for name, value in (metrics or {}).items() if value is not None}
 
 
 def page(board: Board, now: float | None = None) -> str:

@@ -130,6 +130,24 @@ def serving(answer: Answer, endpoint: str | os.PathLike[str]) -> Iterator[int]:
     thread.join(timeout=5)
 
 
+def packed(kind: str, round: int, data: bytes) -> bytes:
+    """A request as bytes: a line that says what is asked, then the message."""
+    return f"{kind} {round}\n".encode() + data
+
+
+def unpacked(request: bytes) -> tuple[str, int, bytes]:
+    """Kind, round and message of a request.
+
+    Raises:
+        ValueError: it is none.
+    """
+    line, found, data = request.partition(b"\n")
+    match = re.fullmatch(rb"(train|greet) (\d{1,9})", line)
+    if match is None or not found:
+        raise ValueError("it is no request that this program knows")
+    return match[1].decode(), int(match[2]), data
+
+
 def without_paths(text: str) -> str:
     """One line that may leave the site: what looks like a file or folder name is struck out.
 
