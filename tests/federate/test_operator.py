@@ -41,6 +41,9 @@ def test_it_comes_back_from_its_file(tmp_path: Path):
     board(NotUsed(1, "a stranger", "it was not asked"))
     board(done(1, missing=[], seconds=1.0, metrics={"loss": 0.5}))
     board(RoundsEnded(1, "done", 0, {}))
+    assert not board.is_over
+    board.finish("finished")
+    assert board.is_over
     again = Board.read(tmp_path / "board.json")
     assert again == board
     assert page(again, 0) == page(board, 0)

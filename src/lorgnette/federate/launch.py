@@ -190,9 +190,9 @@ def _superlink(folder: Path, deployment: Deployment) -> Iterator[subprocess.Pope
     _port_is_free(deployment.listen, deployment.port)
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder)}
     log = run / "superlink.log"
-    with _child(_flower_words(*words), env, log) as link:
-        with _started(link, log, lambda: _is_up(f"127.0.0.1:{deployment.port}", keys / "ca.crt")):
-            yield link
+    address = f"127.0.0.1:{deployment.port}"
+    with _child(_flower_words(*words), env, log) as link, _started(link, log, lambda: _is_up(address, keys / "ca.crt")):
+        yield link
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from lorgnette.federate.events import Answered, Event, NotUsed, RoundDone, Round
 from lorgnette.files import read_json, write_json
 
 FORMAT_VERSION = 1
+WAITING, KEEPING = "waiting for sites", "keeping the adapter"
 State = Literal["not yet seen", "ready", "training", "answered", "late", "refused", "not asked"]
 
 
@@ -52,7 +53,7 @@ class Board:
     rounds: int
     sites: dict[str, SiteLine]
     round: int = 0
-    phase: str = "waiting for sites"
+    phase: str = WAITING
     round_began: float = 0.0
     round_seconds: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -101,7 +102,7 @@ class Board:
                 for name, client in event.record["clients"].items():
                     self.sites[name].bytes_down += client["bytes_down"]
             case RoundsEnded():
-                self.phase = {"done": "finished"}.get(event.reason, event.reason)
+                self.phase = KEEPING
         self.keep()
 
     def finish(self, phase: str) -> None:
@@ -112,7 +113,7 @@ class Board:
     @property
     def is_over(self) -> bool:
         """Whether no more rounds will come."""
-        return self.phase not in ("waiting for sites", "training", "between rounds")
+        return self.phase not in (WAITING, "training", "between rounds", KEEPING)
 
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the middle one of the last rounds; None before the first is over."""

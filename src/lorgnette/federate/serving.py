@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lorgnette.federate.codec import Schema
 from lorgnette.federate.folder import SETTINGS_FILE, Deployment, read_deployment
@@ -77,7 +77,7 @@ def _run(
     folder: Path, deployment: Deployment, names: Sequence[str], board: Board, connect: Callable[..., Network]
 ) -> None:
     recipe, config, home = deployment.recipe, deployment.config, FederationFolder(folder / "run")
-    if not home.settings_file.exists():
+    if not home.started:
         home.start(recipe, config)
     elif home.settings() != (recipe, config):
         raise ValueError(f"{SETTINGS_FILE} changed since these rounds began: put it back, or move run/ away")
@@ -90,7 +90,9 @@ def _run(
         keys = public_keys(folder)
         network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
     gather(network, deployment, facts_of(server.adapter, server.made, deployment), board)
-    server.keep(server.rounds.run(network))
+    outcome = server.rounds.run(network)
+    server.keep(outcome)
+    board.finish({"done": "finished"}.get(outcome.reason, outcome.reason))
 
 
 def simulated_names(network: Network, count: int, seconds: float) -> dict[str, str]:
