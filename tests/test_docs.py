@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from lorgnette import lora, settings
-from lorgnette.cli import VERBS, main, train
+from lorgnette.cli import VERBS, federate, main, train
 from lorgnette.cli.arguments import Arguments
+from lorgnette.cli.words import settings_from_file, split_words
 from lorgnette.images import Image, write_image
 from lorgnette.systems import ROOMS, room
 
@@ -145,19 +146,22 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
         assert words[0] in (*VERBS, "--help", "--version"), line
         if "--help" in words or len(words) == 1:
             continue
-        if words[0] == "train":
-            check_settings(words[1:])
+        if words[0] in ("train", "federate"):
+            check_settings(*words)
             continue
         with pytest.raises(Understood):  # else the error stands in what was captured
             main(words)
 
 
-def check_settings(words: list[str]) -> None:
-    """Read `ROOM --setting value ...` as `lorgnette train` does, up to the recipe."""
-    recipe_class = room(words[0]).Recipe
-    own, options = train._split(words[1:])
-    given = train._from_file(words[0], recipe_class, own["config"]) if "config" in own else {}
-    given = settings.override(given, settings.from_options(recipe_class, options, train.OPTIONS))
+def check_settings(verb: str, name: str, *words: str) -> None:
+    """Read `ROOM --setting value ...` as `lorgnette train` and `federate` do, up to the recipe."""
+    recipe_class = room(name).Recipe
+    own, options = split_words(words, (train if verb == "train" else federate).OPTIONS)
+    if verb == "federate":
+        federate.federation([option for option in options if option[0] in federate.FEDERATION])
+        options = [option for option in options if option[0] not in federate.FEDERATION]
+    given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
+    given = settings.override(given, settings.from_options(recipe_class, options, own))
     settings.make_recipe(recipe_class, given)
 
 

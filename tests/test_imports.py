@@ -86,8 +86,16 @@ def cpu_seconds(code: str) -> tuple[str, float]:
     return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+VERBS_OF_ROOMS = ("train", "federate")
+
+
 @pytest.mark.parametrize(
-    "words", ["--help", *(f"{verb} --help" for verb in VERBS), *(f"train {room} --help" for room in ROOMS)]
+    "words",
+    [
+        "--help",
+        *(f"{verb} --help" for verb in VERBS),
+        *(f"{v} {room} --help" for v in VERBS_OF_ROOMS for room in ROOMS),
+    ],
 )
 def test_help_is_quick_and_imports_no_torch(words: str):
     run = f"from lorgnette.cli import main; status = main({words.split()})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lorgnette import settings
 from lorgnette.cli.output import figure, table
 from lorgnette.cli.settings_page import settings_page
+from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.files import write_json
 from lorgnette.systems import ROOMS, room
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lorgnette.events import Finished
     from lorgnette.task import Task
 
-OPTIONS = {
+OPTIONS: OwnOptions = {
     "config": ("FILE", "settings from a YAML file; those on the command line count more"),
     "opt": ("FILE", "settings from an option file of the room's original program (restore: BasicSR's)"),
     "out": ("FOLDER", "where the run goes; unset: runs/ROOM-DATE-TIME"),
@@ -38,8 +39,6 @@ lorgnette train superres --data.root photos
 Adapt a model to your own data. Rooms: {rooms}.
 lorgnette train ROOM --help lists a room's settings."""
 
-Options = list[tuple[str, list[str]]]
-
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
@@ -50,7 +49,7 @@ def run(words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print(settings_page(words[0], recipe_class, OPTIONS))
         return 0
-    own, options = _split(words[1:])
+    own, options = split_words(words[1:], OPTIONS)
     if "resume" in own:
         return _resume(words[0], recipe_class, own, options)
     return _start(words[0], recipe_class, own, options)
@@ -59,8 +58,8 @@ def run(words: list[str]) -> int:
 # ----------------------------------------------------------------------------------------------- the two ways
 
 
-def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
-    given = _from_file(name, recipe_class, own["config"]) if "config" in own else {}
+def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
+    given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
     if "opt" in own:
         given = settings.override(_from_option_file(name, recipe_class, own["opt"]), given)
     given = settings.override(given, settings.from_options(recipe_class, options, OPTIONS))
@@ -81,7 +80,7 @@ def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Optio
     return _fit(name, recipe, folder, task, (batches, test), None, own.get("json"))
 
 
-def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Options) -> int:
+def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
     changes = settings.from_options(recipe_class, options, OPTIONS)
     refused = [f"--{option}" for option in own if option not in ("resume", "json")]
     refused += [f"--{option}" for option in changes if option not in RESUMABLE]
@@ -153,26 +152,6 @@ def _is_main_process() -> bool:
 # -------------------------------------------------------------------------------------------- words and files
 
 
-def _split(words: Sequence[str]) -> tuple[dict[str, str], Options]:
-    """The options of the verb itself, and the others (settings of the recipe) with the words after each."""
-    options: Options = []
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            options.append((name, [value] if equals else []))
-        elif not options:
-            raise ValueError(f"{word!r}: an option such as --data.root is expected here")
-        else:
-            options[-1][1].append(word)
-    own: dict[str, str] = {}
-    for name, values in options:
-        if name in OPTIONS:
-            if len(values) != 1:
-                raise ValueError(f"--{name} needs one value: {OPTIONS[name][0]}")
-            own[name] = values[0]
-    return own, [(name, values) for name, values in options if name not in OPTIONS]
-
-
 def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
     home = room(name)
     if not hasattr(home, "read_options"):
@@ -180,14 +159,6 @@ def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any
     mapping, unknown = home.read_options(file)
     if unknown and _is_main_process():
         print(f"not understood in {file}, and left out: {', '.join(unknown)}", file=sys.stderr)
-    return settings.from_mapping(recipe_class, mapping, file)
-
-
-def _from_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
-    mapping = settings.read_yaml(file)
-    mapping.pop("format_version", None)
-    if mapping.pop("room", name) != name:
-        raise ValueError(f"--config: {file} holds settings of another room than {name}")
     return settings.from_mapping(recipe_class, mapping, file)
 
 

@@ -1,7 +1,7 @@
 """Messages between server and clients: tensors by name in a safetensors file, with a few plain facts beside them.
 
-What arrives is data of a stranger: the header is read first, and its size, every name, type, shape and place must be the
-expected ones before a tensor is made. Nothing is unpickled, no name becomes a path.
+What arrives is data of a stranger: the header is read first, and its size, every name, type, shape and place must be
+the expected ones before a tensor is made. Nothing is unpickled, no name becomes a path.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class RoundsEnded:
     round: int
     reason: str
     best_round: int
-    best: Mapping[str, float]
+    best: Mapping[str, float | None]
 
 
 Event = RoundsStarted | RoundStarted | Answered | NotUsed | RoundDone | RoundsEnded

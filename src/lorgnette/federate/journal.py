@@ -41,7 +41,7 @@ class Saved:
     """The line of the journal."""
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     best_round: int = 0
-    best: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, float | None] = field(default_factory=dict)
     """Metrics of the best round."""
     since_best: int = 0
     """Rounds without a better one."""
@@ -141,7 +141,7 @@ def _read(path: Path) -> Saved:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["lorgnette"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no mapping
         if facts["format_version"] != FORMAT_VERSION:
             raise ValueError(f"{path} has format_version {facts['format_version']!r}; this program reads 1")
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}

@@ -104,6 +104,7 @@ def decode_work(data: bytes, own: AdapterState, base: str) -> Work:
         Refused: it is for another base or adapter, or is damaged.
     """
     facts = peek(data, 16 * 2**20)
+    problem = Refused("it is no work of a round")
     try:
         scheme, trained = SCHEMES[facts["scheme"]], facts["trained"]
         local, precision, rank = Local(**facts["local"]), facts["precision"], facts["rank"]
@@ -121,9 +122,9 @@ def decode_work(data: bytes, own: AdapterState, base: str) -> Work:
             and all(type(n) in (int, float) and 0 <= n < math.inf for n in sizes)
         )
     except (KeyError, TypeError, ValueError, AttributeError):
-        right = False
+        raise problem from None
     if not right:
-        raise Refused("it is no work of a round")
+        raise problem
     if facts["base"] != base:
         raise Refused("it is for another base model, or other settings of it, than this client has")
     like = own.at(rank)
@@ -187,7 +188,7 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
     for name, value in metrics.items():
         if len(name) > 64 or not name.isprintable() or type(value) not in (int, float):
             raise Refused("its metrics are no table of numbers")
-    number = float(loss) if type(loss) in (int, float) else math.nan
+    number = float(loss) if isinstance(loss, int | float) else math.nan
     message: Message = decode(data, schema, work.precision)
     tensors = message.tensors
     if work.precision != "fp32":

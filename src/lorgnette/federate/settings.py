@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 SchemeName = Literal["svd", "fedavg", "ffa", "stack", "residual", "alternating"]
@@ -103,3 +103,11 @@ class FederateConfig:
     def rank_of(self, position: int) -> int | None:
         """The largest rank of the client at this place in the sorted list of all; None for that of the recipe."""
         return self.ranks[position % len(self.ranks)] if self.ranks else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings as the one group of a recipe, for `lorgnette.settings`."""
+
+    federate: FederateConfig = field(default_factory=FederateConfig)
+    """How it runs."""

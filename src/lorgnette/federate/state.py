@@ -126,7 +126,7 @@ class Adapter:
 
     @torch.no_grad()
     def write(self, state: AdapterState, folded: Mapping[str, Product] | None = None) -> None:
-        """Give the model this adapter, of whatever ranks, on the base with `folded` added (nothing: the base itself)."""
+        """Give the model this adapter, of whatever ranks, on the base with `folded` added (None: the base itself)."""
         for name, product in state.factors.items():
             self._write_factors(name, product)
         tensors = trained_tensors(self.model)

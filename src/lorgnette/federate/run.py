@@ -1,0 +1,218 @@
+"""A federation of any room: its folder, its server and its clients, from a recipe and the settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorgnette.batches import Batches, DrawnBatches, derived_seed
+from lorgnette.checkpoint import load_recipe, recipe_text, save
+from lorgnette.federate.aggregate import Global
+from lorgnette.federate.client import LocalClient, Place, Places
+from lorgnette.federate.events import Listener
+from lorgnette.federate.journal import Journal
+from lorgnette.federate.report import Report
+from lorgnette.federate.rounds import Outcome, Rounds
+from lorgnette.federate.settings import FederateConfig, Settings
+from lorgnette.federate.split import Indices, Part, read_manifest, split, write_manifest
+from lorgnette.federate.store import FolderStore
+from lorgnette.federate.transport import InProcess
+from lorgnette.files import make_folder, read_json, write_text
+from lorgnette.lora import LoRAConfig, adapted_layers
+from lorgnette.recipe import build
+from lorgnette.settings import from_mapping, make_recipe, read_yaml
+from lorgnette.train import evaluate
+
+CONFIG_FILE, RECIPE_FILE, SPLIT_FILE = "federation.yaml", "recipe.yaml", "split.json"
+
+Loaded = tuple[Batches | Sequence[Any], Sequence[Any]]
+"""Training batches and held-out batches, as a room's `loaders` or `tiny` give them."""
+
+
+class FederationFolder:
+    """Where things of one federation are: recipe, settings, split, journal, what clients keep, adapter, report."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.adapter = self.path / "adapter"
+        self.report = self.path / "report.html"
+        self.split = self.path / SPLIT_FILE
+        self.journal = Journal(self.path)
+
+    @property
+    def started(self) -> bool:
+        """Whether a federation lives here."""
+        return (self.path / CONFIG_FILE).exists()
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it runs on the room's miniature."""
+        return bool(read_json(self.split, 2**30).get("tiny")) if self.split.is_file() else False
+
+    def start(self, recipe: Any, config: FederateConfig) -> None:
+        """Write down how it runs; from here on it can go on."""
+        make_folder(self.path)
+        write_text(self.path / RECIPE_FILE, recipe_text(recipe))
+        write_text(self.path / CONFIG_FILE, config_text(config))
+
+    def settings(self) -> tuple[Any, FederateConfig]:
+        """The recipe and the settings that were written down.
+
+        Raises:
+            FileNotFoundError: no federation lives here.
+        """
+        recipe = load_recipe(self.path)
+        path = self.path / CONFIG_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}: it is no federation")
+        given = from_mapping(Settings, {"federate": read_yaml(path)}, str(path))
+        return recipe, make_recipe(Settings, given).federate
+
+    def store(self, client: str) -> FolderStore:
+        """What a client of this process keeps."""
+        return FolderStore(self.path / "clients" / client)
+
+
+class Server:
+    """The side that aggregates: a task to evaluate with, the rounds, and the adapter they end in.
+
+    Args:
+        recipe: of the room; the same as the clients'.
+        config: how the federation runs.
+        folder: where it is kept.
+        test: held-out batches; may be empty.
+        listeners: called with each event.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        config: FederateConfig,
+        folder: FederationFolder,
+        test: Sequence[Any] = (),
+        listeners: Iterable[Listener] = (),
+    ):
+        if recipe.lora is None:
+            raise ValueError("lora: null trains the whole network; a federation needs an adapter")
+        self.recipe, self.config, self.folder, self.test = recipe, config, folder, test
+        place = Place(build(recipe))
+        self.task, self.adapter, self.made = place.task, place.adapter, place.made
+        self.at_home = self.made.matching(config.personal)
+        self.rounds = Rounds(
+            config,
+            Global(self.made.without(self.at_home)),
+            self.adapter.base,
+            folder.journal,
+            self.evaluate if len(test) and not config.personal else None,
+            self.task.objective if len(test) else None,
+            self.task.min_delta,
+            [*listeners, Report(folder.path)],
+        )
+
+    def evaluate(self, state: Global) -> Mapping[str, float]:
+        """Metrics of what the server has."""
+        self.adapter.write(self.made.updated(state.adapter), state.folded)
+        return evaluate(self.task, self.test, self.recipe.train.precision)
+
+    def keep(self, outcome: Outcome) -> Path:
+        """Write the best adapter as an ordinary adapter folder, whatever the scheme.
+
+        What was folded into the base becomes a part of the adapter, whose rank grows by it.
+        """
+        self.adapter.write(self.made.updated(outcome.best.whole()))
+        return save(self.task, replace(self.recipe, lora=self._lora()), self.folder.adapter)
+
+    def _lora(self) -> LoRAConfig:
+        """The recipe's settings with the ranks and strengths that the layers have now."""
+        made = adapted_layers(build(self.recipe).model)
+        changed = {name: layer for name, layer in self.adapter.layers.items() if layer.r != made[name].r}
+        # The longest name first: a name may be the end of another.
+        overrides: dict[str, dict[str, Any]] = {
+            re.escape(name): {"r": layer.r, "lora_alpha": layer.lora_alpha, "lora_dropout": layer.lora_dropout}
+            for name, layer in sorted(changed.items(), key=lambda item: -len(item[0]))
+        }
+        return replace(self.recipe.lora, overrides=overrides | self.recipe.lora.overrides)
+
+
+def federate(
+    recipe: Any,
+    config: FederateConfig,
+    folder: str | os.PathLike[str],
+    loaded: Loaded,
+    listeners: Iterable[Listener] = (),
+    tiny: bool = False,
+) -> tuple[Outcome, Server]:
+    """Run a federation in this process, or go on with the one in `folder`.
+
+    Args:
+        recipe: of any room.
+        config: how it runs.
+        folder: for its files; where they are already, it goes on after the last round that was kept.
+        loaded: training and held-out batches.
+        listeners: called with each event of `lorgnette.federate.events`.
+        tiny: remembered with the split: the data is the room's miniature.
+
+    Returns:
+        The outcome, and the server; the adapter has been written.
+    """
+    home = FederationFolder(folder)
+    if home.started and home.settings() != (recipe, config):
+        raise ValueError(f"{home.path} holds a federation with other settings; another folder works")
+    batches, test = loaded
+    count = _length(batches)
+    parts = read_manifest(home.split, count) if home.started else deal(batches, config)
+    server = Server(recipe, config, home, test, listeners)
+    if not home.started:
+        write_manifest(home.split, parts, count, tiny)
+        home.start(recipe, config)
+    places = Places(lambda: build(recipe))
+    clients = {
+        name: LocalClient(
+            name,
+            places,
+            part_of(batches, indices, derived_seed(config.seed, number)),
+            len(indices) * (recipe.train.batch_size if isinstance(batches, Sequence) else 1),
+            recipe.train,
+            home.store(name),
+            test,
+            config.personal,
+        )
+        for number, (name, indices) in enumerate(sorted(parts.items()))
+    }
+    outcome = server.rounds.run(InProcess(clients))
+    server.keep(outcome)
+    return outcome, server
+
+
+def deal(batches: Batches | Sequence[Any], config: FederateConfig) -> dict[str, Indices]:
+    """Who gets which samples (of batches at hand: which batches), by name."""
+    labels = getattr(getattr(batches, "dataset", None), "labels", None)
+    parts = split(
+        config.split, _length(batches), labels, config.clients, config.concentration, config.min_size, config.seed
+    )
+    digits = len(str(config.clients))
+    return {f"client-{number:0{digits}d}": indices for number, indices in enumerate(parts, start=1)}
+
+
+def part_of(batches: Batches | Sequence[Any], indices: Indices, seed: int) -> Batches | Sequence[Any]:
+    """A client's own batches."""
+    if isinstance(batches, Sequence):
+        return [batches[int(index)] for index in indices]
+    assert isinstance(batches, DrawnBatches), "rooms give these"
+    return DrawnBatches(Part(batches.dataset, indices), batches.batch_size, seed, batches.workers)
+
+
+def config_text(config: FederateConfig) -> str:
+    """The settings as YAML."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _length(batches: Batches | Sequence[Any]) -> int:
+    return len(batches) if isinstance(batches, Sequence) else len(getattr(batches, "dataset"))  # noqa: B009
