@@ -10,9 +10,11 @@
 its processes, it holds a client itself.
 """
 
+# pyright: reportMissingImports=false
+# (flwr is optional)
+
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import sys
@@ -27,12 +29,14 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from lorgnette.federate.guard import OnlyNodes
 from lorgnette.federate.transport import Reply
 
 FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of a simulation
 WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's worker listens
 RECORD = "lorgnette"
 POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 7 * 86400.0  # with a worker, where the rounds have no deadline
 
 server, client = ServerApp(), ClientApp()
 
@@ -105,12 +109,12 @@ def _message(kind: str, round: int, data: bytes, node_id: int, deadline: float |
 
 def _reply(name: str, reply: Message, seconds: float) -> Reply:
     if reply.has_error():
-        return Reply(name, b"", f"Flower: {reply.error.reason[:200]}", seconds)
-    content = reply.content.get(RECORD)
-    if not isinstance(content, ConfigRecord) or not isinstance(content.get("data"), bytes):
+        return Reply(name, b"", f"Flower: {' '.join(str(reply.error.reason).split())[:200]}", seconds)
+    record = reply.content.get(RECORD)
+    content: dict[str, Any] = dict(record) if isinstance(record, ConfigRecord) else {}
+    if not isinstance(content.get("data"), bytes):
         return Reply(name, b"", "its answer is not one of Lorgnette's", seconds)
-    error = content.get("error")
-    return Reply(name, content["data"], " ".join(error.split())[:500] if isinstance(error, str) else "", seconds)  # type: ignore[arg-type]
+    return Reply(name, content["data"], " ".join(str(content.get("error", "")).split())[:500], seconds)
 
 
 # ------------------------------------------------------------------------------------------ at a site
@@ -127,25 +131,26 @@ def _greet(message: Message, context: Context) -> Message:
 
 
 def _answer(kind: str, message: Message, context: Context) -> Message:
-    content = message.content[RECORD]
-    seconds = float(content["seconds"])  # type: ignore[arg-type]
-    request = (kind, int(content["round"]), content["data"])  # type: ignore[arg-type]
+    content: Any = message.content[RECORD]
+    reply: Any = {"data": b""}
     try:
-        if WORKER in os.environ:
-            from lorgnette.federate.worker import ask, packed
-
-            patience = seconds if seconds > 0 else 7 * 86400.0
-            reply = {"data": ask(os.environ[WORKER], packed(*request), patience)}
-        else:
-            from lorgnette.federate.simulated import answer
-
-            reply = {"data": answer(Path(os.environ[FOLDER]), int(context.node_config["partition-id"]), *request)}
-    except Exception as error:
+        reply["data"] = _asked(kind, content["round"], content["data"], content["seconds"], context)
+    except Exception as error:  # Flower would send its text, with whatever file names are in it
         from lorgnette.federate.worker import without_paths
 
-        kept = without_paths(str(error))
-        reply = {"data": b"", "error": kept if isinstance(error, ValueError) else f"{type(error).__name__} {kept}"}
+        name = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        reply["error"] = f"{name}{without_paths(str(error))}"
     return Message(RecordDict({RECORD: ConfigRecord(reply)}), reply_to=message)
+
+
+def _asked(kind: str, round: int, data: bytes, seconds: float, context: Context) -> bytes:
+    if WORKER in os.environ:
+        from lorgnette.federate.worker import ask, packed
+
+        return ask(os.environ[WORKER], packed(kind, round, data), seconds if seconds > 0 else PATIENCE_SECONDS)
+    from lorgnette.federate.simulated import answer
+
+    return answer(Path(os.environ[FOLDER]), int(context.node_config["partition-id"]), kind, round, data)
 
 
 # -------------------------------------------------------------------------------------- at the server
@@ -156,38 +161,6 @@ def _main(grid: Grid, context: Context) -> None:
     from lorgnette.federate.serving import run_rounds
 
     run_rounds(Path(os.environ[FOLDER]), partial(GridTransport, grid))
-
-
-class OnlyNodes:
-    """ASGI middleware: from other machines only the paths that nodes need; anything else is for this machine.
-
-    Flower 1.41 serves three interfaces on one port. That of the nodes checks their keys; the other two, which
-    register nodes and start runs (and so send code to every site), check nothing.
-    """
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan" or _is_for_nodes(scope) or _is_local(scope):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            await send({"type": "websocket.close", "code": 1008})
-
-
-def _is_for_nodes(scope: Any) -> bool:
-    return scope["type"] == "http" and (scope["path"].startswith("/v1/fleet/") or scope["path"] == "/health")
-
-
-def _is_local(scope: Any) -> bool:
-    own, peer = scope.get("server") or ("", 0), scope.get("client") or ("", 0)
-    try:
-        return ipaddress.ip_address(peer[0]).is_loopback or (bool(peer[0]) and peer[0] == own[0])
-    except ValueError:
-        return False
 
 
 def _superlink() -> None:

@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -89,8 +90,11 @@ def simulate(
     words = _flower_words("superlink", "--simulation", "--insecure", "--host", "127.0.0.1", "--port", str(port))
     words += ["--disable-runtime-dependency-installation"]
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SIMULATED": "1"}
-    env |= {"RAY_USAGE_STATS_ENABLED": "0"}
-    with _child(words, env, log) as link, _started(link, log, lambda: _listens(port)):
+    with (
+        tempfile.TemporaryDirectory(prefix="lorgnette-") as scratch,  # Ray's sockets need a short path
+        _child(words, env | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": scratch}, log) as link,
+        _started(link, log, lambda: _listens(port)),
+    ):
         flower = _Flower(run / "flower", link, f"127.0.0.1:{port}", None)
         show(f"{deployment.config.clients} clients on this machine")
         resources = f"num-supernodes={deployment.config.clients} client-resources-num-cpus=1"
@@ -323,10 +327,9 @@ class _Flower:
             raise ValueError(f"the rounds could not be started ({_line(said)})")
         return str(said["run-id"])
 
-    def status(self, run_id: str) -> str:
-        """Such as 'running' or 'finished:failed'."""
-        runs = self._call("list", "here", "--run-id", run_id).get("runs") or [{}]
-        return str(runs[0].get("status", ""))
+    def run(self, run_id: str) -> dict[str, Any]:
+        """What Flower knows of a run: `status`, such as 'running' or 'finished:failed', `network-traffic`, ..."""
+        return (self._call("list", "here", "--run-id", run_id).get("runs") or [{}])[0]
 
     def _call(self, *words: str) -> dict[str, Any]:
         done = subprocess.run(
@@ -356,14 +359,20 @@ def _watch(flower: _Flower, run_id: str, file: Path, show_page: Callable[[Board]
             show_page(board)
             last = board
         if board is not None and board.is_over:
+            until = time.monotonic() + STOP_SECONDS
+            while not (run := flower.run(run_id)).get("status", "").startswith("finished"):
+                if time.monotonic() > until:
+                    break
             if board.phase.startswith("failed"):
                 raise ValueError(board.phase.removeprefix("failed: "))
+            board.wire_bytes = run.get("network-traffic", {}).get("total-bytes")
+            board.keep()
             return board
         if flower.link.poll() is not None:
             raise ValueError(f"Flower's link ended: {file.parent / 'superlink.log'} says why; serve again to go on")
         if time.monotonic() - asked > ASK_FLOWER_SECONDS:
             asked = time.monotonic()
-            status = flower.status(run_id)
+            status = flower.run(run_id).get("status", "")
             if status.startswith("finished") and not ((board := _board(file)) and board.is_over):
                 raise ValueError(f"Flower ended the rounds ({status}): {file.parent / 'server.log'} may say why")
         time.sleep(LOOK_SECONDS)

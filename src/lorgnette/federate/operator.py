@@ -57,6 +57,8 @@ class Board:
     round_began: float = 0.0
     round_seconds: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    wire_bytes: int | None = None
+    """All that travelled both ways since the server was last started, as Flower counts it; known at the end."""
 
     @classmethod
     def of(cls, path: str | os.PathLike[str] | None, rounds: int, sites: Sequence[str]) -> Board:
@@ -177,6 +179,8 @@ def page(board: Board, now: float | None = None) -> str:
         ]
         for name, line in board.sites.items()
     ]
+    if board.wire_bytes is not None:
+        heading.append(f"{_size(board.wire_bytes)} on the wire")
     problems = [f"{name}: {line.problem}" for name, line in board.sites.items() if line.problem]
     return "\n".join([", ".join(heading), "", *_columns([columns, *rows]), *([""] if problems else []), *problems])
 

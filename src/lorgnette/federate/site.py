@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 from lorgnette.federate.client import LocalClient, Places
 from lorgnette.federate.folder import Deployment, read_deployment, with_own_settings
+from lorgnette.federate.keys import write_private
 from lorgnette.federate.serving import facts_of
 from lorgnette.federate.store import FolderStore
 from lorgnette.federate.worker import serving, unpacked
@@ -47,8 +49,9 @@ class Site:
             self.facts = facts_of(place.adapter, place.made, deployment)
         self.samples = len(batches.dataset)
         personal = deployment.config.personal
+        kept, secret = FolderStore(store), noise_seed(store / "noise.key")
         self.client = LocalClient(
-            name, places, batches, self.samples, recipe.train, FolderStore(store), test or None, personal
+            name, places, batches, self.samples, recipe.train, kept, test or None, personal, secret
         )
 
     def answer(self, kind: str, round: int, data: bytes, hung_up: threading.Event | None = None) -> bytes:
@@ -57,6 +60,13 @@ class Site:
             facts = {"version": __version__, "samples": self.samples, "clock": time.time(), **self.facts}
             return json.dumps(facts).encode()
         return self.client.train(round, data, hung_up)
+
+
+def noise_seed(file: Path) -> int:
+    """This site's own seed of the noise on its updates: made once, so that a round asked again gets the same answer."""
+    if not file.exists():
+        write_private(file, secrets.token_hex(16).encode())
+    return int(file.read_text(), 16)
 
 
 def open_site(folder: Path, given: Mapping[str, Any]) -> Site:
