@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import zipfile
 from typing import Any
 
 import pytest
 
-from lorgnette.federate.guard import OnlyNodes
+from lorgnette.federate.guard import OnlyNodes, same_app
 
 
 def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5") -> str:
@@ -51,3 +53,35 @@ def test_this_machine_may_do_anything(peer: str):
 def test_other_kinds_of_connections():
     assert asked("/v1/fleet/x", "203.0.113.9", "websocket") == "websocket.close"
     assert asked("", None, "lifespan") == "passed"
+
+
+def bundle(files: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", packing) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+APP = {"pyproject.toml": b"[project]", "federation_app.py": b"from lorgnette import x"}
+
+
+def test_the_own_app_is_known_however_it_is_packed():
+    turned = dict(reversed(APP.items()))
+    assert same_app(bundle(turned, zipfile.ZIP_STORED), bundle(APP))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        bundle({**APP, "federation_app.py": b"import os"}),
+        bundle({**APP, "lorgnette.py": b"import os"}),
+        bundle({"pyproject.toml": b"[project]"}),
+        bundle({**APP, "federation_app.py": bytes(2**21)}),
+        bundle(APP)[:-30],
+        b"",
+        b"PK",
+    ],
+)
+def test_another_program_is_not_run(other: bytes):
+    assert not same_app(other, bundle(APP))

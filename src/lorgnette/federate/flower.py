@@ -15,6 +15,7 @@ its processes, it holds a client itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -29,7 +30,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from lorgnette.federate.guard import OnlyNodes
+from lorgnette.federate.folder import APP_FILES
+from lorgnette.federate.guard import OnlyNodes, same_app
 from lorgnette.federate.transport import Reply
 
 FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of a simulation
@@ -180,9 +182,29 @@ def _superlink() -> None:
 
 
 def _supernode() -> None:
-    """Flower's node."""
+    """Flower's node, which runs no program of the server's but the app that Lorgnette itself writes."""
+    from flwr.cli.build import build_fab_from_files
+    from flwr.supercore.run import RunNotRunningException
+    from flwr.supernode import start_client_internal as node
     from flwr.supernode.cli import flower_supernode
 
+    own, _ = build_fab_from_files({name: text.encode() for name, text in APP_FILES.items()})
+    connect = node._init_connection
+
+    @contextlib.contextmanager
+    def guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
+        with connect(*args, **kwargs) as (node_id, receive, send, get_run, get_fab, *others):
+
+            def get_own_fab(fab_hash: str, run_id: int) -> Any:
+                fab = get_fab(fab_hash, run_id)
+                if not same_app(fab.content, own):
+                    print("refused: the server sent another program than Lorgnette's app", flush=True)
+                    raise RunNotRunningException
+                return fab
+
+            yield (node_id, receive, send, get_run, get_own_fab, *others)
+
+    node._init_connection = guarded
     flower_supernode()
 
 

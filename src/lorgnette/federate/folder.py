@@ -53,6 +53,9 @@ serverapp = "federation_app:server"
 clientapp = "federation_app:client"
 """
 
+APP_FILES = {"pyproject.toml": _PROJECT, "federation_app.py": _APP}
+"""The app; a node runs no other."""
+
 _README = """\
 # A federation with Lorgnette {version}
 
@@ -155,9 +158,8 @@ def make_folder_of(deployment: Deployment, folder: str | os.PathLike[str], sites
     folder = Path(folder)
     if (folder / SETTINGS_FILE).exists():
         raise ValueError(f"{folder} holds a federation already: give a new folder, or edit its {SETTINGS_FILE}")
-    make_folder(folder / "app")
-    write_text(folder / "app" / "pyproject.toml", _PROJECT)
-    write_text(folder / "app" / "federation_app.py", _APP)
+    for name, text in APP_FILES.items():
+        write_text(folder / "app" / name, text)
     room = recipe_to_dict(deployment.recipe)["room"]
     values = {"version": __version__, "room": room, "address": deployment.address, "host": deployment.host}
     write_text(folder / "README.md", _README.format(**values, sites=sites))

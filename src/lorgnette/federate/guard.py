@@ -1,8 +1,13 @@
-"""What strangers may ask a server of Flower: only what its nodes need. Imports neither flwr nor torch."""
+"""What Flower leaves open: who may ask its server for what, and whose program a node runs.
+
+Imports neither flwr nor torch.
+"""
 
 from __future__ import annotations
 
+import io
 import ipaddress
+import zipfile
 from typing import Any
 
 
@@ -36,3 +41,25 @@ def _is_local(scope: Any) -> bool:
         return ipaddress.ip_address(peer[0]).is_loopback or (bool(peer[0]) and peer[0] == own[0])
     except ValueError:
         return False
+
+
+def same_app(bundle: bytes, own: bytes, most: int = 2**20) -> bool:
+    """Whether two of Flower's app bundles (zip files) hold the same files, however they are packed.
+
+    Args:
+        bundle: what a server sent.
+        own: what a node expects.
+        most: bytes that all files of a bundle may have together.
+    """
+    try:
+        return _files(bundle, most) == _files(own, most)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError):
+        return False
+
+
+def _files(bundle: bytes, most: int) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > most:
+            raise ValueError("too large")
+        return sorted((entry.filename, archive.read(entry)) for entry in entries)

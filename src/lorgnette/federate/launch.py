@@ -91,7 +91,7 @@ def simulate(
     words += ["--disable-runtime-dependency-installation"]
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SIMULATED": "1"}
     with (
-        tempfile.TemporaryDirectory(prefix="lorgnette-") as scratch,  # Ray's sockets need a short path
+        tempfile.TemporaryDirectory(prefix="l-") as scratch,  # Ray's sockets need a short path
         _child(words, env | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": scratch}, log) as link,
         _started(link, log, lambda: _listens(port)),
     ):

@@ -26,7 +26,7 @@ from lorgnette.systems import room_of
 
 SIMULATED = "LORGNETTE_SIMULATED"  # environment: set where all clients are on this machine
 CLOCK_SECONDS = 60.0  # farther apart, messages expire before they are read
-GREETING_SECONDS = 15.0
+GREETING_SECONDS = 60.0
 
 
 class Network(Transport, Protocol):
