@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.files import make_folder, write_text
+from lorgnette.files import write_text
 from lorgnette.recipe import recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
 from lorgnette.version import __version__
