@@ -72,7 +72,7 @@ def unbroken(study: Path, folder: Path) -> Path:
 
 def left_behind(study: Path, port: int, temporary: Path) -> list[str]:
     """What should be gone when everything is stopped; waits a little for it."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (left := processes_of(study)) and time.monotonic() < until:
         time.sleep(0.2)
     with socket.socket() as probe:

@@ -24,11 +24,13 @@ def run(words: list[str]) -> int:
     add_json(parser)
     options = parser.read(words)
 
-    from lorgnette.federate.launch import serve, simulate
+    from lorgnette.federate.launch import serve, simulate, stopping_on_terminate
     from lorgnette.files import write_json
 
     pages = _Pages()
-    board = (simulate if options.simulate else serve)(options.folder, lambda line: print(line, flush=True), pages.show)
+    run_rounds = simulate if options.simulate else serve
+    with stopping_on_terminate():
+        board = run_rounds(options.folder, lambda line: print(line, flush=True), pages.show)
     print(f"\nkept      {options.folder}/run/adapter\nreport    {options.folder}/run/report.html")
     if options.json:
         write_json(options.json, {"phase": board.phase, "round": board.round, "metrics": board.metrics})
