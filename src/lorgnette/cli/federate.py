@@ -68,6 +68,7 @@ def run(words: list[str]) -> int:
         print(f"{settings_page(words[0], recipe_class, {}, example, about)}\n\nfederation:\n{_own_page()}")
         return 0
     own, options = split_words(words[1:], OPTIONS)
+    options = [(_option(option), values) for option, values in options]
     if "resume" in own:
         return _resume(words[0], own, options)
     return _start(words[0], recipe_class, own, options)
@@ -138,6 +139,11 @@ def _run(
 
 
 # -------------------------------------------------------------------------------------------- words and files
+
+
+def _option(name: str) -> str:
+    """`--local-steps` is `--local_steps`."""
+    return name.replace("-", "_") if name.replace("-", "_") in FEDERATION else name
 
 
 def federation(options: Words) -> FederateConfig:

@@ -26,6 +26,7 @@ from lorgnette.recipe import TrainConfig
 from lorgnette.task import Task
 from lorgnette.train import evaluate, fit
 
+_LAST = 2**31  # no round comes later
 _HOME, _ERRORS = "home:", "lost:"  # of what a client keeps: its own layers, its rounding errors
 
 
@@ -100,6 +101,10 @@ class LocalClient:
         """See `lorgnette.federate.transport.Client`."""
         with self.places.lent() as place:
             return self._train(place, round, work, cancelled)
+
+    def at_home(self, made: AdapterState) -> AdapterState:
+        """The adapter `made` with what this client has kept of its own layers."""
+        return made.updated(_with_tensors(made.only(made.matching(self.personal)), self.store.before(_LAST)))
 
     def _train(self, place: Place, round: int, data: bytes, cancelled: threading.Event | None) -> bytes:
         adapter, made = place.adapter, place.made

@@ -81,7 +81,7 @@ class Schema:
             specs[f"{name}.folded_B"] = Spec(tuple(product.B.shape), "B")
         for name, tensor in state.tensors.items():
             specs[name] = Spec(tuple(tensor.shape), "tensor" if tensor.is_floating_point() else "count")
-        return cls(specs)
+        return cls(dict(sorted(specs.items())))  # the scales of int8 have no names: both sides need one order
 
     @property
     def digest(self) -> str:
@@ -227,13 +227,13 @@ def peek(data: bytes, most: int = _MOST_FACTS + 2**20) -> dict[str, Any]:
 
 
 def flatten(state: AdapterState, travels: Trained, folded: Mapping[str, Product] | None = None) -> dict[str, Tensor]:
-    """A state's tensors by the names they travel under, as in `Schema.of`."""
+    """A state's tensors by the names they travel under, in the order of `Schema.of`."""
     found: dict[str, Tensor] = {}
     for name, product in state.factors.items():
         found |= {f"{name}.lora_{factor}": getattr(product, factor) for factor in travels}
     for name, product in (folded or {}).items():
         found |= {f"{name}.folded_A": product.A, f"{name}.folded_B": product.B}
-    return {**found, **state.tensors}
+    return dict(sorted({**found, **state.tensors}.items()))
 
 
 def unflatten(tensors: Mapping[str, Tensor], like: AdapterState) -> AdapterState:

@@ -74,6 +74,9 @@ class Journal:
         lines = [line for line in self.lines() if line.get("round", 0) < saved.round]
         kept = [line for line in self.lines() if line.get("round") == saved.round]
         self._write_lines([*lines, *(kept[:1] or [dict(saved.record)])])
+        for folder in self._replies.glob("*"):
+            if folder.name <= f"{saved.round:06d}":
+                shutil.rmtree(folder, ignore_errors=True)
         return saved
 
     def best(self) -> Global | None:

@@ -74,13 +74,9 @@ class ProgressLines:
 
     def _line(self, record: Mapping[str, Any]) -> str:
         metrics = record["metrics"]
-        gain = ""
-        if metrics and self._first:
-            name = next(iter(metrics))
-            gain = change(metrics[name], self._first.get(name))
-        cells = [_figures(metrics) + (f" ({gain})" if gain else "")] if metrics else []
+        cells = [_figures(metrics, self._first)] if metrics else []
         if record["counted"]:
-            cells.append(f"aggregation error {number(100 * record['aggregation_error'])} %")
+            cells.append(f"aggregation error {100 * record['aggregation_error']:.2g} %")
         else:
             cells.append("no quorum, nothing changed")
         cells.append(f"{len(record['answered'])}/{len(record['asked'])} clients")
@@ -220,5 +216,13 @@ def participation(rounds: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
     return picture
 
 
-def _figures(metrics: Mapping[str, float | None], most: int = 3) -> str:
-    return "   ".join(f"{name} {number(value)}" for name, value in list(metrics.items())[:most])
+def _figures(
+    metrics: Mapping[str, float | None], first: Mapping[str, float | None] | None = None, most: int = 3
+) -> str:
+    """The first few; behind the main one, which stands first, what has been gained."""
+    cells = [f"{name} {number(value)}" for name, value in list(metrics.items())[:most]]
+    name, value = next(iter(metrics.items()))
+    gain = change(value, (first or {}).get(name))
+    if gain:
+        cells[0] += f" ({gain})"
+    return "   ".join(cells)

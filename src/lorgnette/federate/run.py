@@ -120,13 +120,16 @@ class Server:
         self.adapter.write(self.made.updated(state.adapter), state.folded)
         return evaluate(self.task, self.test, self.recipe.train.precision)
 
-    def keep(self, outcome: Outcome) -> Path:
+    def keep(self, outcome: Outcome, client: LocalClient | None = None) -> Path:
         """Write the best adapter as an ordinary adapter folder, whatever the scheme.
 
-        What was folded into the base becomes a part of the adapter, whose rank grows by it.
+        What was folded into the base becomes a part of the adapter, whose rank grows by it. With a client, its own
+        layers come in, and it goes into a folder of `adapters`.
         """
-        self.adapter.write(self.made.updated(outcome.best.whole()))
-        return save(self.task, replace(self.recipe, lora=self._lora()), self.folder.adapter)
+        own = self.made if client is None else client.at_home(self.made)
+        self.adapter.write(own.updated(outcome.best.whole()))
+        folder = self.folder.adapter if client is None else self.folder.path / "adapters" / client.name
+        return save(self.task, replace(self.recipe, lora=self._lora()), folder)
 
     def _lora(self) -> LoRAConfig:
         """The recipe's settings with the ranks and strengths that the layers have now."""
@@ -174,6 +177,9 @@ def federate(
     clients = local_clients(recipe, config, home, parts, loaded)
     outcome = server.rounds.run(InProcess(clients))
     server.keep(outcome)
+    if config.personal:
+        for client in clients.values():
+            server.keep(outcome, client)
     return outcome, server
 
 

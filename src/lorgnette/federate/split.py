@@ -100,6 +100,8 @@ def read_manifest(path: str | os.PathLike[str], n: int) -> dict[str, Indices]:
             raise ValueError(f"{path} has format_version {kept['format_version']!r}; this program reads 1")
         parts = {str(name): np.asarray(indices, np.int64) for name, indices in kept["clients"].items()}
         samples = kept["samples"]
+        if any(part.ndim != 1 for part in parts.values()):
+            raise TypeError
     except (KeyError, TypeError, AttributeError, OverflowError):
         raise ValueError(f"{Path(path)} is no manifest of a split") from None
     if samples != n or any(len(part) and not 0 <= part.min() <= part.max() < n for part in parts.values()):
@@ -128,8 +130,8 @@ class Part:
 def _check_enough(n: int, clients: int, min_size: int) -> None:
     if n < clients * min_size:
         raise ValueError(
-            f"clients: {clients} with at least {min_size} samples each need {clients * min_size}, and there are {n};"
-            f" {max(1, n // min_size)} clients work"
+            f"clients: {clients} with at least {min_size} samples each need {clients * min_size}, and there are {n},"
+            f" enough for {max(1, n // min_size)}"
         )
 
 

@@ -18,9 +18,10 @@ from lorgnette.lora.config import LoRAConfig, starts_from_base
 from lorgnette.lora.initial import start_from_base
 
 LORA_TENSORS = ("lora_A", "lora_B")
-METHOD_TENSORS = ("lora_A0", "lora_B0", "lora_magnitude")
-"""Further tensors that some methods add: factors at the start (PiSSA, OLoRA), lengths (DoRA)."""
 STARTS = ("lora_A0", "lora_B0")
+GATE = ("lora_gate", "lora_gate_bias")
+METHOD_TENSORS = (*STARTS, "lora_magnitude", *GATE)
+"""Further tensors that some methods add: factors at the start (PiSSA, OLoRA), lengths (DoRA), a gate."""
 ADAPTER_TENSORS = (*LORA_TENSORS, *METHOD_TENSORS)
 
 
@@ -54,6 +55,8 @@ class LowRank(nn.Module):
     use_rslora: bool
     lora_enabled: bool
     lora_init: bool | str
+    lora_watch: list[Tensor] | None = None
+    """Where `lorgnette.lora.watch_gates` collects the gates."""
     _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_init")
 
     @property
@@ -71,6 +74,11 @@ class LowRank(nn.Module):
     def use_dora(self) -> bool:
         """Whether the update is weight-decomposed: see `lorgnette.lora.dora`."""
         return "lora_magnitude" in self._parameters
+
+    @property
+    def dynamic_rank(self) -> bool:
+        """Whether the rank depends on the input, so that no weight holds the update: see `lorgnette.lora.gate`."""
+        return GATE[0] in self._parameters
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The factors whose product is the update: with a start that is taken off, those of both side by side."""
@@ -109,7 +117,10 @@ class LowRank(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         if config.lora_dtype is not None:
             dtype = getattr(torch, config.lora_dtype)
-        for name, shape in zip(LORA_TENSORS, shapes, strict=True):
+        named = dict(zip(LORA_TENSORS, shapes, strict=True))
+        if config.dynamic_rank:
+            named |= gate_shapes(config.r)
+        for name, shape in named.items():
             setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
         with torch.no_grad():
             self._init_lora_A(config)
@@ -150,6 +161,8 @@ class LowRank(nn.Module):
         return product.view_as(weight)
 
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
+        if self.dynamic_rank:
+            raise ValueError("lora.dynamic_rank: the update depends on the input, so that no weight holds it")
         with no_autocast(weight.device.type):
             return self._product(factor.to(torch.promote_types(weight.dtype, torch.float32)), weight) * self.scaling
 
@@ -225,6 +238,11 @@ class LoRALayer(LowRank, InPlace):
 def factor_shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of `lora_A` and `lora_B` for a layer's weight of this shape, `(out, in, ...)`."""
     return (r, *weight[1:]), (weight[0], r, *(1 for _ in weight[2:]))
+
+
+def gate_shapes(r: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a gate, by name."""
+    return dict(zip(GATE, ((r, r), (r,)), strict=True))
 
 
 def turn_back(module: InPlace) -> None:

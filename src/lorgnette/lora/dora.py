@@ -20,9 +20,8 @@ def lengths(layer: nn.Module, weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(grouped, dim=others).flatten()
 
 
-def outputs(layer: nn.Module | None) -> int:
+def outputs(layer: nn.Module) -> int:
     """How many lengths a layer has."""
-    assert layer is not None, "it was found before"
     if isinstance(layer, _ConvTransposeNd):
         return layer.out_channels
     weight = layer.get_parameter("weight")

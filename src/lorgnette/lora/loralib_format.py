@@ -160,6 +160,8 @@ def _read_convolution(name: str, layer: _ConvNd, A: Tensor, B: Tensor, alpha: fl
 def _write_layer(name: str, adapter: LowRank) -> tuple[Tensor, Tensor]:
     if adapter.use_dora:
         raise ValueError(f"export_loralib: {name!r} has DoRA, which loralib has not; merge_lora_weights folds it in")
+    if adapter.dynamic_rank:
+        raise ValueError(f"export_loralib: {name!r} has lora.dynamic_rank, which loralib has not")
     A, B = (factor.detach() for factor in adapter.factors())
     stretch = adapter.scaling / (adapter.lora_alpha / A.shape[0])  # rsLoRA scales in another way
     if isinstance(adapter, nn.Embedding):

@@ -50,6 +50,8 @@ def check_linear(caller: str, name: str, places: Places) -> None:
     for place, adapter in places.items():
         if adapter.use_dora:
             raise ValueError(f"{caller}: {name!r} has DoRA at {place!r}, whose update is no product of two factors")
+        if adapter.dynamic_rank:
+            raise ValueError(f"{caller}: {name!r} has lora.dynamic_rank at {place!r}: its update depends on the input")
 
 
 def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,7 +160,7 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
 
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
-    name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix("base_model.model."))
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
@@ -215,8 +216,11 @@ def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
 
 
 def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    axis = {"lora_A": 0, "lora_B": 1}.get(name.rpartition(".")[2])
+    owner, _, factor = name.rpartition(".")
+    axis = {"lora_A": 0, "lora_B": 1}.get(factor)
     if axis is not None and len(given) == len(wanted) > axis:
+        if owner.rpartition(".")[2].startswith(part_name("")):  # of a parameter, which may be a stack
+            axis += len(given) - 2
         others = [i for i in range(len(given)) if i != axis]
         if all(given[i] == wanted[i] for i in others):
             return f"has rank {given[axis]}, the model {wanted[axis]}"
