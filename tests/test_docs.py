@@ -144,7 +144,7 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
     for line in lines:
         words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line, comments=True)]
         assert words[0] in (*VERBS, "--help", "--version"), line
-        if "--help" in words or len(words) == 1:
+        if "--help" in words or len(words) == 1 or words == ["federate", "init"]:
             continue
         if words[:2] == ["federate", "init"]:
             own, options = split_words(words[4:], federate_init.OPTIONS)
