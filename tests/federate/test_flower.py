@@ -97,17 +97,17 @@ def test_three_sites_over_tls(tmp_path: Path, temporary: Path):
 
     with running([started(tmp_path / "serve.log", "serve", str(study), "--json", str(tmp_path / "end.json"))]) as all_:
         server = all_[0]
-        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 90)
+        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 240)
         all_ += [start_node(study, "north", stranger), start_node(study, "south", deceived)]
         for folder, says in ((stranger, "Failed to activate SuperNode"), (deceived, "CERTIFICATE_VERIFY_FAILED")):
             logs = [folder / "run" / "node.log", folder / "run" / "node.previous.log"]
             wait_for(
-                says, lambda logs=logs, says=says: any(says in log.read_text() for log in logs if log.exists()), 90
+                says, lambda logs=logs, says=says: any(says in log.read_text() for log in logs if log.exists()), 240
             )
         assert_strangers_are_kept_out(port, study / "server" / "ca.crt")
         check = started(tmp_path / "check.log", "check", str(study / "sites" / "west"), "--data.root",
                         own_data(study, "west")["data.root"])  # fmt: skip
-        assert check.wait(120) == 0, (tmp_path / "check.log").read_text()
+        assert check.wait(240) == 0, (tmp_path / "check.log").read_text()
         all_ += [start_node(study, name) for name in SITES]
         assert server.wait(300) == 0, (tmp_path / "serve.log").read_text()
     assert left_behind(study, port, temporary) == []
@@ -153,7 +153,7 @@ def test_a_node_loses_power(tmp_path: Path, temporary: Path):
     study = make_study(tmp_path, rounds=5, deadline=deadline, local_steps=3)
     port = read_deployment(study).port
     with running([started(tmp_path / "serve.log", "serve", str(study))]) as all_:
-        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 90)
+        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 240)
         nodes = {name: start_node(study, name) for name in SITES}
         all_ += nodes.values()
         wait_for("round 2", lambda: is_training(study, 2), 120)
@@ -174,7 +174,7 @@ def test_the_server_loses_power(tmp_path: Path, temporary: Path):
     study = make_study(tmp_path, rounds=4, precision="int8", server_optimizer="momentum")
     port = read_deployment(study).port
     with running([started(tmp_path / "serve.log", "serve", str(study))]) as all_:
-        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 90)
+        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 240)
         all_ += [start_node(study, name) for name in SITES]
         wait_for("round 2", lambda: is_training(study, 2), 120)
         time.sleep(1)

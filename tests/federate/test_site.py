@@ -24,9 +24,9 @@ from lorgnette.cli import main
 from lorgnette.federate.check import check_site
 from lorgnette.federate.codec import peek
 from lorgnette.federate.folder import read_deployment, write_deployment
-from lorgnette.federate.launch import reachable
 from lorgnette.federate.messages import Local, encode_work
 from lorgnette.federate.operator import Board
+from lorgnette.federate.programs import reachable
 from lorgnette.federate.serving import judge
 from lorgnette.federate.site import open_site
 from lorgnette.federate.transport import Reply

@@ -24,7 +24,8 @@ def run(words: list[str]) -> int:
     add_json(parser)
     options = parser.read(words)
 
-    from lorgnette.federate.launch import serve, simulate, stopping_on_terminate
+    from lorgnette.federate.launch import serve, simulate
+    from lorgnette.federate.programs import stopping_on_terminate
     from lorgnette.files import write_json
 
     pages = _Pages()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorgnette.federate.folder import Deployment, read_deployment
-from lorgnette.federate.launch import reachable
+from lorgnette.federate.programs import reachable
 
 CLOCK_SECONDS = 30.0
 DAYS = 14
@@ -77,7 +77,7 @@ def _own_key(folder: Path) -> str:
 
 
 def _authority(folder: Path) -> str:
-    from lorgnette.federate.keys import certificate_end
+    from lorgnette.federate.certificates import certificate_end
 
     end = certificate_end(folder / "ca.crt")
     days = (end - datetime.datetime.now(datetime.UTC)).days
