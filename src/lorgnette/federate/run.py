@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lorgnette.batches import Batches, DrawnBatches, derived_seed
@@ -101,7 +102,7 @@ class Server:
         if recipe.lora is None:
             raise ValueError("lora: null trains the whole network; a federation needs an adapter")
         self.recipe, self.config, self.folder, self.test = recipe, config, folder, test
-        place = Place(build(recipe))
+        place = Place(build(recipe).to(_device(recipe.train.device)))
         self.task, self.adapter, self.made = place.task, place.adapter, place.made
         self.at_home = self.made.matching(config.personal)
         self.rounds = Rounds(
@@ -174,8 +175,30 @@ def federate(
     if not home.started:
         write_manifest(home.split, parts, count, tiny)
         home.start(recipe, config)
+    clients = local_clients(recipe, config, home, parts, loaded)
+    outcome = server.rounds.run(InProcess(clients))
+    server.keep(outcome)
+    if config.personal:
+        for client in clients.values():
+            server.keep(outcome, client)
+    return outcome, server
+
+
+def local_clients(
+    recipe: Any, config: FederateConfig, home: FederationFolder, parts: Mapping[str, Indices], loaded: Loaded
+) -> dict[str, LocalClient]:
+    """Clients of this process, each with its part of the training batches; they share their tasks.
+
+    Args:
+        recipe: of the room.
+        config: how the federation runs.
+        home: where they keep what they keep from round to round.
+        parts: who has which samples, as `deal` says.
+        loaded: training and held-out batches.
+    """
+    batches, test = loaded
     places = Places(lambda: build(recipe))
-    clients = {
+    return {
         name: LocalClient(
             name,
             places,
@@ -188,12 +211,6 @@ def federate(
         )
         for number, (name, indices) in enumerate(sorted(parts.items()))
     }
-    outcome = server.rounds.run(InProcess(clients))
-    server.keep(outcome)
-    if config.personal:
-        for client in clients.values():
-            server.keep(outcome, client)
-    return outcome, server
 
 
 def deal(batches: Batches | Sequence[Any], config: FederateConfig) -> dict[str, Indices]:
@@ -212,6 +229,14 @@ def part_of(batches: Batches | Sequence[Any], indices: Indices, seed: int) -> Ba
         return [batches[int(index)] for index in indices]
     assert isinstance(batches, DrawnBatches), "rooms give these"
     return DrawnBatches(Part(batches.dataset, indices), batches.batch_size, seed, batches.workers)
+
+
+def _device(name: str) -> torch.device:
+    """Where a room's training with this setting runs."""
+    if name != "auto":
+        return torch.device(name)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def config_text(config: FederateConfig) -> str:
