@@ -1,4 +1,4 @@
-"""Turn a finished run of recipes/superres-base.yaml or denoise-base.yaml into the weights that ship in the package.
+"""Turn a finished run of recipes/*-base.yaml into the weights that ship in the package.
 
     python tools/ship_base.py runs/superres-base/adapter src/lorgnette/systems/superres/base
 
@@ -26,6 +26,8 @@ def main() -> None:
     state = {name: tensor.half().contiguous() for name, tensor in task.model.state_dict().items()}
     with atomic_write(options.out / "model.safetensors") as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
+    for name, text in task.companions().items():
+        write_text(options.out / name, text)
     write_text(options.out / RECIPE_FILE, recipe_text(load_recipe(options.model)))
     print(f"{options.out}: {(options.out / 'model.safetensors').stat().st_size:,} bytes")
 

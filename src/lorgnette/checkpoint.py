@@ -30,7 +30,7 @@ def save(task: Task, recipe: Any, folder: str | os.PathLike[str]) -> Path:
     """Keep what a task has learnt.
 
     With an adapter: a folder in PEFT's layout with our own file and `recipe.yaml`. Without one
-    (`recipe.lora` is None): all weights as `model.safetensors`, with `recipe.yaml`.
+    (`recipe.lora` is None): all weights as `model.safetensors`, with `recipe.yaml` and what the room adds.
 
     Returns:
         The folder.
@@ -39,10 +39,13 @@ def save(task: Task, recipe: Any, folder: str | os.PathLike[str]) -> Path:
         ValueError: the folder cannot be written to.
     """
     folder = make_folder(folder)
+    recipe = task.completed(recipe)
     if recipe.lora is None:
         with _one_line(folder / MODEL_FILE), atomic_write(folder / MODEL_FILE) as temporary:
             # Contiguous: safetensors keeps no memory format.
             save_file({name: t.contiguous() for name, t in task.model.state_dict().items()}, temporary)
+        for name, text in task.companions().items():
+            write_text(folder / name, text)
         write_text(folder / RECIPE_FILE, recipe_text(recipe))
     else:
         # Together, so that a killed save leaves an adapter and its own recipe.

@@ -37,3 +37,11 @@ class Task(nn.Module):
     def pictures(self, prediction: Any, batch: Any) -> dict[str, np.ndarray]:
         """What a person should see of a prediction: name -> (H, W, 3) uint8. None by default."""
         return {}
+
+    def completed(self, recipe: Any) -> Any:
+        """The recipe as it is kept: with what it left to the data. The same by default."""
+        return recipe
+
+    def companions(self) -> dict[str, str]:
+        """Text files that are kept beside a whole model: name -> content. None by default."""
+        return {}

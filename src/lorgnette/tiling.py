@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,6 +89,12 @@ class Tile:
         """Rows and columns to render."""
         return self.y.target[1] - self.y.target[0], self.x.target[1] - self.x.target[0]
 
+    def within(self, region: Tile) -> tuple[slice, slice]:
+        """Rows and columns of the target in what is rendered for a larger tile around this one."""
+        (top, bottom), (left, right) = self.y.target, self.x.target
+        y, x = region.y.target[0], region.x.target[0]
+        return slice(top - y, bottom - y), slice(left - x, right - x)
+
     def cut(self, output: Tensor) -> Tensor:
         """The target's part of a crop's whole output `(..., h * s_y, w * s_x)`, for a network of fixed scale.
 
@@ -114,6 +121,14 @@ class Tile:
 Render = Callable[[Tensor, Tile], Tensor]
 
 
+class Tiling(NamedTuple):
+    """How an image is cut; see `plan_tiles`."""
+
+    tile: int
+    halo: int
+    blend: int
+
+
 def plan_tiles(
     in_size: tuple[int, int], out_size: tuple[int, int], tile: int = 192, halo: int = 32, blend: int = 8
 ) -> list[Tile]:
@@ -135,6 +150,60 @@ def plan_tiles(
         raise ValueError(f"tile={tile} must be at least 1, halo={halo} and blend={blend} at least 0")
     rows, columns = (_spans(n, m, tile, halo, blend) for n, m in zip(in_size, out_size, strict=True))
     return [Tile(y, x) for y in rows for x in columns]
+
+
+def joined(first: Tile, last: Tile) -> Tile:
+    """The tile that reaches from one tile of a plan to another below and to the right of it."""
+
+    def axis(a: Span, b: Span) -> Span:
+        source, target = (a.source[0], b.source[1]), (a.target[0], b.target[1])
+        return Span(a.n_in, a.n_out, source, target, a.fade_in, b.fade_out)
+
+    return Tile(axis(first.y, last.y), axis(first.x, last.x))
+
+
+def covering(wanted: NDArray[np.bool_], tiles: list[Tile], largest: int) -> list[tuple[slice, slice]]:
+    """Few rectangles of tiles that cover the wanted ones: neighbours share their margins.
+
+    Rows of neighbours are joined, then rows that lie below each other wherever the rectangle around them has no
+    more input pixels than they have apart.
+
+    Args:
+        wanted: (rows, columns) of the plan.
+        tiles: the plan, row by row.
+        largest: most input pixels of a side, margins included, of what is joined.
+
+    Returns:
+        Rows and columns of each rectangle; it may hold tiles that are not wanted.
+    """
+    columns = wanted.shape[1]
+
+    def crop(rows: slice, cols: slice) -> tuple[int, int]:
+        whole = joined(tiles[rows.start * columns + cols.start], tiles[(rows.stop - 1) * columns + cols.stop - 1])
+        return whole.y.source[1] - whole.y.source[0], whole.x.source[1] - whole.x.source[0]
+
+    found: list[tuple[slice, slice]] = []
+
+    def add(rows: slice, cols: slice) -> None:
+        for number in range(len(found) - 1, -1, -1):
+            above, beside = found[number]
+            touching = above.stop >= rows.start and beside.start <= cols.stop and cols.start <= beside.stop
+            if not touching:
+                continue
+            around = (
+                slice(min(above.start, rows.start), max(above.stop, rows.stop)),
+                slice(min(beside.start, cols.start), max(beside.stop, cols.stop)),
+            )
+            size = crop(*around)
+            apart = math.prod(crop(rows, cols)) + math.prod(crop(above, beside))
+            if max(size) <= largest and math.prod(size) <= apart:
+                del found[number]
+                return add(*around)
+        found.append((rows, cols))
+
+    for row, column in zip(*np.nonzero(wanted), strict=True):
+        add(slice(row, row + 1), slice(column, column + 1))
+    return found
 
 
 def process_in_tiles(

@@ -1,4 +1,4 @@
-"""`lorgnette enhance IN OUT`: enlarge or restore an image, or every image of a folder."""
+"""`lorgnette enhance IN OUT`: enlarge or restore an image, every image of a folder, or a clip."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def run(words: list[str]) -> int:
     source, out = Path(options.source), Path(options.out)
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
+    from lorgnette.cli import enhance_clip
+
+    if enhance_clip.is_clip(source, out, options):
+        return enhance_clip.run(source, out, options, lambda: _load(options))
+    enhance_clip.refuse_options(options)
     is_folder = source.is_dir()
     jobs = _folder_jobs(source, out, options.overwrite) if is_folder else [_file_job(source, out)]
     for _, target in jobs:
@@ -39,10 +44,10 @@ def _arguments() -> Arguments:
         "lorgnette enhance small.jpg large.png --scale 3.3",
         "Enlarges or restores an image, or all images of a folder. Without an adapter, by a model as shipped: "
         "superres enlarges, restore takes noise away. Bit depth, transparency, colour profile and EXIF data are kept; "
-        "any size is done, tile by tile.",
+        "any size is done, tile by tile. So are clips: see the options from --frames on.",
     )
-    parser.add_argument("source", metavar="IN", help="image file or folder (its subfolders are searched too)")
-    parser.add_argument("out", metavar="OUT", help="image file (the suffix chooses the format) or folder")
+    parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
+    parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model; unset: as shipped")
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
     wanted = parser.add_mutually_exclusive_group()
@@ -51,10 +56,14 @@ def _arguments() -> Arguments:
     for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
         wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
     parser.add_argument("--tile", type=whole(16), metavar="N", help="side of a tile; smaller needs less memory")
+    parser.add_argument("--halo", type=whole(0), metavar="N", help="pixels that a tile sees beyond its own")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
-    parser.add_argument("--quality", type=whole(1, 100), default=95, metavar="N", help="of JPEG and WebP; unset: 95")
-    parser.add_argument("--overwrite", action="store_true", help="of a folder, also do what is already there")
+    parser.add_argument("--quality", type=whole(1, 100), metavar="N", help="of JPEG, WebP (unset: 95) and clips (80)")
+    parser.add_argument("--overwrite", action="store_true", help="do what is already there anew")
     add_device(parser)
+    from lorgnette.cli.enhance_clip import add_options
+
+    add_options(parser)
     return parser
 
 
@@ -130,14 +139,14 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
     image = read_image(source)
     check_output(target, alpha=image.alpha is not None)
     settings: dict[str, Any] = {"precision": options.precision}
-    settings |= {} if options.tile is None else {"tile": options.tile}
-    settings |= _wanted(options, *image.pixels.shape[:2])
+    settings |= {"tile": options.tile, "halo": options.halo}
+    settings |= wanted(options, *image.pixels.shape[:2])
     if bar:
         settings["progress"] = lambda tiles: tqdm(tiles, unit="tile", disable=None, leave=False)
-    write_image(target, enhance(task, image, **settings), quality=options.quality)
+    write_image(target, enhance(task, image, **settings), quality=options.quality or 95)
 
 
-def _wanted(options: argparse.Namespace, height: int, width: int) -> dict[str, Any]:
+def wanted(options: argparse.Namespace, height: int, width: int) -> dict[str, Any]:
     """`scale` or `size` for an image of that size."""
     if options.size:
         return {"size": options.size}

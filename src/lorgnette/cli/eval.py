@@ -31,9 +31,15 @@ def _folder(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.adapter) if options.adapter else room(options.room or "superres").Recipe(lora=None)
     evaluation = room_of(recipe).evaluation
-    tests = {name: getattr(options, name) for name in ("scales", "levels") if getattr(options, name) is not None}
-    for name in tests.keys() - inspect.signature(evaluation).parameters.keys():
-        raise ValueError(f"--{name}: means nothing in the room {room_name(recipe)}; leave it out")
+    known = inspect.signature(evaluation).parameters
+    given = {"scales": options.scales, "levels": options.levels, "lr_folder": options.lr}
+    tests = {name: value for name, value in given.items() if value is not None}
+    for name in tests.keys() - known.keys():
+        raise ValueError(
+            f"--{name.removesuffix('_folder')}: means nothing in the room {room_name(recipe)}; leave it out"
+        )
+    if "crop" in known:
+        tests["crop"] = 0 if options.whole else recipe.data.test_crop
     tasks = {}
     if recipe.lora is not None or recipe.model.base != "none":  # an untrained network is nothing to compare with
         tasks["base"] = build(replace(recipe, lora=None))
@@ -43,8 +49,6 @@ def _folder(options: argparse.Namespace) -> int:
         {name: to_device(task, options.device) for name, task in tasks.items()},
         options.data,
         **tests,
-        lr_folder=options.lr,
-        crop=0 if options.whole else recipe.data.test_crop,
         progress=_bar,
     )
     print(metrics_table(rows, Path(options.data).name))
@@ -103,13 +107,14 @@ def _arguments() -> Arguments:
         "eval",
         "lorgnette eval runs/NAME/adapter --data photos",
         "Scores an adapter on images it has not seen, beside the model without it and what needs no network: PSNR and "
-        "SSIM on 8-bit levels, on luma shaved by the scale; after denoising on RGB.",
+        "SSIM on 8-bit levels, on luma shaved by the scale; after denoising on RGB. Of a classifier: accuracy and "
+        "calibration.",
     )
     parser.add_argument(
         "adapter", nargs="?", metavar="ADAPTER", help="folder of an adapter or of a whole model; unset: as shipped"
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution")
+    what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution; of clip, a folder of classes")
     what.add_argument("--opt", metavar="FILE", help="an option file of BasicSR that says all: network, weights, images")
     parser.add_argument("--lr", "--lq", metavar="FOLDER", help="small or damaged namesakes; unset: made here")
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")

@@ -31,6 +31,7 @@ OPTIONS: OwnOptions = {
     "json": ("FILE", "write the figures to this file as well"),
 }
 RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
+USES = {"enhance": "IN OUT", "classify": "IMAGE"}  # verbs of rooms, and what stands after them
 PATIENCE = 3  # evaluations without progress, where neither steps nor patience are set
 
 ROOMS_PAGE = """\
@@ -75,6 +76,7 @@ def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words
         recipe = replace(recipe, train=replace(recipe.train, steps=steps, patience=patience))
     folder = RunFolder(own.get("out") or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     task = build(recipe)
+    recipe = task.completed(recipe)
     if _is_main_process():
         folder.start(recipe)
     return _fit(name, recipe, folder, task, (batches, test), None, own.get("json"))
@@ -167,7 +169,8 @@ def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any
 
 def _plan(recipe: Any, folder: RunFolder, batches: Any, test: Sequence[Any], snapshot: dict[str, Any] | None) -> str:
     start = f"from step {snapshot['step']} on, " if snapshot else ""
-    proof = f"{len(test)} held-out tests" if len(test) else "nothing held out: no proof of what it gains"
+    tests = getattr(test, "samples", len(test))  # of a batch that holds several
+    proof = f"{tests} held-out tests" if tests else "nothing held out: no proof of what it gains"
     return f"{start}{recipe.train.steps} steps on {len(batches.dataset)} samples; {proof}; {folder.path}"
 
 
@@ -189,8 +192,9 @@ def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
         ]
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
-    if hasattr(room(name), "enhance"):
-        lines += [f"use      lorgnette enhance IN OUT --adapter {shlex.quote(str(folder.adapter))}"]
+    for verb, words in USES.items():
+        if hasattr(room(name), verb):
+            lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]
     return "\n".join(lines)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lorgnette.lora.eva import initialise_eva
     from lorgnette.lora.folder import adapter_info, current_file
     from lorgnette.lora.foreign import export_loralib, import_adapter
+    from lorgnette.lora.gate import GateWatch, RankUse, watch_gates
     from lorgnette.lora.identity import Fingerprint, fingerprint
     from lorgnette.lora.layers import LoRALinear
     from lorgnette.lora.merging import (
@@ -122,6 +123,9 @@ _HOME = {
     "current_file": "folder",
     "import_adapter": "foreign",
     "export_loralib": "foreign",
+    "watch_gates": "gate",
+    "GateWatch": "gate",
+    "RankUse": "gate",
     "fingerprint": "identity",
     "Fingerprint": "identity",
 }
@@ -131,6 +135,7 @@ __all__ = [
     "AllocationRow",
     "DeltaSurvival",
     "Fingerprint",
+    "GateWatch",
     "LoRAConfig",
     "LoRAConv1d",
     "LoRAConv2d",
@@ -150,6 +155,7 @@ __all__ = [
     "ParameterCount",
     "Plan",
     "PlanRow",
+    "RankUse",
     "Resized",
     "ResizedRow",
     "VerifyReport",
@@ -189,6 +195,7 @@ __all__ = [
     "unload_lora",
     "unmerge_lora_weights",
     "verify",
+    "watch_gates",
 ]
 
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.files import read_json
-from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers, is_adapted
+from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig, starts_from_base
-from lorgnette.lora.dora import outputs
+from lorgnette.lora.fitting import load_onto
 from lorgnette.lora.folder import (
     FORMAT_VERSION,
     MANIFEST,
@@ -45,19 +45,15 @@ from lorgnette.lora.peft_format import (
     split_starts,
     to_peft,
 )
+from lorgnette.lora.peft_parameters import unwrap
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
     base_tensors,
-    compare,
     from_peft,
-    get_lora_state_dict,
-    load_lora_state_dict,
-    named_for,
     trained_tensors,
 )
-from lorgnette.lora.surgery import attach_targets, freeze_base_params
-from lorgnette.lora.targets import Target, shapes_of, why_not
+from lorgnette.lora.targets import Target
 
 
 def save_adapter(
@@ -140,7 +136,12 @@ def load_adapter(
     state = _read_weights(model, folder, manifest.get("weights"))
     title = type(model).__name__
     try:
-        targets = _targets(model, folder, manifest, state)
+        described = current_file(folder, PEFT_CONFIG)
+        config = read_json(described) if described.is_file() or not manifest else None
+        raw: dict[str, tuple[str, str]] = {}
+        if isinstance(config, dict) and config.get("target_parameters"):
+            state, raw = unwrap(model, config["target_parameters"], state)
+        targets = _described_targets(manifest) if manifest else _targets_from_peft(model, config, state, raw)
         started = [name for name, target in targets.items() if starts_from_base(target.settings.init_lora_weights)]
         state = split_starts(state, started)
         difference = None
@@ -158,88 +159,23 @@ def load_adapter(
     return replace(report, base=difference, extra=manifest.get("extra") or {})
 
 
-def load_onto(
-    model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool, source: str
-) -> LoadReport:
-    """Give a model these adapters, unless it has its own, and their tensors; checked before it is touched.
-
-    Raises:
-        ValueError: strict, and `source` (how the message calls it) does not fit the model.
-    """
-    title = type(model).__name__
-    fresh = not is_adapted(model)
-    named, report = _fit(model, targets, state, strict)
-    if strict and not report.complete:
-        raise ValueError(f"{source} does not fit {title}: {report}")
-    whole = {name: target for name, target in targets.items() if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
-    if fresh and whole:
-        attach_targets(model, whole)
-        freeze_base_params(model)
-    loaded = load_lora_state_dict(model, {name: named[name] for name in report.loaded}, strict=False).loaded
-    if fresh:  # what was trained goes on learning, as the factors do
-        for name, tensor in trained_tensors(model).items():
-            if name in loaded and isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-                tensor.requires_grad_(True)
-    return replace(report, loaded=loaded)
+def _described_targets(manifest: Mapping[str, Any]) -> dict[str, Target]:
+    return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
 
 
-def _fit(
-    model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool
-) -> tuple[dict[str, Tensor], LoadReport]:
-    """An adapter's tensors by the model's names, and how they fit; the model is not changed."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    wanted = {name: tuple(tensor.shape) for name, tensor in base_tensors(model).items()}
-    required = list(get_lora_state_dict(model)) if is_adapted(model) else []
-    conflicts: dict[str, str] = {}
-    obstacles: dict[str, str] = {}
-    for name, target in targets.items():
-        layer, config = modules.get(name), target.settings
-        if isinstance(layer, LowRank):
-            if layer.r == config.r and layer.scaling != config.scaling:
-                conflicts[f"{name}.{LORA_TENSORS[0]}"] = (
-                    f"is scaled by {config.scaling:g}, in the model by {layer.scaling:g}"
-                )
-        elif target.owner in modules and not required:
-            if reason := why_not(name, target, modules, [modules[target.owner.rpartition(".")[0]]]):
-                if strict:
-                    raise ValueError(f"the adapter does not fit {type(model).__name__}: {name!r} {reason}")
-                obstacles[name] = f", which {reason}"
-                continue
-            weight = modules[target.owner].get_parameter(target.parameter or "weight")
-            shapes = shapes_of(target, tuple(weight.shape))
-            factors: dict[str, tuple[int, ...]] = dict(zip(LORA_TENSORS, shapes, strict=True))
-            if starts_from_base(config.init_lora_weights):
-                factors |= {f"{factor}0": shape for factor, shape in factors.items()}
-            if config.use_dora:
-                factors["lora_magnitude"] = (outputs(layer),)
-            wanted |= {f"{name}.{factor}": shape for factor, shape in factors.items()}
-    if required:
-        wanted |= {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-    else:
-        required = [name for name in wanted if name.rpartition(".")[2] in ADAPTER_TENSORS]
-    named, unknown = named_for(state, wanted)
-    missing = [name for name in required if name not in named]
-    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
-    report = compare(wanted, shapes, missing, unknown, conflicts)
-    hints = {name: obstacles.get(name.rpartition(".")[0], hint) for name, hint in report.unexpected.items()}
-    return named, replace(report, unexpected=hints)
-
-
-def _targets(
-    model: nn.Module, folder: str | os.PathLike[str], manifest: Mapping[str, Any], state: Mapping[str, Tensor]
+def _targets_from_peft(
+    model: nn.Module, config: Any, state: Mapping[str, Tensor], raw: Mapping[str, tuple[str, str]]
 ) -> dict[str, Target]:
-    if manifest:
-        return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
-    config = read_json(current_file(folder, PEFT_CONFIG))
     suffix = f".{LORA_TENSORS[0]}"
     theirs = peft_names(model)
     tensors = dict(from_peft(key, tensor, {name + suffix for name in theirs}) for key, tensor in state.items())
     ranks = {name.removesuffix(suffix): tensor.shape[0] for name, tensor in tensors.items() if name.endswith(suffix)}
+    ranks |= {name: tensors[name + suffix].shape[-2] for name in raw}
     if not ranks:
         raise ValueError(f"{WEIGHTS} holds no {LORA_TENSORS[0]}")
     targets = {}
     modules = dict(model.named_modules())
-    chosen = settings_from_peft(config, ranks, theirs)
+    chosen = settings_from_peft(config, ranks, theirs, raw)
     if lost := lost_layer(model, config, {*ranks, *(theirs.get(name, name) for name in ranks)}):
         raise ValueError(f"{WEIGHTS} holds nothing for {lost!r}, which {PEFT_CONFIG} names: it is incomplete")
     if config.get("bias", "none") != "none":
@@ -247,6 +183,10 @@ def _targets(
         if absent := sorted(biases - tensors.keys()):
             raise ValueError(f"bias = {config['bias']!r}, and {WEIGHTS} lacks {absent[0]!r}: it is incomplete")
     for name, settings in chosen.items():
+        if name in raw:
+            owner, parameter = raw[name]
+            targets[name] = Target(owner, settings, None if name == owner else parameter)
+            continue
         layer = modules.get(name)
         if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros" and any(layer._reversed_padding_repeated_twice):
             raise ValueError(
@@ -301,6 +241,8 @@ def _describe(adapter: LowRank) -> dict[str, Any]:
         settings["init_lora_weights"] = adapter.lora_init
     if adapter.use_dora:
         settings["use_dora"] = True
+    if adapter.dynamic_rank:
+        settings["dynamic_rank"] = True
     if adapter.lora_B.requires_grad and not adapter.lora_A.requires_grad:
         settings["freeze_lora_A"] = True
     if isinstance(adapter, LoRAParameter):

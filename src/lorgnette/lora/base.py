@@ -18,9 +18,10 @@ from lorgnette.lora.config import LoRAConfig, starts_from_base
 from lorgnette.lora.initial import start_from_base
 
 LORA_TENSORS = ("lora_A", "lora_B")
-METHOD_TENSORS = ("lora_A0", "lora_B0", "lora_magnitude")
-"""Further tensors that some methods add: factors at the start (PiSSA, OLoRA), lengths (DoRA)."""
 STARTS = ("lora_A0", "lora_B0")
+GATE = ("lora_gate", "lora_gate_bias")
+METHOD_TENSORS = (*STARTS, "lora_magnitude", *GATE)
+"""Further tensors that some methods add: factors at the start (PiSSA, OLoRA), lengths (DoRA), a gate."""
 ADAPTER_TENSORS = (*LORA_TENSORS, *METHOD_TENSORS)
 
 
@@ -54,6 +55,10 @@ class LowRank(nn.Module):
     use_rslora: bool
     lora_enabled: bool
     lora_init: bool | str
+    lora_watch: list[Tensor] | None = None
+    """Where `lorgnette.lora.watch_gates` collects the gates."""
+    rank_axes: ClassVar[tuple[int, int]] = (0, 1)
+    """The axes of the two factors that have the rank as their size."""
     _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_init")
 
     @property
@@ -72,12 +77,18 @@ class LowRank(nn.Module):
         """Whether the update is weight-decomposed: see `lorgnette.lora.dora`."""
         return "lora_magnitude" in self._parameters
 
+    @property
+    def dynamic_rank(self) -> bool:
+        """Whether the rank depends on the input, so that no weight holds the update: see `lorgnette.lora.gate`."""
+        return GATE[0] in self._parameters
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """The factors whose product is the update: with a start that is taken off, those of both side by side."""
         if "lora_A0" not in self._parameters:
             return self.lora_A, self.lora_B
         A0, B0 = (self.get_parameter(name) for name in STARTS)
-        return torch.cat([self.lora_A, A0]), torch.cat([self.lora_B, -B0], 1)
+        down, up = self.rank_axes
+        return torch.cat([self.lora_A, A0], down), torch.cat([self.lora_B, -B0], up)
 
     @property
     def r(self) -> int:
@@ -109,12 +120,15 @@ class LowRank(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         if config.lora_dtype is not None:
             dtype = getattr(torch, config.lora_dtype)
-        for name, shape in zip(LORA_TENSORS, shapes, strict=True):
+        named = dict(zip(LORA_TENSORS, shapes, strict=True))
+        if config.dynamic_rank:
+            named |= gate_shapes(config.r)
+        for name, shape in named.items():
             setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
         with torch.no_grad():
             self._init_lora_A(config)
             if self.lora_init is not True:
-                start_from_base(self, weight, config)
+                start_from_base(self, self._matrices(weight), config)
             if config.use_dora:
                 self.lora_magnitude = nn.Parameter(
                     dora.lengths(self, weight.to(torch.promote_types(weight.dtype, torch.float32)))
@@ -131,6 +145,13 @@ class LowRank(nn.Module):
             return weight
         return self._add(weight, F.dropout(self.lora_A, self.lora_dropout, self.training))
 
+    def delta(self, weight: Tensor) -> Tensor:
+        """What the adapter adds to a weight, or to its rows of one, in float32 (float64 for a float64 weight)."""
+        if self.use_dora:
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            return LowRank._add(self, wide, self.lora_A) - wide
+        return self._delta(self.lora_A, weight)
+
     @torch.no_grad()
     def merged_into(self, weight: Tensor) -> Tensor:
         """`weight + s B A` without dropout and gradient, whether the adapter is enabled or not."""
@@ -143,13 +164,19 @@ class LowRank(nn.Module):
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def _product(self, factor: Tensor, weight: Tensor) -> Tensor:
-        product = self.lora_B.flatten(1).to(factor.dtype) @ factor.flatten(1)
+        product = self._matrices(self.lora_B).to(factor.dtype) @ self._matrices(factor)
         if "lora_A0" in self._parameters:
-            A0, B0 = (self.get_parameter(name).flatten(1).to(factor.dtype) for name in STARTS)
+            A0, B0 = (self._matrices(self.get_parameter(name)).to(factor.dtype) for name in STARTS)
             product = product - B0 @ A0
         return product.view_as(weight)
 
+    def _matrices(self, tensor: Tensor) -> Tensor:
+        """A weight or a factor as a matrix, or as a stack of them."""
+        return tensor.flatten(1)
+
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
+        if self.dynamic_rank:
+            raise ValueError("lora.dynamic_rank: the update depends on the input, so that no weight holds it")
         with no_autocast(weight.device.type):
             return self._product(factor.to(torch.promote_types(weight.dtype, torch.float32)), weight) * self.scaling
 
@@ -181,10 +208,7 @@ class LoRALayer(LowRank, InPlace):
 
         With DoRA it is the whole difference from `weight`.
         """
-        if self.use_dora:
-            wide = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-            return self._add(wide, self.lora_A) - wide
-        return self._delta(self.lora_A, self.weight)
+        return self.delta(self.weight)
 
     def effective_weight(self) -> Tensor:
         """The matrix this layer applies, `weight + s B A`, in the dtype and shape of `weight`.
@@ -225,6 +249,11 @@ class LoRALayer(LowRank, InPlace):
 def factor_shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of `lora_A` and `lora_B` for a layer's weight of this shape, `(out, in, ...)`."""
     return (r, *weight[1:]), (weight[0], r, *(1 for _ in weight[2:]))
+
+
+def gate_shapes(r: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a gate, by name."""
+    return dict(zip(GATE, ((r, r), (r,)), strict=True))
 
 
 def turn_back(module: InPlace) -> None:

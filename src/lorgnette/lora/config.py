@@ -18,6 +18,7 @@ _PER_LAYER = (
     "lora_dtype",
     "use_dora",
     "freeze_lora_A",
+    "dynamic_rank",
 )
 
 
@@ -49,7 +50,8 @@ class LoRAConfig:
     """Other strengths for some layers: regular expression for the end of the name -> lora_alpha."""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Further settings for some layers: regular expression for the end of the name -> any of r, lora_alpha,
-    lora_dropout, use_rslora, init_lora_weights, lora_dtype. The first counts, and more than the patterns above."""
+    lora_dropout, use_rslora, use_dora, init_lora_weights, freeze_lora_A, dynamic_rank, lora_dtype. The first counts,
+    and more than the patterns above."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)."""
     use_dora: bool = False
@@ -60,6 +62,9 @@ class LoRAConfig:
     its QR decomposition by 'olora' (arXiv 2406.01775)."""
     freeze_lora_A: bool = False
     """Train B alone, which needs no input of the layer in the backward pass (LoRA-FA, arXiv 2308.03303)."""
+    dynamic_rank: bool = False
+    """Let the input decide, token by token or pixel by pixel, which of the r directions count, by a gate that is
+    trained along. Linear layers and convolutions only; such an adapter cannot be merged."""
     lora_dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
     """Type of the factors; null: float32, or float64 on a float64 base."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -112,6 +117,9 @@ class LoRAConfig:
             )
         if self.use_dora and starts_from_base(self.init_lora_weights):
             raise ValueError(f"lora.use_dora: does not go together with init_lora_weights {self.init_lora_weights!r}")
+        if self.dynamic_rank and (self.use_dora or starts_from_base(self.init_lora_weights)):
+            other = "use_dora" if self.use_dora else f"init_lora_weights {self.init_lora_weights!r}"
+            raise ValueError(f"lora.dynamic_rank: does not go together with {other}")
 
     @property
     def scaling(self) -> float:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from lorgnette.lora import functions
 from lorgnette.lora.base import LoRALayer
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.gate import gated
 
 CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -58,16 +59,24 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
             return super().forward(input)
         if self.use_dora:
             return self._through(input, self._conv_forward)
-        if self._is_simple(input) and functions.fusable(input, self.weight, self.bias):
+        if not self.dynamic_rank and self._is_simple(input) and functions.fusable(input, self.weight, self.bias):
             return self._fused(input)
         base = super().forward(input)
         x = self._dropped(input)
+        if self.dynamic_rank:
+            return torch.add(base, self._gated_update(x), alpha=self.scaling)
         if self.groups > 1:
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
         A, B = self.factors()
         low = self._conv_forward(x, A.to(x.dtype), None)
         conv = CONV[A.dim() - 3]
         return torch.add(base, conv(low, B.to(low.dtype)), alpha=self.scaling)
+
+    def _gated_update(self, x: Tensor) -> Tensor:
+        A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        low = self._conv_forward(x, torch.cat([A] * self.groups), None)
+        low = gated(self, low, low.dim() - A.dim() + 1)
+        return CONV[A.dim() - 3](low, B.to(low.dtype), groups=self.groups)
 
     def _is_simple(self, x: Tensor) -> bool:
         return self.groups == 1 and x.dim() == self.weight.dim() and not isinstance(self.padding, str)
@@ -122,6 +131,14 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
         base = super().forward(input, output_size)
         x = self._dropped(input)
         A, B = self.factors()
+        if self.dynamic_rank:
+            g = self.groups
+            down = B.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1)
+            low = CONV[dims - 1](x, down.to(x.dtype), groups=g)
+            low = gated(self, low, low.dim() - A.dim() + 1)
+            up = torch.cat([A.to(low.dtype)] * g)
+            update = transposed(low, up, None, self.stride, self.padding, extra, g, self.dilation)
+            return torch.add(base, update, alpha=self.scaling)
         if self.groups > 1:
             delta = self.delta_weight().to(x.dtype)
             return base + transposed(x, delta, None, self.stride, self.padding, extra, self.groups, self.dilation)

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lorgnette.files import atomic_write, nearest
-from lorgnette.lora.adapter import load_adapter, load_onto
+from lorgnette.lora.adapter import load_adapter
 from lorgnette.lora.base import LowRank, is_adapted
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.fitting import load_onto
 from lorgnette.lora.kohya_format import read_kohya
 from lorgnette.lora.loralib_format import read_loralib, to_loralib
 from lorgnette.lora.state import IN_PROJ, LoadReport

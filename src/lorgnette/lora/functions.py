@@ -138,7 +138,7 @@ class _Beside(torch.autograd.Function):
         ctx.kind, ctx.scaling, ctx.dropout, ctx.seed = kind, scaling, dropout, seed
         y = kind.apply(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
         mask, gain = _dropout_mask(x, dropout, seed)
-        h = kind.apply(_masked(x, mask), A.to(x.dtype))
+        h = kind.lower(_masked(x, mask), A.to(x.dtype))
         ctx.shape = x.shape
         keeps = A.requires_grad or not B.requires_grad  # with A frozen (LoRA-FA) h is all that is asked for
         ctx.save_for_backward(x if keeps else None, weight, A, B, *((h,) if not keeps or _keeping_pays(A) else ()))
@@ -160,7 +160,7 @@ class _Beside(torch.autograd.Function):
             if needs_B:
                 # For a second derivative h has to depend on x and A.
                 again = not kept or torch.is_grad_enabled()
-                h = kind.apply(_masked(x, mask), A.to(dtype)) if again else kept[0]
+                h = kind.lower(_masked(x, mask), A.to(dtype)) if again else kept[0]
                 dB = (kind.outer(grad, h) * scale).view(B.shape).to(B.dtype)
             grad_h = kind.down(grad, B.to(dtype)) * scale if needs_x or needs_A else grad
             if needs_A:
@@ -209,7 +209,7 @@ class _Merged(torch.autograd.Function):
                 if needs_A:
                     dA = kind.weight_grad(kind.down(grad, B) * scale, x, A)
                 if needs_B:
-                    dB = (kind.outer(grad, kind.apply(x, A)) * scale).view(B.shape)
+                    dB = (kind.outer(grad, kind.lower(x, A)) * scale).view(B.shape)
         return None, dx, None, None, dA, dB, None
 
 

@@ -24,6 +24,7 @@ from lorgnette.lora.convolution import (
     LoRAConvTranspose3d,
 )
 from lorgnette.lora.embedding import LoRAEmbedding
+from lorgnette.lora.gate import gated
 
 
 class LoRALinear(LoRALayer, nn.Linear):
@@ -67,14 +68,19 @@ class LoRALinear(LoRALayer, nn.Linear):
             return super().forward(input)
         if self.use_dora:
             return self._through(input, F.linear)
+        if self.dynamic_rank:
+            low = gated(self, F.linear(self._dropped(input), self.lora_A.to(input.dtype)), -1)
+            return self._plus(super().forward(input), low, self.lora_B)
         A, B = self.factors()
         if functions.fusable(input, self.weight, self.bias):
             factors = (A, B, self.scaling, self.lora_dropout if self.training else 0.0)
             return functions.linear(input, self.weight, self.bias, *factors)
         base = super().forward(input)
         # A and B are cast down, never x up: no second copy of x is kept for the backward pass.
-        low = F.linear(self._dropped(input), A.to(input.dtype))
-        flat_BO, flat_BR = base.reshape(-1, self.out_features), low.reshape(-1, A.shape[0])
+        return self._plus(base, F.linear(self._dropped(input), A.to(input.dtype)), B)
+
+    def _plus(self, base: Tensor, low: Tensor, B: Tensor) -> Tensor:
+        flat_BO, flat_BR = base.reshape(-1, self.out_features), low.reshape(-1, B.shape[1])
         return torch.addmm(flat_BO, flat_BR, B.to(low.dtype).t(), alpha=self.scaling).view(base.shape)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lorgnette.lora.attention import update_readers
 from lorgnette.lora.base import ADAPTER_TENSORS, LoRALayer, LowRank, is_adapted
 from lorgnette.lora.layers import adapted_class
-from lorgnette.lora.parameter import adapters_of, sites
+from lorgnette.lora.parameter import Site, adapters_of, sites
 from lorgnette.lora.state import mark_trained, marked_tensors
 from lorgnette.lora.surgery import place_of, unload_lora
 
@@ -57,6 +57,9 @@ class DeltaSurvival:
 def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False) -> Model:
     """Fold every adapter into its weight; what remains is a model of plain layers that gives the same output.
 
+    An adapter whose update depends on the input (`dynamic_rank`) fits into no weight and stays as it is, so that the
+    output is the same: `adapted_layers(model)` then names what stayed.
+
     The sum is formed in float32 and rounded once to the dtype of the weight: `delta_survival` says what is lost. A
     weight that the model also uses where there is no adapter is replaced by a new one at the adapted layer.
 
@@ -78,7 +81,8 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
     vars(model).pop(_KEPT, None)
 
     merged: dict[tuple[object, ...], list[tuple[nn.Module, str]]] = {}
-    for owner, parameter in dict.fromkeys((site.owner, site.parameter) for site in sites(model).values()):
+    found, stay = _foldable(model)
+    for owner, parameter in dict.fromkeys((site.owner, site.parameter) for site in found.values()):
         factors = tuple(id(adapter.lora_A) for adapter in _adapters(owner, parameter))
         merged.setdefault((place_of(owner.get_parameter(parameter)), *factors), []).append((owner, parameter))
     uses = Counter(place_of(weight) for weight in _weight_uses(model))
@@ -99,7 +103,7 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
                 setattr(owner, parameter, new)
     if keep:
         _remember(model, kept)
-    return unload_lora(model)
+    return unload_lora(model, stay=stay)
 
 
 def unmerge_lora_weights(model: Model) -> Model:
@@ -115,7 +119,7 @@ def unmerge_lora_weights(model: Model) -> Model:
         raise ValueError(
             f"unmerge_lora_weights: {type(model).__name__} keeps no merge; merge_lora_weights(model, keep=True) does"
         )
-    if is_adapted(model):
+    if _foldable(model)[0]:
         raise ValueError("unmerge_lora_weights: the model was adapted since; unload_lora comes first")
     for weight, contents in kept.contents:
         if (weight.dtype, weight.device) != (contents.dtype, contents.device):
@@ -164,7 +168,7 @@ def delta_survival(model: nn.Module) -> DeltaSurvival:
         ValueError: the model has no adapter.
     """
     errors, sizes = {}, {}
-    for name, site in sites(model).items():
+    for name, site in _foldable(model)[0].items():
         weight = site.weight.detach()
         exact = site.adapter.merged_into(weight.double()) - weight.double()
         left = site.adapter.merged_into(weight).double() - weight.double()
@@ -180,7 +184,7 @@ def _survival(error: float, size: float) -> float:
 
 
 def _remember(model: nn.Module, kept: _Kept) -> None:
-    for name, (adapter, owner, _) in sites(model).items():
+    for name, (adapter, owner, _) in _foldable(model)[0].items():
         if isinstance(adapter, LoRALayer):
             held = {key: getattr(adapter, key) for key in adapter.held}
             kept.layers.append((adapter, held))
@@ -188,6 +192,13 @@ def _remember(model: nn.Module, kept: _Kept) -> None:
             kept.parts.append((owner, name.rpartition(".")[2], adapter))
     kept.marks = [(module, names) for module in model.modules() if (names := marked_tensors(module))]
     setattr(model, _KEPT, kept)
+
+
+def _foldable(model: nn.Module) -> tuple[dict[str, Site], list[str]]:
+    """The adapters that a weight can hold, and the names of the others."""
+    found = sites(model)
+    stay = [name for name, site in found.items() if site.adapter.dynamic_rank]
+    return {name: site for name, site in found.items() if name not in stay}, stay
 
 
 def _adapters(owner: nn.Module, parameter: str) -> Sequence[LowRank]:
@@ -200,6 +211,6 @@ def _weight_uses(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _share_copy(model: Model) -> Model:
-    merged = {id(site.weight) for site in sites(model).values()}
+    merged = {id(site.weight) for site in _foldable(model)[0].values()}
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in merged})

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.base import LORA_TENSORS, STARTS, LowRank, adapted_layers
+from lorgnette.lora.base import GATE, LORA_TENSORS, STARTS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.parameter import LoRAParameter
+from lorgnette.lora.parameter import LoRAParameter, is_part, part_name
+from lorgnette.lora.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, get_lora_state_dict, own_tensors, trained_tensors
 
@@ -31,7 +32,6 @@ _UNSUPPORTED = (
     "monteclora_config",
     "velora_config",
     "layer_replication",
-    "target_parameters",
     "trainable_token_indices",
 )
 _BIASES = ("none", "all", "lora_only")
@@ -42,15 +42,24 @@ _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the other
 def to_peft(model: nn.Module) -> dict[str, Tensor]:
     """The adapter of a model, its tensors named and shaped as PEFT's file holds them."""
     layers = adapted_layers(model)
+    wrapped = wrapped_parameters(model)
+    if wrapped and beyond_peft(model):
+        wrapped = {}
     tensors = {}
     for name, tensor in get_lora_state_dict(model).items():
         owner, _, factor = name.rpartition(".")
         if factor in STARTS and owner in layers:
             continue  # they stand in the factors themselves
+        if wrapped and factor in LORA_TENSORS and isinstance(layers[owner], LoRAParameter):
+            both = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
+            tensors[f"base_model.model.{wrapped_path(owner, wrapped)}.{factor}.weight"] = stacked(both, factor)
+            continue
         if factor == "lora_magnitude" and owner in layers:
             kernel = layers[owner].lora_A.dim() - 2
             tensor = tensor.view(1, -1, *[1] * kernel) if kernel else tensor
             name = f"{owner}.lora_magnitude_vector"
+        elif factor in GATE and owner in layers:
+            pass  # PEFT has none
         elif factor in LORA_TENSORS:
             tensor = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
             if isinstance(layers[owner], nn.Embedding):
@@ -59,6 +68,8 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
                 name = f"{name}.weight"
         elif owner in layers:
             name = f"{owner}.base_layer.{factor}"
+        if wrapped:
+            name = wrapped_path(owner, wrapped) + name.removeprefix(owner)
         tensors[f"base_model.model.{name}"] = tensor
     return tensors
 
@@ -69,12 +80,16 @@ def split_starts(state: Mapping[str, Tensor], starts: Iterable[str]) -> dict[str
     tensors = {}
     for key, tensor in state.items():
         name, value = from_peft(key, tensor, wanted)
-        axis = wanted.get(name)
-        if axis is None or value.dim() <= axis or value.shape[axis] % 2:
+        factor = wanted.get(name)
+        if factor is None or value.dim() < 2:
+            tensors[key] = tensor
+            continue
+        axis = factor + value.dim() - 2 if is_part(name.rpartition(".")[0]) else factor  # a part may be a stack
+        if value.shape[axis] % 2:
             tensors[key] = tensor
             continue
         own, start = value.chunk(2, axis)
-        tensors |= {name: own, f"{name}0": -start if axis else start}
+        tensors |= {name: own, f"{name}0": -start if factor else start}
     return tensors
 
 
@@ -92,7 +107,13 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
     layers = adapted_layers(model)
     if reasons := beyond_peft(model):
         return {"peft_type": OWN_TYPE, "reasons": reasons}
-    ranks = {name: layer.factors()[0].shape[0] for name, layer in layers.items()}
+    ranks = {name: _rank(layer) for name, layer in layers.items()}
+    raw = {
+        f"{owner}.{part_name(parameter)}": f"{owner}.{parameter}"
+        for owner, parameters in wrapped_parameters(model).items()
+        for parameter in parameters
+    }
+    titles = {name: raw.get(name, name) for name in layers}
     rank = _most_common(ranks.values())
     use_rslora = all(layer.use_rslora for layer in layers.values())
     alphas = {name: _alpha(layer, use_rslora) for name, layer in layers.items()}
@@ -110,9 +131,10 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "init_lora_weights": True,
         "use_rslora": use_rslora,
         "use_dora": any(layer.use_dora for layer in layers.values()),
-        "target_modules": _target_modules(model, list(layers)),
-        "rank_pattern": {_exactly(name): value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
+        "target_modules": _target_modules(model, [name for name in layers if name not in raw]),
+        "target_parameters": sorted(raw.values()) or None,
+        "rank_pattern": {_exactly(titles[name]): value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {_exactly(titles[name]): value for name, value in alphas.items() if value != alpha},
         "modules_to_save": None if _bias(model) != "none" else _trained_modules(model) or None,
     }
 
@@ -128,8 +150,8 @@ def beyond_peft(model: nn.Module) -> list[str]:
     for name, layer in layers.items():
         if name in attentions:
             reasons.append(f"{name}: PEFT adapts attentions as a whole, and out_proj with twice the update")
-        elif isinstance(layer, LoRAParameter):
-            reasons.append(f"{name}: PEFT has no adapter of this kind for a part of a module")
+        elif layer.dynamic_rank:
+            reasons.append(f"{name}: PEFT has no rank that depends on the input")
         elif isinstance(layer, _ConvTransposeNd):
             reasons.append(f"{name}: PEFT has no transposed convolution")
         elif isinstance(layer, _ConvNd):
@@ -141,6 +163,7 @@ def beyond_peft(model: nn.Module) -> list[str]:
                 reasons.append(f"{name}: PEFT does not dilate its low-rank path")
         if places[id(layer)] > 1:
             reasons.append(f"{name}: PEFT adapts only one of the places this layer stands at")
+    reasons += beyond_wrappers(model, trained_tensors(model))
     trained = trained_tensors(model) if _bias(model) == "none" else {}
     modules = dict(model.named_modules())
     for owner in dict.fromkeys(name.rpartition(".")[0] for name in trained):
@@ -153,13 +176,16 @@ def beyond_peft(model: nn.Module) -> list[str]:
     return reasons
 
 
-def settings_from_peft(config: Any, ranks: Mapping[str, int], theirs: Mapping[str, str]) -> dict[str, LoRAConfig]:
+def settings_from_peft(
+    config: Any, ranks: Mapping[str, int], theirs: Mapping[str, str], raw: Mapping[str, tuple[str, str]]
+) -> dict[str, LoRAConfig]:
     """Settings of each layer of an adapter that PEFT wrote.
 
     Args:
         config: the contents of `adapter_config.json`.
         ranks: rank of each adapter, as the tensors show it.
         theirs: as from `peft_names`.
+        raw: as from `peft_parameters.unwrap`.
 
     Raises:
         ValueError: the adapter is of another type, or uses what is not supported here.
@@ -182,7 +208,7 @@ def settings_from_peft(config: Any, ranks: Mapping[str, int], theirs: Mapping[st
         raise ValueError(f"alpha_pattern = {patterns!r} is not a table")
     settings = {}
     for name, rank in ranks.items():
-        title = theirs.get(name, name)
+        title = ".".join(raw[name]) if name in raw else theirs.get(name, name)
         alpha = next((a for p, a in patterns.items() if _peft_pattern(p, title)), config.get("lora_alpha", 8))
         if name in theirs and not name.endswith(IN_PROJ):
             alpha *= _times_of_out_proj(str(config.get("peft_version", "")))
@@ -235,8 +261,13 @@ def _times_of_out_proj(version: str) -> int:
     return 2
 
 
+def _rank(layer: LowRank) -> int:
+    """The rank that PEFT sees: with a start that is taken off, both stand side by side."""
+    return 2 * layer.r if STARTS[0] in layer.lora_tensors else layer.r
+
+
 def _alpha(layer: LowRank, use_rslora: bool) -> float:
-    alpha, rank = layer.lora_alpha, layer.factors()[0].shape[0]
+    alpha, rank = layer.lora_alpha, _rank(layer)
     if rank != layer.r or layer.use_rslora != use_rslora:  # PEFT has one switch for all layers, and sees 2r
         alpha = layer.scaling * (math.sqrt(rank) if use_rslora else rank)
     return int(alpha) if math.isfinite(alpha) and alpha == int(alpha) else alpha

@@ -12,12 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorgnette.lora import narrow
+
 
 class Matrix:
     """The products of a linear layer. `x: (..., in)`, `y: (..., out)`, `h: (..., r)`."""
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def lower(self, x: Tensor, A: Tensor) -> Tensor:
+        return F.linear(x, A)
 
     def rows(self, x: Tensor) -> int:
         return x.numel() // max(1, x.shape[-1])
@@ -51,6 +56,11 @@ class Convolution(NamedTuple):
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return torch.convolution(x, weight, bias, *self._geometry())
 
+    def lower(self, x: Tensor, A: Tensor) -> Tensor:
+        if narrow.rows_pay(x, A, self.stride):
+            return narrow.lower_by_rows(x, A, self.padding, self.dilation)
+        return self.apply(x, A)
+
     def rows(self, x: Tensor) -> int:
         return x.numel() // max(1, x.shape[1] * math.prod(self.stride))
 
@@ -59,9 +69,15 @@ class Convolution(NamedTuple):
         return torch.ops.aten.convolution_backward(grad, x, weight, None, *self._geometry(), mask)[0]
 
     def add_input_grad(self, to: Tensor, grad: Tensor, factor: Tensor) -> Tensor:
+        if narrow.taps_pay(to, factor, self.stride):
+            return narrow.add_input_grad_by_taps(to, grad, factor, self.padding, self.dilation)
         return to.add_(self.input_grad(grad, to, factor))
 
     def weight_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        if narrow.taps_pay(x, weight, self.stride):
+            return narrow.weight_grad_by_taps(grad, x, weight, self.padding, self.dilation)
+        if narrow.rows_pay(x, weight, self.stride):
+            return narrow.weight_grad_by_rows(grad, x, weight, self.padding, self.dilation)
         mask = (False, True, False)
         return torch.ops.aten.convolution_backward(grad, x, weight, None, *self._geometry(), mask)[1]
 

@@ -42,7 +42,7 @@ def scaled_factors(adapter: LowRank) -> tuple[Tensor, Tensor]:
 
 def rank_axes(adapter: LowRank) -> tuple[int, int]:
     """The axes of the two factors that have the rank as their size."""
-    return (-2, -1) if isinstance(adapter, LoRAParameter) else (0, 1)
+    return adapter.rank_axes
 
 
 def check_linear(caller: str, name: str, places: Places) -> None:
@@ -50,6 +50,8 @@ def check_linear(caller: str, name: str, places: Places) -> None:
     for place, adapter in places.items():
         if adapter.use_dora:
             raise ValueError(f"{caller}: {name!r} has DoRA at {place!r}, whose update is no product of two factors")
+        if adapter.dynamic_rank:
+            raise ValueError(f"{caller}: {name!r} has lora.dynamic_rank at {place!r}: its update depends on the input")
 
 
 def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lorgnette.files import nearest
 from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
-from lorgnette.lora.parameter import part_name
+from lorgnette.lora.parameter import is_part, part_name
 
 _MARK = "_lora_trained"
 IN_PROJ = part_name("in_proj")
@@ -159,7 +160,7 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
 
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
-    name = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix("base_model.model."))
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
@@ -215,8 +216,10 @@ def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
 
 
 def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    axis = {"lora_A": 0, "lora_B": 1}.get(name.rpartition(".")[2])
+    owner, _, factor = name.rpartition(".")
+    axis = {"lora_A": 0, "lora_B": 1}.get(factor)
     if axis is not None and len(given) == len(wanted) > axis:
+        axis += len(given) - 2 if is_part(owner) else 0  # a part may be a stack
         others = [i for i in range(len(given)) if i != axis]
         if all(given[i] == wanted[i] for i in others):
             return f"has rank {given[axis]}, the model {wanted[axis]}"

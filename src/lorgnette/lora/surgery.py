@@ -143,12 +143,18 @@ def disabled(model: nn.Module) -> Iterator[None]:
             layer.lora_enabled = enabled
 
 
-def unload_lora(model: Model) -> Model:
+def unload_lora(model: Model, *, stay: Collection[str] = ()) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
     Base tensors that were trained (`modules_to_save`) keep their trained values; what was frozen stays so.
+
+    Args:
+        model: with adapters.
+        stay: names of adapters that are left where they are.
     """
     for name, (adapter, owner, _) in sites(model).items():
+        if name in stay:
+            continue
         if isinstance(adapter, LoRALayer):
             detach_lora(adapter)
         else:

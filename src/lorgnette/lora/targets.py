@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -11,8 +12,9 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from lorgnette.lora.attention import reads_raw
-from lorgnette.lora.base import InPlace, LowRank, factor_shapes
+from lorgnette.lora.base import LORA_TENSORS, InPlace, LowRank, factor_shapes, gate_shapes
 from lorgnette.lora.config import LoRAConfig, starts_from_base
+from lorgnette.lora.dora import outputs
 from lorgnette.lora.layers import adapted_class, attach_lora
 from lorgnette.lora.parameter import LoRAParameter, Rows, part_name, part_shapes
 
@@ -58,11 +60,17 @@ def parts_of(name: str, module: nn.Module, settings: LoRAConfig, slices: list[st
     return {f"{name}.{part_name(part)}": Target(name, settings, "weight", rows[part]) for part in slices}
 
 
-def shapes_of(target: Target, weight: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of `lora_A` and `lora_B` for a weight of this shape."""
+def shapes_of(target: Target, owner: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that an adapter trains, by name."""
+    weight, settings = owner.get_parameter(target.parameter or "weight"), target.settings
     if target.parameter is None:
-        return factor_shapes(weight, target.settings.r)
-    return part_shapes(weight, target.settings.r, target.rows)
+        factors = factor_shapes(weight.shape, settings.r)
+    else:
+        factors = part_shapes(weight.shape, settings.r, target.rows)
+    shapes: dict[str, tuple[int, ...]] = dict(zip(LORA_TENSORS, factors, strict=True))
+    if settings.use_dora:
+        shapes["lora_magnitude"] = (outputs(owner, target.parameter, target.rows),)
+    return shapes | gate_shapes(settings.r) if settings.dynamic_rank else shapes
 
 
 def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents: Iterable[nn.Module]) -> str | None:
@@ -86,7 +94,7 @@ def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents
         return f"is read raw by its nn.{type(owner).__name__}: a layer is named in lora.target_modules"
     if reason := _why_not_weight(owner, target):
         return reason
-    if reason := _why_not_method(owner, target):
+    if reason := _why_not_method(owner, target, parents):
         return reason
     if isinstance(owner, nn.Embedding) and owner.max_norm is not None:
         return "rescales its rows in place at every call (max_norm), so that an update has no fixed base"
@@ -155,16 +163,22 @@ def _why_not_weight(owner: nn.Module, target: Target) -> str | None:
     return None
 
 
-def _why_not_method(owner: nn.Module, target: Target) -> str | None:
+def _why_not_method(owner: nn.Module, target: Target, parents: Iterable[nn.Module]) -> str | None:
     settings = target.settings
-    method = "use_dora" if settings.use_dora else f"init_lora_weights {settings.init_lora_weights!r}"
-    if settings.use_dora or starts_from_base(settings.init_lora_weights):
+    if settings.dynamic_rank:
         if target.parameter is not None:
-            return f"is a raw parameter or a part of a layer, which cannot have lora.{method}"
-        if not settings.use_dora:
-            most = min(owner.get_parameter("weight").flatten(1).shape)
-            if settings.r > most:
-                return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
+            return "is a raw parameter or a part of a layer, which cannot have lora.dynamic_rank"
+        if isinstance(owner, nn.Embedding):
+            return "is an nn.Embedding, which cannot have lora.dynamic_rank: Linear layers and convolutions can"
+        for parent in parents:
+            if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
+                return f"is read raw by its nn.{_base_class(parent).__name__}, so that it cannot have lora.dynamic_rank"
+    if starts_from_base(settings.init_lora_weights):
+        A, B = list(shapes_of(target, owner).values())[:2]
+        most = min(math.prod(A[1:]), B[0]) if target.parameter is None else min(A[-1], B[-2])
+        if settings.r > most:
+            method = f"init_lora_weights {settings.init_lora_weights!r}"
+            return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
     return None
 
 

@@ -11,6 +11,7 @@ from lorgnette.files import nearest
 ROOMS: dict[str, str] = {
     "superres": "lorgnette.systems.superres",
     "restore": "lorgnette.systems.restore",
+    "clip": "lorgnette.systems.clip",
 }
 
 

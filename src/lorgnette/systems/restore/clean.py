@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import cast
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from lorgnette.crops import channels_first
 from lorgnette.images import Image, imresize
+from lorgnette.rendering import check_rendering, chosen_tiling, evaluating, render_picture
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
-from lorgnette.tiling import Tile, process_in_tiles
+from lorgnette.tile_cache import TileCache
+from lorgnette.tiling import Tile, Tiling
 
-HALO = 32
-"""Pixels a tile sees beyond its own. The scan reaches over the whole image, but what is far away counts little."""
+USUAL = Tiling(tile=256, halo=32, blend=16)
+"""The scan reaches over the whole image, but what is far away counts little."""
 
 
 def enhance(
@@ -25,11 +27,14 @@ def enhance(
     image: Image,
     scale: float | tuple[float, float] | None = None,
     size: tuple[int, int] | None = None,
-    tile: int = 256,
+    tile: int | None = None,
     precision: str = "fp32",
     progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
+    halo: int | None = None,
+    cache: TileCache | None = None,
+    stream: Hashable = "",
 ) -> Image:
-    """Restore one picture.
+    """Restore one picture, or a frame of a stream.
 
     Tiles overlap and are blended. The network sees all of an image at once, so that tiled and untiled are not equal;
     a larger tile brings them closer. A network for grey images takes each colour for one. An alpha plane is kept, or
@@ -40,20 +45,21 @@ def enhance(
         image: from `lorgnette.images.read_image`.
         scale: None, or the network's own factor: it knows no other.
         size: None, or (H, W) that this factor gives.
-        tile: side of the tiles in input pixels; smaller needs less memory.
+        tile: side of the tiles in input pixels; smaller needs less memory. Unset: 256, or 48 with a cache, 32 in its
+            near mode.
         precision: 'fp32' or 'bf16'.
         progress: wraps the list of tiles, such as `tqdm.tqdm`.
+        halo: input pixels that a tile sees beyond its own. Unset: 32, or 5 with a cache.
+        cache: does not compute again what the frame shares with earlier frames of the stream.
+        stream: name of the clip or camera that the frame belongs to.
 
     Returns:
         The picture with new pixels and alpha; everything else as it was.
 
     Raises:
-        ValueError: scale, size, tile or precision does not work, or the image holds values that are no numbers.
+        ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: {precision!r} is not known; 'fp32' and 'bf16' are")
-    if tile < 16:
-        raise ValueError(f"tile: {tile} is too small; 16 or more works, 256 is usual")
+    check_rendering(precision, tile, halo, USUAL)
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
     model = cast(MambaIR, task.model)
@@ -62,18 +68,26 @@ def enhance(
     pixels = channels_first(np.ascontiguousarray(image.pixels))[None]
     if model.in_chans == 1:  # (3, 1, H, W); of a grey picture all three are the same
         pixels = pixels[:, :1] if image.grey else pixels.transpose(0, 1)
-    was_training = task.training
-    task.eval()
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             out = model(crop.to(device))
         return part.cut(out.float().clamp(0, 1).cpu())
 
-    try:
-        restored = process_in_tiles(pixels, render, out_size, tile=tile, halo=HALO, blend=16, progress=progress)
-    finally:
-        task.train(was_training)
+    with evaluating(task):
+        restored = render_picture(
+            model,
+            pixels,
+            render,
+            out_size,
+            tiling=chosen_tiling(tile, halo, USUAL, cache),
+            largest=USUAL.tile,
+            progress=progress,
+            cache=cache,
+            stream=stream,
+            settings=precision,
+            corrected=model.upscale > 1,
+        )
     rgb = (restored if model.in_chans == 3 else restored.transpose(0, 1))[0].expand(3, -1, -1)
     alpha = image.alpha
     if alpha is not None and out_size != alpha.shape:

@@ -1,0 +1,69 @@
+"""`lorgnette classify IMAGE ... --adapter FOLDER`: say what is on pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lorgnette.cli.arguments import Arguments, add_device, add_json, whole
+from lorgnette.cli.output import table
+from lorgnette.files import write_json
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    options = _arguments().read(words)
+    if options.adapter and options.classes:
+        raise ValueError("--classes: an adapter knows its own classes; leave one of the two out")
+
+    from lorgnette.cli.device import to_device
+    from lorgnette.folders import find_images
+    from lorgnette.images import read_image
+    from lorgnette.systems import room
+
+    files = [file for path in map(Path, options.images) for file in (find_images(path) if path.is_dir() else [path])]
+    task = to_device(_task(options), options.device)
+    answers = room("clip").classify(task, [read_image(file) for file in files], top=options.top)
+    found = dict(zip(map(str, files), answers, strict=True))
+    rows = [[file, *(f"{label.name} {label.probability:.3f}" for label in labels)] for file, labels in found.items()]
+    print(table(["picture", *(f"{place}." for place in range(1, len(rows[0])))], rows))
+    if options.json:
+        pictures = {file: [label._asdict() for label in labels] for file, labels in found.items()}
+        write_json(options.json, {"adapter": options.adapter, "pictures": pictures})
+    return 0
+
+
+def _task(options: argparse.Namespace) -> Any:
+    from lorgnette.checkpoint import load, load_recipe
+    from lorgnette.recipe import build
+    from lorgnette.systems import room, room_name
+
+    if options.adapter:
+        name = room_name(load_recipe(options.adapter))
+        if name != "clip":
+            raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which tells no classes apart")
+        return load(options.adapter)
+    if not options.classes:
+        raise ValueError("--classes: not set; give their names, or an --adapter that knows some")
+    clip = room("clip")
+    data = clip.Data(classes=tuple(options.classes), prompts=(options.prompt,))
+    return build(clip.Recipe(model=clip.Model(base=options.base, head="text"), data=data, lora=None))
+
+
+def _arguments() -> Arguments:
+    parser = Arguments(
+        "classify",
+        "lorgnette classify scan.png more-scans --adapter runs/NAME/adapter",
+        "Says which class pictures belong to: by an adapter, or without one by the names of the classes alone "
+        "(zero-shot), as far as the base knows the words.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="without an adapter: the names to choose from")
+    parser.add_argument("--base", default="shipped", help="without an adapter: whose CLIP; unset: shipped")
+    parser.add_argument("--prompt", default="a photo of a {}", help="without an adapter; unset: 'a photo of a {}'")
+    parser.add_argument("--top", type=whole(), default=1, metavar="N", help="answers for each picture; unset: 1")
+    add_device(parser)
+    add_json(parser)
+    return parser

@@ -1,0 +1,180 @@
+"""What `lorgnette enhance` does with clips: video files, and folders that hold the frames of one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lorgnette.folders import SUFFIXES
+from lorgnette.video_clip import READ_SUFFIXES
+from lorgnette.video_codecs import CONTAINERS, ENCODERS
+
+_OPTIONS = {
+    "frames": False,
+    "rate": None,
+    "cache": "off",
+    "tolerance": None,
+    "codec": None,
+    "truncated": False,
+    "report": None,
+    "json": None,
+}
+"""Options that say nothing of pictures, with what they are where nobody asks."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of clips."""
+    group = parser.add_argument_group("clips", f"OUT is {', '.join(CONTAINERS)}; what was interrupted is gone on with.")
+    group.add_argument("--frames", action="store_true", help="folders hold the frames of one clip, in order")
+    group.add_argument(
+        "--rate", type=_rate, metavar="R", help="frames per second of a folder, as 24000/1001; unset: 25"
+    )
+    group.add_argument("--codec", choices=list(ENCODERS), help="unset: h264, or vp9 in WebM; ffv1 is lossless")
+    group.add_argument(
+        "--cache",
+        choices=("exact", "near", "off"),
+        default="off",
+        help="reuse equal, or like, tiles; unset: off",
+    )
+    group.add_argument("--tolerance", type=float, metavar="DB", help="of near: how near, as PSNR; more is stricter")
+    group.add_argument("--truncated", action="store_true", help="of a file that breaks off, do what there is")
+    group.add_argument("--report", metavar="FILE", help="write a page with times, reuse and pictures (HTML)")
+    group.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
+
+
+def is_clip(source: Path, out: Path, options: argparse.Namespace) -> bool:
+    """Whether this is about a clip rather than pictures."""
+    to_video = out.suffix.lower() in CONTAINERS and not out.is_dir()
+    if source.is_dir():
+        return options.frames or to_video
+    suffix = source.suffix.lower()
+    return suffix in READ_SUFFIXES or (to_video and suffix not in SUFFIXES)
+
+
+def refuse_options(options: argparse.Namespace) -> None:
+    """Of pictures, nothing is asked that only clips have."""
+    for name, usual in _OPTIONS.items():
+        if getattr(options, name) != usual:
+            raise ValueError(f"--{name}: is for clips, and this is a picture or a folder of them")
+
+
+def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
+    """Enhance a clip; returns the exit status."""
+    from lorgnette.files import write_json
+    from lorgnette.video import check_output, enhance_video, open_clip, working_folder
+
+    target = _target(source, out, options.frames)
+    check_output(source, target)
+    if options.rate is not None and source.is_file():
+        raise ValueError(f"--rate: {source} knows its own; a folder of frames does not")
+    cache = _cache(options)
+    clip = open_clip(source, options.rate or 25, options.truncated)
+    bars = _Bars()
+    try:
+        done = enhance_video(
+            load()[0],
+            clip,
+            target,
+            tile=options.tile,
+            halo=options.halo,
+            cache=cache,
+            precision=options.precision,
+            codec=options.codec,
+            quality=options.quality,
+            overwrite=options.overwrite,
+            report=options.report,
+            progress=bars,
+            **_size(options, clip.clip.size, turned=clip.clip.rotation % 180 != 0),
+        )
+    except KeyboardInterrupt:
+        bars.close()
+        kept = f": what is done is kept in {working_folder(target)}; the same command goes on"
+        print(f"lorgnette: interrupted{kept if working_folder(target).exists() else ''}", file=sys.stderr)
+        return 130
+    finally:
+        bars.close()
+    if options.json:
+        from lorgnette.video_report import figures
+
+        write_json(options.json, figures(done, clip.clip))
+    for note in done.notes:
+        print(f"lorgnette: {note}", file=sys.stderr)
+    print(f"{target}  ({done.frames} frames{f', {done.resumed} of them by an earlier run' if done.resumed else ''})")
+    return 0
+
+
+class _Bars:
+    """A bar for the frames, and one for writing the file."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if what != self._what:
+            self.close()
+            names = {"frame": "frames", "write": "writing"}
+            # What an earlier run did says nothing of the rate.
+            self._bar = tqdm(
+                desc=names[what],
+                total=total,
+                initial=done - 1,
+                unit="frame",
+                disable=None,
+                leave=False,
+                dynamic_ncols=True,
+            )
+            self._what = what
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _cache(options: argparse.Namespace) -> Any:
+    if options.tolerance is not None and options.cache != "near":
+        raise ValueError("--tolerance: is for --cache near")
+    if options.cache == "off":
+        return None
+    from lorgnette.tile_cache import TileCache
+
+    return TileCache(mode=options.cache, **({} if options.tolerance is None else {"tolerance": options.tolerance}))
+
+
+def _target(source: Path, out: Path, frames: bool) -> Path:
+    if out.is_dir() and not frames:
+        suffix = source.suffix.lower()
+        return out / (source.name if suffix in CONTAINERS else f"{source.stem}.mp4")
+    if not out.suffix and not frames:
+        raise ValueError(f"{out}: give a clip ({', '.join(CONTAINERS)}), or --frames for a folder of frames")
+    return out
+
+
+def _size(options: argparse.Namespace, size: tuple[int, int], turned: bool) -> dict[str, Any]:
+    """`scale` or `size` for frames of `size` `(H, W)` as stored; people speak of them as they are shown."""
+    from lorgnette.cli.enhance import wanted
+
+    found = wanted(options, *(size[::-1] if turned else size))
+    if "size" not in found:
+        return found
+    height, width = found["size"] if options.size else (n + n % 2 for n in found["size"])
+    return {"size": (width, height) if turned else (height, width)}
+
+
+def _rate(text: str) -> Fraction:
+    """'25', '23.976' or '24000/1001'."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} does not work; frames per second do, such as 25 or 24000/1001")
+    return value

@@ -1,0 +1,119 @@
+"""A rank that depends on the input: at each position a gate decides which of the `r` directions count.
+
+The layer applies `W x + s B (g * h)` with `h = A x`, for each token of a Linear layer and each pixel of a
+convolution. The gate `g` is the point nearest to `1 + G h + c` among those with no negative entry and the sum `r`
+(sparsemax, Martins and Astudillo, arXiv 1602.02068). G and c start at zero, where each gate is 1: the layer is a plain
+LoRA until it learns otherwise. Most projections lie on an edge, so that some gates are exactly 0 and the rest larger;
+the rank of the update at this position is the number of the rest. To activate ranks by the input is the idea of SMoRA
+(Zhao et al., arXiv 2501.15103), which routes to a fixed number of them; here the number follows the input too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorgnette.lora.base import GATE, LoRALayer, LowRank, adapted_layers
+
+
+class RankUse(NamedTuple):
+    """How many directions of an adapter were open, over all positions of a batch."""
+
+    mean: float
+    least: int
+    most: int
+    r: int
+    """How many there are."""
+
+
+@dataclass
+class GateWatch:
+    """What the gates of a model did within `watch_gates`."""
+
+    gates: dict[str, list[Tensor]] = field(default_factory=dict)
+    """For each adapter its gates at each call, `(..., r)`, with gradients if there were any."""
+
+    def ranks(self) -> dict[str, RankUse]:
+        """The rank that each adapter used."""
+        return {name: _use(torch.cat([g.detach().flatten(0, -2) for g in seen])) for name, seen in self._seen.items()}
+
+    def cost(self) -> Tensor:
+        """The effective rank, as a share of `r`: a scalar in (0, 1] which, added to a loss, closes what is of no use.
+
+        At each position it is `r / sum(g^2)`: the number of directions, if all that are open are equally so.
+
+        Raises:
+            ValueError: no gate was seen.
+        """
+        if not self._seen:
+            raise ValueError("watch_gates: no adapter with lora.dynamic_rank has run")
+        gates = [torch.cat([g.flatten(0, -2) for g in seen]) for seen in self._seen.values()]
+        return torch.stack([(g.shape[1] / g.square().sum(1)).mean() for g in gates]).mean()
+
+    @property
+    def _seen(self) -> dict[str, list[Tensor]]:
+        return {name: seen for name, seen in self.gates.items() if seen}
+
+
+@contextlib.contextmanager
+def watch_gates(model: nn.Module) -> Iterator[GateWatch]:
+    """Within this context the gates of a model are collected.
+
+    `with watch_gates(model) as seen: loss = ...`, then `(loss + 0.05 * seen.cost()).backward()` trains for a low rank,
+    and `seen.ranks()` says which ranks the batch took.
+
+    Raises:
+        ValueError: no adapter of the model has a rank that depends on the input.
+    """
+    layers = {name: layer for name, layer in adapted_layers(model).items() if layer.dynamic_rank}
+    if not layers:
+        raise ValueError(f"watch_gates: no adapter of {type(model).__name__} has lora.dynamic_rank")
+    watch = GateWatch({name: [] for name in layers})
+    try:
+        for name, layer in layers.items():
+            layer.lora_watch = watch.gates[name]
+        yield watch
+    finally:
+        for layer in layers.values():
+            layer.lora_watch = None
+
+
+def gated(layer: LoRALayer, h: Tensor, axis: int) -> Tensor:
+    """`g * h`; the directions lie along this axis of `h`, once for each group of a convolution."""
+    groups = getattr(layer, "groups", 1)
+    if groups > 1:
+        h = h.unflatten(axis, (groups, -1))
+        return _gated(layer, h, axis + 1).flatten(axis, axis + 1)
+    return _gated(layer, h, axis)
+
+
+def _gated(layer: LowRank, h: Tensor, axis: int) -> Tensor:
+    h = h.movedim(axis, -1)
+    G, c = (layer.get_parameter(name).to(h.dtype) for name in GATE)
+    g = _projected(1 + F.linear(h, G, c).to(torch.promote_types(h.dtype, torch.float32)))
+    if layer.lora_watch is not None:
+        layer.lora_watch.append(g)
+    return (g.to(h.dtype) * h).movedim(-1, axis)
+
+
+def _projected(z: Tensor) -> Tensor:
+    """The nearest point of `(..., r)` without negative entries whose sum is r."""
+    ordered = z.sort(-1, descending=True).values
+    excess = ordered.cumsum(-1) - z.shape[-1]
+    count = torch.arange(1, z.shape[-1] + 1, device=z.device)
+    kept = (ordered * count > excess).sum(-1, keepdim=True)
+    return (z - excess.gather(-1, kept - 1) / kept).clamp_min(0)
+
+
+def _use(gates: Tensor) -> RankUse:
+    """Of gates `(positions, r)`."""
+    kept = (gates > 0).sum(1)
+    if not len(kept):
+        return RankUse(0.0, 0, 0, gates.shape[1])
+    return RankUse(kept.double().mean().item(), int(kept.min()), int(kept.max()), gates.shape[1])

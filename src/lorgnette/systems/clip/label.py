@@ -1,0 +1,54 @@
+"""Say what is on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from lorgnette.images import Image
+from lorgnette.systems.clip.preprocess import levels, square, unit
+from lorgnette.systems.clip.task import CHUNK, Classification
+
+
+class Label(NamedTuple):
+    """One answer."""
+
+    name: str
+    """Of the class."""
+    probability: float
+
+
+@torch.no_grad()
+def classify(task: Classification, images: Sequence[Image], top: int = 1) -> list[list[Label]]:
+    """The likeliest classes of pictures.
+
+    Args:
+        task: from `lorgnette.load` or `lorgnette.build`, on any device.
+        images: from `lorgnette.images.read_image`, of any size: CLIP sees their middle square.
+        top: answers for each picture.
+
+    Returns:
+        For each picture, `top` labels (or as many as there are classes), the likeliest first.
+
+    Raises:
+        ValueError: `top` is below 1, or the task has no classes.
+    """
+    if top < 1:
+        raise ValueError(f"top: {top} is too small; 1 or more works")
+    model: Any = task.model
+    side = model.image_size
+    was_training = task.training
+    task.eval()
+    answers: list[list[Label]] = []
+    try:
+        for start in range(0, len(images), CHUNK):
+            squares = [unit(square(levels(image), side)) for image in images[start : start + CHUNK]]
+            shares = task.logits(torch.stack([torch.from_numpy(pixels) for pixels in squares])).softmax(-1).cpu()
+            best = shares.topk(min(top, shares.shape[1]))
+            for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                answers.append([Label(task.classes[i], value) for i, value in zip(places, values, strict=True)])
+    finally:
+        task.train(was_training)
+    return answers

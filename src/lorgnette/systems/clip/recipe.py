@@ -1,0 +1,144 @@
+"""The settings of the classification room. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.recipe import TrainConfig
+
+ROOM = "clip"
+
+Architecture = Literal["small", "tiny", "vit-b-32"]
+Tower = Literal["vision", "text"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which CLIP, the weights it starts from, and how it classifies."""
+
+    base: str = "shipped"
+    """'shipped' (the small CLIP in this package), 'none' (untrained), a folder as transformers or `save` writes it, or
+    the name of a model in the Hugging Face cache, such as openai/clip-vit-base-patch32. Nothing is downloaded."""
+    architecture: Architecture = "small"
+    """Of base 'none': small (as shipped), tiny, or vit-b-32."""
+    head: Literal["linear", "text"] = "linear"
+    """What compares an image with the classes: a linear layer that is trained, or the text tower reading the prompts
+    (zero-shot)."""
+    head_start: Literal["text", "random"] = "text"
+    """Where the linear layer starts: at the prompts as the text tower reads them, or at random."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass instead of keeping what is inside them."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures with a class each: a folder with one subfolder for each class, or a set that comes along."""
+
+    root: str | None = None
+    """A folder of images, one subfolder for each class."""
+    test: str | None = None
+    """Such a folder of held-out images. Unset: a part of the training images is held out."""
+    preset: Literal["", "digits", "shapes", "glyphs"] = ""
+    """A set that needs no download: digits (handwritten, of scikit-learn), shapes (drawn sketches on noise), or glyphs
+    (printed digits and filled shapes in colour, which the shipped CLIP learnt from)."""
+    samples: int = 2000
+    """Pictures that are drawn for shapes and glyphs."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes. Unset: the names of the subfolders, with spaces for _."""
+    prompts: tuple[str, ...] = ("a photo of a {}",)
+    """What the text tower reads of each class; the mean of all counts."""
+    image_size: int = 32
+    """Side of the images in pixels, as the base reads them: 32 as shipped, 224 for most published ones."""
+    holdout: float = 0.25
+    """Share of the images that is held out where `test` is not set. 0: none."""
+    augment: bool = True
+    """Cut the images at random in training: 70 to 100 % of their area."""
+    flip: bool = False
+    """Mirror half of the images in training: for photographs, not for writing."""
+    loss: Literal["classes", "pairs"] = "classes"
+    """'classes' learns the class of each image; 'pairs' learns which caption belongs to which image of a batch, with
+    the preset glyphs: how a base is made."""
+
+    def __post_init__(self) -> None:
+        if self.root is not None and self.preset:
+            raise ValueError("data.root and data.preset exclude each other: give one or the other")
+        if self.test is not None and self.root is None:
+            raise ValueError("data.test: needs data.root, the images to learn from")
+        if self.loss == "pairs" and self.preset != "glyphs":
+            raise ValueError("data.loss: 'pairs' needs captions, which only data.preset 'glyphs' has")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.25 is usual")
+        if not 8 <= self.image_size <= 1024:
+            raise ValueError(f"data.image_size: {self.image_size} is outside 8 to 1024; 32 or 224 is usual")
+        if self.samples < 20:
+            raise ValueError(f"data.samples: {self.samples} is too small; 20 or more works")
+        if not self.prompts or any(prompt.count("{}") != 1 for prompt in self.prompts):
+            raise ValueError(f"data.prompts: {self.prompts} must each hold {{}} once, as 'a photo of a {{}}' does")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("data.classes: a name stands there twice")
+
+
+_LAYERS = r"encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.fc[12])"
+VISION_TARGETS = rf"vision_model\.{_LAYERS}"
+"""Query, key, value and both linear layers of the MLP, in every layer of the vision tower."""
+TEXT_TARGETS = rf"text_model\.{_LAYERS}"
+RANKS = {"small": 8, "medium": 16, "large": 32}
+
+
+def adapter_preset(
+    size: Literal["small", "medium", "large"] = "medium",
+    towers: Sequence[Tower] = ("vision",),
+    train_head: bool = True,
+    lora_dropout: float = 0.1,
+) -> LoRAConfig:
+    """The usual adapters of a CLIP.
+
+    On ViT-B/32 and its vision tower they have 1,179,648 (small), 2,359,296 (medium) and 4,718,592 (large) weights;
+    a trained linear head adds 513 for each class.
+
+    Args:
+        size: rank 8, 16 or 32, with twice as much for lora_alpha.
+        towers: 'vision', 'text' or both.
+        train_head: train the linear head as well, whole.
+        lora_dropout: see `LoRAConfig`.
+
+    Raises:
+        ValueError: an unknown size or tower.
+    """
+    if size not in RANKS:
+        raise ValueError(f"size: {size!r} is not known; {', '.join(RANKS)} are")
+    targets = {"vision": VISION_TARGETS, "text": TEXT_TARGETS}
+    if not towers or not set(towers) <= targets.keys():
+        raise ValueError(f"towers: {list(towers)} are not known; {', '.join(targets)} are")
+    return LoRAConfig(
+        r=RANKS[size],
+        lora_alpha=2 * RANKS[size],
+        lora_dropout=lora_dropout,
+        target_modules="|".join(targets[tower] for tower in towers),
+        modules_to_save=["head"] if train_head else None,
+    )
+
+
+def _default_lora() -> LoRAConfig:
+    return LoRAConfig(r=4, lora_alpha=8, target_modules=VISION_TARGETS, modules_to_save=["head"])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes one classifier."""
+
+    model: Model = field(default_factory=Model)
+    """CLIP and base weights."""
+    data: Data = field(default_factory=Data)
+    """Pictures and their classes."""
+    lora: LoRAConfig | None = field(default_factory=_default_lora)
+    """The adapter. null: train the whole network."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How to train."""
+
+    def __post_init__(self) -> None:
+        if self.data.loss == "pairs" and self.model.head != "text":
+            raise ValueError("data.loss: 'pairs' goes with model.head 'text'")

@@ -1,0 +1,121 @@
+"""Folders of frames: one picture file each, in the order of their numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from lorgnette.folders import SUFFIXES
+from lorgnette.images import Image, read_image, write_image
+from lorgnette.video_clip import RGB, Clip, Colour, Frame, Progress
+from lorgnette.video_journal import Journal
+
+
+class FolderSource:
+    """The pictures of a folder as the frames of a clip; its subfolders are left out.
+
+    Args:
+        folder: Where they are. Numbers in names count as numbers: 2.png comes before 10.png.
+        rate: Frames per second.
+
+    Raises:
+        FileNotFoundError: there is no picture.
+        ValueError: a picture cannot be read.
+    """
+
+    def __init__(self, folder: Path, rate: Fraction) -> None:
+        self.files = sorted(
+            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=_in_order
+        )
+        if not self.files:
+            raise FileNotFoundError(f"no frames in {folder} (looked for {', '.join(SUFFIXES)})")
+        first = read_image(self.files[0])
+        self.clip = Clip(
+            path=folder,
+            size=(first.pixels.shape[0], first.pixels.shape[1]),
+            frames=len(self.files),
+            time_base=1 / rate,
+            rate=rate,
+            bits=first.bits,
+            grey=first.grey,
+            alpha=first.alpha is not None,
+            colour=Colour(matrix=RGB),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes in bytes and times of change of the files, and the rate."""
+        hasher = hashlib.blake2b(digest_size=16)
+        for file in self.files:
+            about = file.stat()
+            hasher.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        return {"files": len(self.files), "hash": hasher.hexdigest(), "rate": str(self.clip.rate)}
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        """The frames from `start` on.
+
+        Raises:
+            ValueError: one cannot be read, or has another size than the first.
+        """
+        for index, file in enumerate(self.files[start:], start):
+            image = read_image(file)
+            height, width = image.pixels.shape[:2]
+            if (height, width) != self.clip.size:
+                raise ValueError(
+                    f"{file} is {width}x{height} and {self.files[0].name} {self.clip.size[1]}x{self.clip.size[0]}: "
+                    f"frames of a clip have one size; without --frames each is a picture by itself"
+                )
+            yield Frame(index, image, index, 1)
+
+
+class FolderTarget:
+    """A folder to which frames go, one picture file each.
+
+    Args:
+        folder: appears when all frames are done.
+        names: of the frames; None for 000001.png, 000002.png, ...
+        quality: of JPEG and WebP, 1 to 100.
+
+    Raises:
+        ValueError: the folder holds something and `overwrite` is not set.
+    """
+
+    def __init__(self, folder: Path, names: list[str] | None, quality: int, overwrite: bool) -> None:
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise ValueError(f"{folder} holds something already: give another folder, or --overwrite")
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file: frames go into a folder")
+        self.folder, self.names, self.quality = folder, names, quality
+        self.notes: list[str] = []
+
+    def keep(self, frame: Frame, image: Image, journal: Journal) -> bytes:
+        """Write a frame to the working folder."""
+        write_image(self._path(journal, frame.index), image, quality=self.quality)
+        return b""
+
+    def picture(self, journal: Journal, index: int) -> Image:
+        """A frame that is done."""
+        return read_image(self._path(journal, index))
+
+    def finish(self, journal: Journal, tell: Progress) -> None:
+        """Put all frames in their place."""
+        done = journal.folder / "frames"
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+        if not self.folder.exists():
+            done.rename(self.folder)
+            return
+        for file in done.iterdir():
+            shutil.move(file, self.folder / file.name)
+
+    def _path(self, journal: Journal, index: int) -> Path:
+        return journal.folder / "frames" / (self.names[index] if self.names else f"{index + 1:06d}.png")
+
+
+def _in_order(path: Path) -> list[tuple[int, str]]:
+    """Sorts 2 before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
