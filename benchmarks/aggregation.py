@@ -110,11 +110,19 @@ def vit_b32(seed: int, rank: int = 16) -> AdapterState:
 def whole_rounds(clients: int = 10) -> list[dict[str, object]]:
     """What a server computes in one round of ViT-B/32 at rank 16, the aggregation error included."""
     states = [vit_b32(seed) for seed in range(clients)]
-    updates = [Update(f"client {i}", i + 1.0, state) for i, state in enumerate(states)]
     rows = []
     for name, scheme in SCHEMES.items():
+        shared = states[0].factors if scheme.trains(1) == "B" else {}  # then A is everyone's
+        updates = [
+            Update(
+                f"client {i}",
+                i + 1.0,
+                AdapterState({n: Product(shared.get(n, p).A, p.B) for n, p in state.factors.items()}),
+            )
+            for i, state in enumerate(states)
+        ]
         result = aggregate(name, Global(states[0]), updates)
-        spent = seconds(lambda name=name: aggregate(name, Global(states[0]), updates))
+        spent = seconds(lambda name=name, updates=updates: aggregate(name, Global(states[0]), updates))
         travels = scheme.trains(1)
         rows.append({"scheme": name, "seconds": spent, "error": result.error, "travels": travels})
     return rows

@@ -161,10 +161,11 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
 def check_settings(verb: str, name: str, *words: str) -> None:
     """Read `ROOM --setting value ...` as `lorgnette train` and `federate` do, up to the recipe."""
     recipe_class = room(name).Recipe
-    own, options = split_words(words, (train if verb == "train" else federate).OPTIONS)
     if verb == "federate":
-        federate.federation([option for option in options if option[0] in federate.FEDERATION])
-        options = [option for option in options if option[0] not in federate.FEDERATION]
+        own, of_federation, options = federate.sorted_words(list(words))
+        federate.federation(of_federation)
+    else:
+        own, options = split_words(words, train.OPTIONS)
     given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
     given = settings.override(given, settings.from_options(recipe_class, options, own))
     settings.make_recipe(recipe_class, given)

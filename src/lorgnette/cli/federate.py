@@ -67,21 +67,19 @@ def run(words: list[str]) -> int:
         about += "stay in a folder. Here all clients run on this machine, one after another."
         print(f"{settings_page(words[0], recipe_class, {}, example, about)}\n\nfederation:\n{_own_page()}")
         return 0
-    own, options = split_words(words[1:], OPTIONS)
-    options = [(_option(option), values) for option, values in options]
+    own, of_federation, of_room = sorted_words(words[1:])
     if "resume" in own:
-        return _resume(words[0], own, options)
-    return _start(words[0], recipe_class, own, options)
+        return _resume(words[0], own, of_federation + of_room)
+    return _start(words[0], recipe_class, own, of_federation, of_room)
 
 
 # ----------------------------------------------------------------------------------------------- the two ways
 
 
-def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
-    config = federation([(option, values) for option, values in options if option in FEDERATION])
-    rest = [(option, values) for option, values in options if option not in FEDERATION]
+def _start(name: str, recipe_class: type, own: Mapping[str, str], of_federation: Words, of_room: Words) -> int:
+    config = federation(of_federation)
     given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
-    given = settings.override(given, settings.from_options(recipe_class, rest, [*OPTIONS, *sorted(FEDERATION)]))
+    given = settings.override(given, settings.from_options(recipe_class, of_room, [*OPTIONS, *sorted(FEDERATION)]))
     if "tiny" in own:
         if data := [option for option in given if option.startswith(("data", "model"))]:
             raise ValueError(f"--tiny brings its own model and data: --{data[0]} does not go with it")
@@ -126,14 +124,20 @@ def _run(
     else:
         loaded = home.loaders(recipe.data, recipe.train)
     started = time.perf_counter()
-    outcome, _ = federate(recipe, config, folder.path, loaded, [ProgressLines()], tiny=tiny)
+    go_on = f"To go on:\n  lorgnette federate {name} --resume {shlex.quote(str(folder.path))}"
+    try:
+        outcome, _ = federate(recipe, config, folder.path, loaded, [ProgressLines()], tiny=tiny)
+    except KeyboardInterrupt:  # before the first round, or while the end was written
+        if not folder.started:
+            raise
+        print(f"\nStopped at once, with what was saved before. {go_on}")
+        return 130
     lines = folder.journal.lines()
     print(_summary(outcome, lines, folder))
     if json_file:
         write_json(json_file, _figures(outcome, lines, folder, config, time.perf_counter() - started))
     if outcome.reason == "interrupted":
-        go_on = f"lorgnette federate {name} --resume {shlex.quote(str(folder.path))}"
-        print(f"\nInterrupted after round {outcome.saved.round} of {config.rounds}; it is saved. To go on:\n  {go_on}")
+        print(f"\nInterrupted after round {outcome.saved.round} of {config.rounds}; it is saved. {go_on}")
         return 130
     return 0
 
@@ -141,9 +145,18 @@ def _run(
 # -------------------------------------------------------------------------------------------- words and files
 
 
-def _option(name: str) -> str:
-    """`--local-steps` is `--local_steps`."""
-    return name.replace("-", "_") if name.replace("-", "_") in FEDERATION else name
+def sorted_words(words: list[str]) -> tuple[dict[str, str], Words, Words]:
+    """The options of the verb, of the federation (`--local-steps` is `--local_steps`), and settings of the room."""
+    own, options = split_words(words, OPTIONS)
+    of_federation: Words = []
+    of_room: Words = []
+    for option, values in options:
+        name = option.replace("-", "_")
+        if name in FEDERATION:
+            of_federation.append((name, values))
+        else:
+            of_room.append((option, values))
+    return own, of_federation, of_room
 
 
 def federation(options: Words) -> FederateConfig:
