@@ -99,6 +99,32 @@ def test_compiled_without_a_graph_break(training):
     assert explained.graph_count == 1
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(16, 12), nn.Conv2d(16, 12, 3, padding=1)], ids=["linear", "conv"])
+def test_the_fused_pass_is_compiled_too(layer):
+    shape = (40, 16) if isinstance(layer, nn.Linear) else (4, 16, 8, 8)
+    net, x = inject_lora(nn.Sequential(copy.deepcopy(layer)), LoRAConfig(r=2, target_modules=["0"])), torch.randn(shape)
+    nn.init.normal_(net[0].lora_B)
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph.print_readable(print_output=False))
+        return graph.forward
+
+    compiled = torch.compile(net, backend=keep, fullgraph=True)
+    for found, wanted in zip(
+        gradients(net, compiled(x).square().sum()), gradients(net, net(x).square().sum()), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    assert "autograd_function_apply" in graphs[0]
+    torch._dynamo.reset()  # where it does not hold, the ordinary operations are compiled
+    by_sample = torch.compile(torch.func.vmap(lambda sample: net(sample[None])[0]), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(by_sample(x), net(x), rtol=1e-5, atol=1e-5)
+    exported = torch.export.export(net.eval(), (x,))
+    assert "autograd_function_apply" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(x), net(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("training", [True, False])

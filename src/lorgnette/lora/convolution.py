@@ -59,7 +59,8 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
             return super().forward(input)
         if self.use_dora:
             return self._through(input, self._conv_forward)
-        if not self.dynamic_rank and self._is_simple(input) and functions.fusable(input, self.weight, self.bias):
+        dropout = self.lora_dropout * self.training
+        if self._is_simple(input) and functions.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
         base = super().forward(input)
         x = self._dropped(input)
@@ -79,7 +80,12 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
         return CONV[A.dim() - 3](low, B.to(low.dtype), groups=self.groups)
 
     def _is_simple(self, x: Tensor) -> bool:
-        return self.groups == 1 and x.dim() == self.weight.dim() and not isinstance(self.padding, str)
+        return (
+            self.groups == 1
+            and not self.dynamic_rank
+            and x.dim() == self.weight.dim()
+            and not isinstance(self.padding, str)
+        )
 
     def _fused(self, x: Tensor) -> Tensor:
         padding = self.padding

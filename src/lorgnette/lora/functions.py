@@ -26,14 +26,17 @@ _PLAIN = (Tensor, nn.Parameter)
 _MERGING_MARGIN = 2.0  # measured: what forming the weight costs per element, in elements of a product it replaces
 
 
-def fusable(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def fusable(x: Tensor, weight: Tensor, bias: Tensor | None, dropout: float = 0.0) -> bool:
     """Whether the fused pass holds here.
 
     It does not for a base that is trained itself, for tensors of another kind (quantised, distributed, fake,
-    nested), for dtypes that the base refuses, under `torch.func` and forward-mode differentiation, in tracing, export
-    and compilation (a compiler fuses the ordinary operations itself).
+    nested), for dtypes that the base refuses, under `torch.func` and forward-mode differentiation, in tracing and
+    export, nor in compilation with dropout, whose seed no compiler can follow.
     """
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    if torch.compiler.is_compiling():
+        if dropout or torch.compiler.is_exporting() or torch.is_autocast_enabled(x.device.type):
+            return False
+    elif torch._C._is_tracing():
         return False
     if weight.requires_grad or (bias is not None and bias.requires_grad):
         return False
@@ -45,7 +48,9 @@ def fusable(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     elif x.dtype != weight.dtype:  # the base refuses it
         return False
     # There is no public way to ask for these.
-    return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return torch.compiler.is_compiling() or forward_ad._current_level < 0
 
 
 def linear(
@@ -260,4 +265,5 @@ def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def _no_view(y: Tensor) -> Tensor:
     """`y` itself, which a layer behind may change in place: autograd forbids that for a view from a Function."""
-    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
+    compiled = torch.compiler.is_compiling()  # where it cannot be asked, and costs nothing
+    return torch.ops.aten._unsafe_view(y, y.shape) if compiled or y._is_view() else y

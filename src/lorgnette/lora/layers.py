@@ -72,7 +72,7 @@ class LoRALinear(LoRALayer, nn.Linear):
             low = gated(self, F.linear(self._dropped(input), self.lora_A.to(input.dtype)), -1)
             return self._plus(super().forward(input), low, self.lora_B)
         A, B = self.factors()
-        if functions.fusable(input, self.weight, self.bias):
+        if functions.fusable(input, self.weight, self.bias, self.lora_dropout * self.training):
             factors = (A, B, self.scaling, self.lora_dropout if self.training else 0.0)
             return functions.linear(input, self.weight, self.bias, *factors)
         base = super().forward(input)
