@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lorgnette import lora, settings
-from lorgnette.cli import VERBS, federate, main, train
+from lorgnette.cli import VERBS, federate, federate_init, main, train
 from lorgnette.cli.arguments import Arguments
 from lorgnette.cli.words import settings_from_file, split_words
 from lorgnette.images import Image, write_image
@@ -144,9 +144,14 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
     for line in lines:
         words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line, comments=True)]
         assert words[0] in (*VERBS, "--help", "--version"), line
-        if "--help" in words or len(words) == 1:
+        if "--help" in words or len(words) == 1 or words == ["federate", "init"]:
             continue
-        if words[0] in ("train", "federate"):
+        if words[:2] == ["federate", "init"]:
+            own, options = split_words(words[4:], federate_init.OPTIONS)
+            assert "host" in own, line
+            check_settings("federate", words[3], *(word for name, values in options for word in (f"--{name}", *values)))
+            continue
+        if words[0] in ("train", "federate") and words[1] not in federate.SEVERAL_MACHINES:
             check_settings(*words)
             continue
         with pytest.raises(Understood):  # else the error stands in what was captured

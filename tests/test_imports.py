@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from lorgnette.cli import VERBS
+from lorgnette.cli.federate import SEVERAL_MACHINES
 from lorgnette.systems import ROOMS
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -95,6 +96,7 @@ VERBS_OF_ROOMS = ("train", "federate")
         "--help",
         *(f"{verb} --help" for verb in VERBS),
         *(f"{v} {room} --help" for v in VERBS_OF_ROOMS for room in ROOMS),
+        *(f"federate {name} --help" for name in SEVERAL_MACHINES),
     ],
 )
 def test_help_is_quick_and_imports_no_torch(words: str):

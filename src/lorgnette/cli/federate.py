@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,23 @@ OPTIONS: OwnOptions = {
 }
 FEDERATION = {field.name for field in fields(FederateConfig)}
 
+SEVERAL_MACHINES = {
+    "init": "make the folder of a federation on several machines",
+    "keys": "make its certificates and keys",
+    "serve": "run its rounds",
+    "status": "show where its rounds are",
+    "check": "try what a site needs, before the rounds",
+    "node": "take part as a site, with the data of this machine",
+}
+
 ROOMS_PAGE = """\
 lorgnette federate superres --data.root photos --clients 8 --rounds 20
 
 Clients train one adapter on data that stays with them; here all of them run on this machine. Rooms: {rooms}.
 lorgnette federate ROOM --help lists all settings.
+
+on several machines, carried by Flower (docs: federation-deployment):
+{several}
 
 {options}"""
 
@@ -42,8 +55,11 @@ lorgnette federate ROOM --help lists all settings.
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     if not words or words[0].startswith("-"):
-        print(ROOMS_PAGE.format(rooms=", ".join(ROOMS), options=_own_page()))
+        several = "\n".join(f"  {name:<8}{about}" for name, about in SEVERAL_MACHINES.items())
+        print(ROOMS_PAGE.format(rooms=", ".join(ROOMS), several=several, options=_own_page()))
         return 0 if words and words[0] in ("-h", "--help") else 2
+    if words[0] in SEVERAL_MACHINES:
+        return import_module(f"lorgnette.cli.federate_{words[0]}").run(words[1:])
     recipe_class = room(words[0]).Recipe
     if "-h" in words or "--help" in words:
         example = f"lorgnette federate {words[0]} --data.root photos --clients 8 --rounds 20"

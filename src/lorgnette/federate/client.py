@@ -75,6 +75,8 @@ class LocalClient:
         store: what it keeps from round to round.
         test: held-out batches to score on, where the server asks for that.
         personal: layers that stay at home, as in `FederateConfig.personal`.
+        noise_seed: of the noise on its updates, known to nobody else; None takes the server's, who could then
+            subtract it.
     """
 
     def __init__(
@@ -87,11 +89,12 @@ class LocalClient:
         store: Store | None = None,
         test: Sequence[Any] | None = None,
         personal: Sequence[str] = (),
+        noise_seed: int | None = None,
     ):
         self.name, self.places, self.samples, self.config = name, places, samples, config
         self.batches = ListedBatches(batches) if isinstance(batches, Sequence) else batches
         self.store = MemoryStore() if store is None else store
-        self.test, self.personal = test, list(personal)
+        self.test, self.personal, self.noise_seed = test, list(personal), noise_seed
         self._number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
 
     def train(self, round: int, work: bytes, cancelled: threading.Event | None = None) -> bytes:
@@ -118,7 +121,7 @@ class LocalClient:
         metrics: dict[str, float] = {}
         if self.test and work.local.metrics:
             metrics = evaluate(place.task, self.test, self.config.precision)
-        seed = derived_seed(work.local.seed, round, self._number)
+        seed = derived_seed(work.local.seed if self.noise_seed is None else self.noise_seed, round, self._number)
         shared = privatised(trained.without(at_home), work.state, work.trained, work.local, seed)
         errors = {name.removeprefix(_ERRORS): t for name, t in kept.items() if name.startswith(_ERRORS)}
         message, lost = rounded_update(work, adapter.base, shared, errors, self.samples, loss, metrics)

@@ -174,8 +174,30 @@ def federate(
     if not home.started:
         write_manifest(home.split, parts, count, tiny)
         home.start(recipe, config)
+    clients = local_clients(recipe, config, home, parts, loaded)
+    outcome = server.rounds.run(InProcess(clients))
+    server.keep(outcome)
+    if config.personal:
+        for client in clients.values():
+            server.keep(outcome, client)
+    return outcome, server
+
+
+def local_clients(
+    recipe: Any, config: FederateConfig, home: FederationFolder, parts: Mapping[str, Indices], loaded: Loaded
+) -> dict[str, LocalClient]:
+    """Clients of this process, each with its part of the training batches; they share their tasks.
+
+    Args:
+        recipe: of the room.
+        config: how the federation runs.
+        home: where they keep what they keep from round to round.
+        parts: who has which samples, as `deal` says.
+        loaded: training and held-out batches.
+    """
+    batches, test = loaded
     places = Places(lambda: build(recipe))
-    clients = {
+    return {
         name: LocalClient(
             name,
             places,
@@ -188,12 +210,6 @@ def federate(
         )
         for number, (name, indices) in enumerate(sorted(parts.items()))
     }
-    outcome = server.rounds.run(InProcess(clients))
-    server.keep(outcome)
-    if config.personal:
-        for client in clients.values():
-            server.keep(outcome, client)
-    return outcome, server
 
 
 def deal(batches: Batches | Sequence[Any], config: FederateConfig) -> dict[str, Indices]:

@@ -1,0 +1,46 @@
+"""`lorgnette federate check FOLDER`: a site's dry run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorgnette.cli.arguments import Arguments
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    folder, given = site_words(
+        words,
+        "federate check",
+        "lorgnette federate check north --data.root /data/north",
+        "Tries what a site needs before the rounds: keys, server, clock, data, the same base model and adapter. "
+        "Nothing is sent. Exit status 2 where something has to be put right.",
+    )
+    from lorgnette.federate.check import check_site
+
+    good = True
+    for finding in check_site(folder, given):
+        print(f"{'ok  ' if finding.good else 'NOT '} {finding.what:<15} {finding.says}", flush=True)
+        good = good and finding.good
+    if good:
+        print(f"\nready: lorgnette federate node {folder} ...")
+    return 0 if good else 2
+
+
+def site_words(words: list[str], verb: str, example: str, about: str) -> tuple[str, dict[str, Any]]:
+    """A site's folder, and its own settings by flat name."""
+    parser = Arguments(verb, example, about)
+    parser.add_argument("folder", metavar="FOLDER", help="the site's, as the server's operator handed it out")
+    parser.epilog = "Settings of a site's own: --data.* of the room, --train.device, --train.workers"
+    first = next((i for i, word in enumerate(words) if word.startswith("--") and "." in word), len(words))
+    options = parser.read(words[:first])
+
+    from lorgnette import settings
+    from lorgnette.cli.words import split_words
+    from lorgnette.federate.folder import read_deployment, with_own_settings
+
+    deployment = read_deployment(options.folder)
+    _, given = split_words(words[first:], {})
+    values = settings.from_options(type(deployment.recipe), given)
+    with_own_settings(deployment, values)
+    return options.folder, values

@@ -1,0 +1,22 @@
+"""`lorgnette federate node FOLDER`: take part in a federation with this machine's data."""
+
+from __future__ import annotations
+
+from lorgnette.cli.federate_check import site_words
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    folder, given = site_words(
+        words,
+        "federate node",
+        "lorgnette federate node north --data.root /data/north",
+        "Waits for the server and trains when it asks, until interrupted. The data stays where it is; what leaves are "
+        "adapters and figures. Logs are in FOLDER/run.",
+    )
+    from lorgnette.federate.launch import run_node
+    from lorgnette.federate.programs import stopping_on_terminate
+
+    with stopping_on_terminate():
+        run_node(folder, given, lambda line: print(line, flush=True))
+    return 0

@@ -1,0 +1,26 @@
+"""`lorgnette federate status FOLDER`: where the rounds of a federation are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorgnette.cli.arguments import Arguments
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; returns the exit status."""
+    parser = Arguments(
+        "federate status",
+        "lorgnette federate status study",
+        "Shows sites, round, bytes, errors and the time left of a federation that `lorgnette federate serve` runs.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the federation's")
+    options = parser.read(words)
+
+    from lorgnette.federate.operator import Board, page
+
+    file = Path(options.folder) / "run" / "board.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file}: `lorgnette federate serve {options.folder}` was not started yet")
+    print(page(Board.read(file)))
+    return 0

@@ -1,0 +1,227 @@
+"""Flower carries the rounds: the only file that imports flwr (1.41; its inner parts change with each minor version).
+
+    server, client        the two halves of the Flower app, the same in a simulation and on many machines
+    GridTransport         `lorgnette.federate.transport.Transport` over Flower's grid, with our own deadline
+    python -m lorgnette.federate.flower superlink|supernode ...
+                          Flower's own programs, ending with the process that started them; the server answers
+                          strangers only on the paths that nodes need
+
+`client` imports no torch: it carries bytes to the warm worker of the site. Only in a simulation, where Flower keeps
+its processes, it holds a client itself.
+"""
+
+# pyright: reportMissingImports=false
+# (flwr is optional)
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from lorgnette.federate.folder import APP_FILES
+from lorgnette.federate.guard import OnlyNodes, same_app
+from lorgnette.federate.transport import Reply
+
+FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of a simulation
+WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's worker listens
+RECORD = "lorgnette"
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 7 * 86400.0  # with a worker, where the rounds have no deadline
+
+server, client = ServerApp(), ClientApp()
+
+
+class GridTransport:
+    """Rounds over Flower's grid.
+
+    Args:
+        grid: Flower's.
+        names: all clients; who is asked, and at which rank, must not depend on who happens to be connected.
+        name_of: the client that a node speaks for, from what Flower knows of it; None for strangers.
+        quorum: share of those asked without which a round is not begun.
+        gather: seconds to wait for so many.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        names: Sequence[str],
+        name_of: Callable[[Any], str | None],
+        quorum: float = 0.0,
+        gather: float = 0.0,
+    ):
+        self.grid, self.names, self.name_of, self.quorum, self.gather = grid, sorted(names), name_of, quorum, gather
+
+    def clients(self) -> list[str]:
+        """See `lorgnette.federate.transport.Transport`."""
+        return self.names
+
+    def connected(self) -> list[str]:
+        """Names of the clients that are connected now."""
+        return sorted(self._nodes())
+
+    def ask(self, round: int, work: Mapping[str, bytes], deadline: float | None) -> Iterator[Reply]:
+        """See `lorgnette.federate.transport.Transport`; a client that is not connected gives an error at once."""
+        until = time.monotonic() + self.gather
+        while len(work.keys() & self._nodes().keys()) < self.quorum * len(work) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+        return self._ask("train", round, work, deadline)
+
+    def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
+        """Ask clients who they are; each answers with a line of JSON."""
+        return self._ask("query", 0, dict.fromkeys(names, b""), seconds)
+
+    def _ask(self, kind: str, round: int, work: Mapping[str, bytes], deadline: float | None) -> Iterator[Reply]:
+        started = time.monotonic()
+        nodes = self._nodes()
+        for name in work.keys() - nodes.keys():
+            yield Reply(name, b"", "it is not connected")
+        there = [name for name in work if name in nodes]
+        messages = [_message(kind, round, work[name], nodes[name], deadline) for name in there]
+        waiting = dict(zip(self.grid.push_messages(messages), there, strict=True))
+        while waiting and (deadline is None or time.monotonic() - started < deadline):
+            for reply in self.grid.pull_messages(list(waiting)):
+                name = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if name is not None:
+                    yield _reply(name, reply, time.monotonic() - started)
+            time.sleep(POLL_SECONDS)
+
+    def _nodes(self) -> dict[str, int]:
+        named = ((self.name_of(node), node.node_id) for node in self.grid.get_nodes())
+        return {name: node_id for name, node_id in named if name is not None}
+
+
+def _message(kind: str, round: int, data: bytes, node_id: int, deadline: float | None) -> Message:
+    content = ConfigRecord({"round": round, "data": data, "seconds": -1.0 if deadline is None else deadline})
+    # Past the deadline the server link drops what was not fetched: a node that comes back is not held up by old work.
+    return Message(RecordDict({RECORD: content}), node_id, kind, ttl=deadline, group_id=str(round))
+
+
+def _reply(name: str, reply: Message, seconds: float) -> Reply:
+    if reply.has_error():
+        return Reply(name, b"", f"Flower: {' '.join(str(reply.error.reason).split())[:200]}", seconds)
+    record = reply.content.get(RECORD)
+    content: dict[str, Any] = dict(record) if isinstance(record, ConfigRecord) else {}
+    if not isinstance(content.get("data"), bytes):
+        return Reply(name, b"", "its answer is not one of Lorgnette's", seconds)
+    return Reply(name, content["data"], " ".join(str(content.get("error", "")).split())[:500], seconds)
+
+
+# ------------------------------------------------------------------------------------------ at a site
+
+
+@client.train()
+def _train(message: Message, context: Context) -> Message:
+    return _answer("train", message, context)
+
+
+@client.query()
+def _greet(message: Message, context: Context) -> Message:
+    return _answer("greet", message, context)
+
+
+def _answer(kind: str, message: Message, context: Context) -> Message:
+    content: Any = message.content[RECORD]
+    reply: Any = {"data": b""}
+    try:
+        reply["data"] = _asked(kind, content["round"], content["data"], content["seconds"], context)
+    except Exception as error:  # Flower would send its text, with whatever file names are in it
+        from lorgnette.federate.worker import without_paths
+
+        name = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        reply["error"] = f"{name}{without_paths(str(error))}"
+    return Message(RecordDict({RECORD: ConfigRecord(reply)}), reply_to=message)
+
+
+def _asked(kind: str, round: int, data: bytes, seconds: float, context: Context) -> bytes:
+    if WORKER in os.environ:
+        from lorgnette.federate.worker import ask, packed
+
+        return ask(os.environ[WORKER], packed(kind, round, data), seconds if seconds > 0 else PATIENCE_SECONDS)
+    from lorgnette.federate.simulated import answer
+
+    return answer(Path(os.environ[FOLDER]), int(context.node_config["partition-id"]), kind, round, data)
+
+
+# -------------------------------------------------------------------------------------- at the server
+
+
+@server.main()
+def _main(grid: Grid, context: Context) -> None:
+    from lorgnette.federate.serving import run_rounds
+
+    run_rounds(Path(os.environ[FOLDER]), partial(GridTransport, grid))
+
+
+def _superlink() -> None:
+    """Flower's server link, with strangers kept to the interface of the nodes."""
+    import flwr.superlink.main
+    from flwr.superlink.cli import flower_superlink
+
+    make = flwr.superlink.main.create_app
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        app = make(*args, **kwargs)
+        app.add_middleware(OnlyNodes)
+        return app
+
+    flwr.superlink.main.create_app = guarded
+    flower_superlink()
+
+
+def _supernode() -> None:
+    """Flower's node, which runs no program of the server's but the app that Lorgnette itself writes."""
+    from flwr.cli.build import build_fab_from_files
+    from flwr.supercore.run import RunNotRunningException
+    from flwr.supernode import start_client_internal as node
+    from flwr.supernode.cli import flower_supernode
+
+    own, _ = build_fab_from_files({name: text.encode() for name, text in APP_FILES.items()})
+    connect = node._init_connection
+
+    @contextlib.contextmanager
+    def guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
+        with connect(*args, **kwargs) as (node_id, receive, send, get_run, get_fab, *others):
+
+            def get_own_fab(fab_hash: str, run_id: int) -> Any:
+                fab = get_fab(fab_hash, run_id)
+                if not same_app(fab.content, own):
+                    print("refused: the server sent another program than Lorgnette's app", flush=True)
+                    raise RunNotRunningException
+                return fab
+
+            yield (node_id, receive, send, get_run, get_own_fab, *others)
+
+    node._init_connection = guarded
+    flower_supernode()
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end when its standard input does: the write end is with the process that started it."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.killpg(0, signal.SIGTERM)  # this process leads a group: what Flower started from here ends, too
+        time.sleep(10)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    program = {"superlink": _superlink, "supernode": _supernode}[sys.argv.pop(1)]
+    _end_with_parent()
+    program()

@@ -1,0 +1,209 @@
+"""Running a federation: the server with Flower's link, a simulation, a site's node with its worker.
+
+Imports neither flwr nor torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lorgnette.federate.flower_command import FlowerCommand
+from lorgnette.federate.folder import Deployment, copy_settings_to_sites, read_deployment
+from lorgnette.federate.operator import Board, page
+from lorgnette.federate.programs import (
+    STOP_SECONDS,
+    child,
+    environment,
+    flower_words,
+    free_port,
+    is_up,
+    listens,
+    require_flower,
+    require_free_port,
+    says_ready,
+    started,
+)
+from lorgnette.files import make_folder
+
+RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0)  # waits before a node that ended is started again
+LOOK_SECONDS = 0.5
+ASK_FLOWER_SECONDS = 20.0
+
+Show = Callable[[str], None]
+
+
+def serve(
+    folder: str | os.PathLike[str], show: Show = print, show_page: Callable[[Board], None] | None = None
+) -> Board:
+    """Run the rounds of a federation's folder to their end, as its server.
+
+    A server that was killed goes on at the same round when it is started again.
+
+    Args:
+        folder: of the federation, with keys.
+        show: called with lines for the operator.
+        show_page: called with the board whenever it changes.
+
+    Returns:
+        The board at the end; its phase says how the rounds ended.
+
+    Raises:
+        ValueError, FileNotFoundError: keys or settings are missing, the port is taken, or the rounds failed.
+    """
+    folder = Path(folder).resolve()
+    deployment = read_deployment(folder)
+    public_keys = sorted((folder / "server" / "sites").glob("*.pub"))
+    if not public_keys:
+        raise FileNotFoundError(f"{folder} has no keys: `lorgnette federate keys {folder}` makes them")
+    require_flower()
+    copy_settings_to_sites(folder)
+    run = make_folder(folder / "run")
+    (run / "board.json").unlink(missing_ok=True)
+    with _superlink(folder, deployment) as link:
+        flower = FlowerCommand(run / "flower", link, f"127.0.0.1:{deployment.port}", folder / "server" / "ca.crt")
+        for file in public_keys:
+            flower.register(file)
+        show(f"listening on {deployment.listen}:{deployment.port} for {', '.join(file.stem for file in public_keys)}")
+        run_id = flower.start_run(folder / "app")
+        return _watch(flower, run_id, run / "board.json", show_page or (lambda board: show(page(board))))
+
+
+def simulate(
+    folder: str | os.PathLike[str], show: Show = print, show_page: Callable[[Board], None] | None = None
+) -> Board:
+    """The same app with all clients on this machine, in Flower's simulation (Ray): the data is dealt out among them.
+
+    Args, Returns, Raises: as `serve`; no keys are needed.
+    """
+    folder = Path(folder).resolve()
+    deployment = read_deployment(folder)
+    require_flower()
+    if find_spec("ray") is None:
+        raise ValueError("a simulation needs Ray: pip install 'lorgnette[simulation]'")
+    run = make_folder(folder / "run")
+    (run / "board.json").unlink(missing_ok=True)
+    port, log = free_port(), run / "superlink.log"
+    words = flower_words("superlink", "--simulation", "--insecure", "--host", "127.0.0.1", "--port", str(port))
+    words += ["--disable-runtime-dependency-installation"]
+    env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SIMULATED": "1"}
+    with (
+        tempfile.TemporaryDirectory(prefix="l-") as scratch,  # Ray's sockets need a short path
+        child(words, env | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": scratch}, log) as link,
+        started(link, log, lambda: listens(port)),
+    ):
+        flower = FlowerCommand(run / "flower", link, f"127.0.0.1:{port}", None)
+        show(f"{deployment.config.clients} clients on this machine")
+        resources = f"num-supernodes={deployment.config.clients} client-resources-num-cpus=1"
+        run_id = flower.start_run(folder / "app", "--federation-config", resources)
+        return _watch(flower, run_id, run / "board.json", show_page or (lambda board: show(page(board))))
+
+
+def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Show = print) -> None:
+    """Take part in a federation as the site of this folder, until interrupted.
+
+    Args:
+        folder: the site's.
+        given: its own settings by flat name, such as `data.root`.
+        show: called with lines for whoever looks.
+
+    Raises:
+        ValueError, FileNotFoundError: keys, settings or data are missing.
+    """
+    folder = Path(folder).resolve()
+    deployment = read_deployment(folder)
+    for name in ("ca.crt", "node.key"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}: the server's operator hands it out with the folder")
+    require_flower()
+    run = make_folder(folder / "run")
+    worker = [sys.executable, "-m", "lorgnette.federate.site", str(folder), json.dumps(dict(given))]
+    tries = 0
+    while True:
+        with (
+            child(worker, os.environ, run / "worker-output.log") as warm,
+            started(warm, run / "worker-output.log", lambda: says_ready(run / "worker-output.log")),
+            _supernode(folder, deployment) as node,
+        ):
+            show(f"{folder.name} is ready and calls {deployment.address}")
+            began = time.monotonic()
+            while node.poll() is None and warm.poll() is None:
+                time.sleep(LOOK_SECONDS)
+            ended = "the node" if node.poll() is not None else "the worker"
+        tries = 0 if time.monotonic() - began > 60 else tries + 1
+        wait = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
+        show(f"{ended} ended ({run / 'node.log'} says why): starting again in {wait:.0f} s")
+        time.sleep(wait)
+
+
+@contextlib.contextmanager
+def _superlink(folder: Path, deployment: Deployment) -> Iterator[subprocess.Popen[bytes]]:
+    run, keys = folder / "run", folder / "server"
+    words = [
+        *("superlink", "--host", deployment.listen, "--port", str(deployment.port)),
+        *("--ssl-ca-certfile", str(keys / "ca.crt"), "--ssl-certfile", str(keys / "server.crt")),
+        *("--ssl-keyfile", str(keys / "server.key"), "--enable-supernode-auth"),
+        *("--disable-runtime-dependency-installation", "--database", str(run / "superlink.db")),
+    ]
+    require_free_port(deployment.listen, deployment.port)
+    env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder)}
+    log = run / "superlink.log"
+    address = f"127.0.0.1:{deployment.port}"
+    with child(flower_words(*words), env, log) as link, started(link, log, lambda: is_up(address, keys / "ca.crt")):
+        yield link
+
+
+@contextlib.contextmanager
+def _supernode(folder: Path, deployment: Deployment) -> Iterator[subprocess.Popen[bytes]]:
+    words = [
+        *("supernode", "--superlink", deployment.address, "--root-certificates", str(folder / "ca.crt")),
+        *("--auth-supernode-private-key", str(folder / "node.key")),
+        *("--host", "127.0.0.1", "--port", str(free_port())),
+    ]
+    env = environment(folder / "run" / "flower") | {"LORGNETTE_WORKER": str(folder / "run" / "worker.json")}
+    with child(flower_words(*words), env, folder / "run" / "node.log") as node:
+        yield node
+
+
+def _watch(flower: FlowerCommand, run_id: str, file: Path, show_page: Callable[[Board], None]) -> Board:
+    """Show the board whenever it changes, until the rounds end."""
+    last, asked = None, time.monotonic()
+    while True:
+        board = _board(file)
+        if board is not None and board != last:
+            show_page(board)
+            last = board
+        if board is not None and board.is_over:
+            until = time.monotonic() + STOP_SECONDS
+            while not (run := flower.run(run_id)).get("status", "").startswith("finished"):
+                if time.monotonic() > until:
+                    break
+            if board.phase.startswith("failed"):
+                raise ValueError(board.phase.removeprefix("failed: "))
+            board.wire_bytes = run.get("network-traffic", {}).get("total-bytes")
+            board.keep()
+            return board
+        if flower.link.poll() is not None:
+            raise ValueError(f"Flower's link ended: {file.parent / 'superlink.log'} says why; serve again to go on")
+        if time.monotonic() - asked > ASK_FLOWER_SECONDS:
+            asked = time.monotonic()
+            status = flower.run(run_id).get("status", "")
+            if status.startswith("finished") and not ((board := _board(file)) and board.is_over):
+                raise ValueError(f"Flower ended the rounds ({status}): {file.parent / 'server.log'} may say why")
+        time.sleep(LOOK_SECONDS)
+
+
+def _board(file: Path) -> Board | None:
+    try:
+        return Board.read(file)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,167 @@
+"""Child programs that end with the process that started them, killed or not: they watch their standard input.
+
+Imports neither flwr nor torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lorgnette.files import make_folder
+
+START_SECONDS = 180.0
+STOP_SECONDS = 15.0
+
+
+def environment(flower_home: Path) -> dict[str, str]:
+    """What Flower's programs are started with: no reports home, its files in `flower_home`."""
+    make_folder(flower_home)
+    own = {
+        "FLWR_HOME": str(flower_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; every message starts a process
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return os.environ | own | {"PATH": path}  # its programs find each other by name
+
+
+def flower_words(*words: str) -> list[str]:
+    """A command line for one of Flower's own programs, as `lorgnette.federate.flower` starts them."""
+    return [sys.executable, "-m", "lorgnette.federate.flower", *words]
+
+
+@contextlib.contextmanager
+def child(words: list[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends with the block, or with this process."""
+    if log.exists():
+        log.replace(log.with_suffix(".previous.log"))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=dict(env), start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # with what it started: it leads a group of its own
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextlib.contextmanager
+def stopping_on_terminate() -> Iterator[None]:
+    """Within the block SIGTERM, as service managers send it, ends this process as Ctrl-C does: programs first."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def started(process: subprocess.Popen[bytes], log: Path, is_up: Callable[[], bool]) -> Iterator[None]:
+    """Wait until a program is up; a ValueError with the end of its log where it ends instead."""
+    until = time.monotonic() + START_SECONDS
+    while not is_up():
+        if process.poll() is not None or time.monotonic() > until:
+            lines = log.read_text(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+            raise ValueError(f"{last[:300]} (all of it: {log})")
+        time.sleep(0.2)
+    yield
+
+
+def says_ready(log: Path) -> bool:
+    """Whether a program wrote the line `ready`."""
+    return b"ready\n" in log.read_bytes()
+
+
+def is_up(address: str, ca_file: Path) -> bool:
+    """Whether a server answers over TLS."""
+    try:
+        reachable(address, ca_file, timeout=2.0)
+    except ValueError:
+        return False
+    return True
+
+
+def listens(port: int) -> bool:
+    """Whether something listens on a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def require_free_port(host: str, port: int) -> None:
+    """A one-line ValueError where this port cannot be listened on."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host}:{port} ({error.strerror}): another port may work") from None
+
+
+def free_port() -> int:
+    """A port of the loopback interface that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def require_flower() -> None:
+    """A one-line ValueError where Flower is not installed."""
+    if find_spec("flwr") is None:
+        raise ValueError("this needs Flower: pip install 'lorgnette[federated]'")
+
+
+def reachable(address: str, ca_file: str | os.PathLike[str], timeout: float = 10.0) -> float:
+    """Ask the server for its time over TLS.
+
+    Args:
+        address: HOST:PORT.
+        ca_file: the authority's certificate.
+        timeout: seconds.
+
+    Returns:
+        How many seconds the server's clock is ahead of ours; exact to about one second.
+
+    Raises:
+        ValueError: not reachable, or its certificate is not one of this authority for this name; one line.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file))
+        with urllib.request.urlopen(f"https://{address}/health", timeout=timeout, context=context) as reply:
+            date = reply.headers.get("date")
+    except ssl.SSLCertVerificationError as error:
+        raise ValueError(
+            f"{address} shows a certificate that ca.crt does not vouch for ({error.verify_message})"
+        ) from None
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            reason = f"its certificate: {reason.verify_message}"
+        raise ValueError(f"{address} cannot be reached ({reason}): is the server up, the port open?") from None
+    return parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0

@@ -1,0 +1,159 @@
+"""The server of a federation: it waits for the sites, runs the rounds, keeps the journal and the adapter.
+
+Runs inside Flower's server process, and after a kill in the next one: the journal says where to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lorgnette.federate.codec import Schema
+from lorgnette.federate.folder import SETTINGS_FILE, Deployment, read_deployment
+from lorgnette.federate.operator import Board
+from lorgnette.federate.run import FederationFolder, Server
+from lorgnette.federate.simulated import simulated_clients
+from lorgnette.federate.state import Adapter, AdapterState
+from lorgnette.federate.transport import Reply, Transport
+from lorgnette.files import make_folder
+from lorgnette.systems import room_of
+
+SIMULATED = "LORGNETTE_SIMULATED"  # environment: set where all clients are on this machine
+CLOCK_SECONDS = 60.0  # farther apart, messages expire before they are read
+GREETING_SECONDS = 60.0
+
+
+class Network(Transport, Protocol):
+    """A transport on which clients can be greeted."""
+
+    def connected(self) -> Sequence[str]:
+        """Names of the clients that are connected now."""
+        ...
+
+    def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
+        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.site`."""
+        ...
+
+
+def run_rounds(folder: Path, connect: Callable[..., Network]) -> None:
+    """Run the rounds of a federation's folder that are left, and keep the adapter in `run/adapter`.
+
+    Args:
+        folder: of the deployment.
+        connect: (names, name_of, quorum, gather) -> network; `name_of` tells the client a node speaks for.
+    """
+    run = make_folder(folder / "run")
+    log = logging.getLogger("lorgnette.federate")
+    log.addHandler(logging.FileHandler(run / "server.log"))
+    log.setLevel(logging.INFO)
+    deployment = read_deployment(folder)
+    names = simulated_clients(deployment) if SIMULATED in os.environ else sorted(public_keys(folder).values())
+    board = Board.of(run / "board.json", deployment.config.rounds, names)
+    try:
+        _run(folder, deployment, names, board, connect)
+    except BaseException as error:
+        log.exception("the rounds stopped")
+        board.finish(f"failed: {' '.join(str(error).split()) or type(error).__name__}")
+        raise
+
+
+def public_keys(folder: Path) -> dict[bytes, str]:
+    """The sites' names by their public keys."""
+    from lorgnette.federate.keys import public_key_pem
+
+    files = sorted((folder / "server" / "sites").glob("*.pub"))
+    if not files:
+        raise FileNotFoundError(f"no public key of a site in {folder / 'server' / 'sites'}: `lorgnette federate keys`")
+    return {public_key_pem(file): file.stem for file in files}
+
+
+def _run(
+    folder: Path, deployment: Deployment, names: Sequence[str], board: Board, connect: Callable[..., Network]
+) -> None:
+    recipe, config, home = deployment.recipe, deployment.config, FederationFolder(folder / "run")
+    if not home.started:
+        home.start(recipe, config)
+    elif home.settings() != (recipe, config):
+        raise ValueError(f"{SETTINGS_FILE} changed since these rounds began: put it back, or move run/ away")
+    test = room_of(recipe).loaders(recipe.data, recipe.train)[1] if deployment.evaluate else []
+    server = Server(recipe, config, home, test, [board])
+    if SIMULATED in os.environ:
+        name_of = simulated_names(connect([], lambda node: str(node.node_id)), len(names), deployment.gather).get
+        network = connect(names, lambda node: name_of(str(node.node_id)))
+    else:
+        keys = public_keys(folder)
+        network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
+    gather(network, deployment, facts_of(server.adapter, server.made, deployment), board)
+    outcome = server.rounds.run(network)
+    server.keep(outcome)
+    board.finish({"done": "finished"}.get(outcome.reason, outcome.reason))
+
+
+def simulated_names(network: Network, count: int, seconds: float) -> dict[str, str]:
+    """The client that each node of a simulation plays, by the node's number."""
+    until = time.monotonic() + seconds
+    while len(nodes := network.connected()) < count and time.monotonic() < until:
+        time.sleep(0.2)
+    replies = list(network.greet(nodes, seconds))
+    if errors := [reply.error for reply in replies if reply.error]:
+        raise ValueError(f"a simulated client did not start ({errors[0]})")
+    return {reply.client: json.loads(reply.data)["name"] for reply in replies}
+
+
+def facts_of(adapter: Adapter, made: AdapterState, deployment: Deployment) -> dict[str, str]:
+    """What server and sites must have alike: digests of the base and of the names and shapes that travel."""
+    shared = made.without(made.matching(deployment.config.personal))
+    return {"base": adapter.base, "schema": Schema.of(shared).digest}
+
+
+def gather(network: Network, deployment: Deployment, facts: Mapping[str, str], board: Board) -> None:
+    """Greet all sites until each is ready, or until the time for it is over.
+
+    Raises:
+        ValueError: then fewer than the quorum are ready.
+    """
+    names, until = network.clients(), time.monotonic() + deployment.gather
+    missing = set(names)
+    while missing:
+        for reply in network.greet(sorted(missing), GREETING_SECONDS):
+            problem, samples = judge(reply, deployment, facts)
+            if problem:
+                board.failed(reply.client, problem, "not yet seen" if reply.error else "refused")
+            else:
+                board.seen(reply.client, samples)
+                missing.discard(reply.client)
+        if time.monotonic() > until:
+            break
+        time.sleep(0.5 if missing else 0)
+    ready = len(names) - len(missing)
+    if ready < math.ceil(deployment.config.quorum * len(names) - 1e-9) or not ready:
+        because = "; ".join(f"{name}: {board.sites[name].problem or 'not seen'}" for name in sorted(missing)[:3])
+        raise ValueError(f"only {ready} of {len(names)} sites are ready ({because}): start them, then serve again")
+
+
+def judge(reply: Reply, deployment: Deployment, facts: Mapping[str, str]) -> tuple[str, int | None]:
+    """What is wrong with a site that was greeted ('' for nothing), and how many samples it has."""
+    if reply.error:
+        return reply.error, None
+    try:
+        said = json.loads(reply.data[:4096])
+        samples, clock = int(said["samples"]), float(said["clock"])
+        base, schema = str(said["base"]), str(said["schema"])
+    except (ValueError, KeyError, TypeError):
+        return "its answer to a greeting is not one of this version", None
+    late = abs(time.time() - clock) - reply.seconds
+    if late > CLOCK_SECONDS:
+        return f"its clock is {late:.0f} s off; up to {CLOCK_SECONDS:.0f} s work", samples
+    if base != facts["base"]:
+        return "it has another base model, or other settings of it", samples
+    if schema != facts["schema"]:
+        return "its adapter has other layers, ranks or sizes", samples
+    if samples < deployment.min_samples:
+        return f"it has {samples} samples; {deployment.min_samples} are needed", samples
+    return "", samples

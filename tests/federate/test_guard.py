@@ -1,0 +1,87 @@
+"""Strangers reach what nodes need, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from typing import Any
+
+import pytest
+
+from lorgnette.federate.guard import OnlyNodes, same_app
+
+
+def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5") -> str:
+    """'passed', or the status or the event that the guard sent instead."""
+    reached, sent = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["type"])
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    scope = {"type": kind, "path": path, "client": None if peer is None else (peer, 5), "server": (own, 8000)}
+    asyncio.run(OnlyNodes(app)(scope, None, send))
+    assert len(reached) + bool(sent) == 1
+    return "passed" if reached else str(sent[0].get("status", sent[0]["type"]))
+
+
+@pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/fleet/activate-node", "/health"])
+def test_nodes_get_through(path: str):
+    assert asked(path, "203.0.113.9") == "passed"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task", "/docs", "/", "/v1/fleet",
+     "//v1/fleet/", "/V1/fleet/x", "/health/../v1/control/start-run", "/v1/responses"],
+)  # fmt: skip
+def test_strangers_start_no_runs_and_register_no_nodes(path: str):
+    assert asked(path, "203.0.113.9") == "403"
+    assert asked(path, "2001:db8::1") == "403"
+    assert asked(path, None) == "403"
+    assert asked(path, "not an address") == "403"
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.0.0.5"])
+def test_this_machine_may_do_anything(peer: str):
+    assert asked("/v1/control/start-run", peer) == "passed"
+
+
+def test_other_kinds_of_connections():
+    assert asked("/v1/fleet/x", "203.0.113.9", "websocket") == "websocket.close"
+    assert asked("", None, "lifespan") == "passed"
+
+
+def bundle(files: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", packing) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+APP = {"pyproject.toml": b"[project]", "federation_app.py": b"from lorgnette import x"}
+
+
+def test_the_own_app_is_known_however_it_is_packed():
+    turned = dict(reversed(APP.items()))
+    assert same_app(bundle(turned, zipfile.ZIP_STORED), bundle(APP))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        bundle({**APP, "federation_app.py": b"import os"}),
+        bundle({**APP, "lorgnette.py": b"import os"}),
+        bundle({"pyproject.toml": b"[project]"}),
+        bundle({**APP, "federation_app.py": bytes(2**21)}),
+        bundle(APP)[:-30],
+        b"",
+        b"PK",
+    ],
+)
+def test_another_program_is_not_run(other: bytes):
+    assert not same_app(other, bundle(APP))

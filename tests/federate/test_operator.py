@@ -1,0 +1,71 @@
+"""The operator's table: what it counts, and that it comes back from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorgnette.federate.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
+from lorgnette.federate.operator import Board, duration, page
+
+
+def done(number: int, missing: list[str], seconds: float, metrics: dict[str, float]) -> RoundDone:
+    clients = {} if number != 1 or not missing else {"north": {"bytes_down": 1_500_000}}
+    return RoundDone(number, {"missing": missing, "clients": clients, "seconds": seconds, "metrics": metrics})
+
+
+def test_a_round_as_the_operator_sees_it(tmp_path: Path):
+    board = Board.of(tmp_path / "board.json", 4, ["south", "north", "west"])
+    assert "round 0 of 4, waiting for sites" in page(board)
+    for name in board.sites:
+        board.seen(name, 120)
+    board(RoundsStarted(0, 4, sorted(board.sites), {"metrics": {"accuracy": 0.5, "loss": None}}))
+    board(RoundStarted(1, ["north", "south"]))
+    assert page(board).startswith("round 1 of 4, training, 0 s, accuracy 0.5")
+    board(Answered(1, "north", 121, 900_000, 0.7, 12.25, {}))
+    board(done(1, missing=["south"], seconds=30.0, metrics={"accuracy": 0.875}))
+    lines = page(board).splitlines()
+    assert lines[0] == "round 1 of 4, between rounds, about 1 min 30 s left, accuracy 0.875"
+    assert lines[2].split() == ["site", "state", "samples", "rounds", "seconds", "down", "up"]
+    assert lines[3].split() == ["north", "answered", "121", "1", "12.2", "1.50", "MB", "0.90", "MB"]
+    assert lines[4].split() == ["south", "late", "120", "0", "-", "0", "B", "0", "B"]
+    assert lines[5].split() == ["west", "not", "asked", "120", "0", "-", "0", "B", "0", "B"]
+    assert lines[-1] == "south: round 1: no answer in time"
+
+
+def test_it_comes_back_from_its_file(tmp_path: Path):
+    board = Board.of(tmp_path / "board.json", 2, ["north"])
+    board(RoundStarted(1, ["north"]))
+    board(NotUsed(1, "north", "its schema differs"))
+    board(NotUsed(1, "a stranger", "it was not asked"))
+    board(done(1, missing=[], seconds=1.0, metrics={"loss": 0.5}))
+    board(RoundsEnded(1, "done", 0, {}))
+    assert not board.is_over
+    board.finish("finished")
+    assert board.is_over
+    again = Board.read(tmp_path / "board.json")
+    assert again == board
+    assert page(again, 0) == page(board, 0)
+    assert page(again).splitlines()[0] == "round 1 of 2, finished, loss 0.5"
+    assert page(again).splitlines()[-1] == "north: round 1: its schema differs"
+
+
+def test_time_left_does_not_fall_below_the_rounds_that_remain(tmp_path: Path):
+    board = Board.of(None, 3, ["north"])
+    assert board.seconds_left(0) is None
+    board.round_seconds = [10.0, 20.0, 30.0]
+    board.round, board.phase, board.round_began = 2, "training", 100.0
+    assert board.seconds_left(105.0) == 20 + 15
+    assert board.seconds_left(500.0) == 20
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format_version": 1}', '{"format_version": 1, "sites": 3}', "x"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: str):
+    (tmp_path / "board.json").write_text(content)
+    with pytest.raises(ValueError, match=r"board\.json"):
+        Board.read(tmp_path / "board.json")
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 59.6, 75, 7300)] == ["0 s", "1 min 0 s", "1 min 15 s", "2 h 1 min"]
