@@ -7,8 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.clip.configuration_clip import CLIPConfig
-from transformers.models.clip.modeling_clip import CLIPModel
+
+try:
+    from transformers.models.clip.configuration_clip import CLIPConfig
+    from transformers.models.clip.modeling_clip import CLIPModel
+except ImportError:
+    raise ValueError("the room clip needs transformers: pip install 'lorgnette[clip]'") from None
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": {
