@@ -82,9 +82,9 @@ def screen_recording(frames: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def slides(frames: int) -> Iterator[NDArray[np.uint8]]:
-    """Every twelfth frame another page; between them a pointer moves."""
+    """Every fifth frame another page; between them a pointer moves."""
     for number in range(frames):
-        image = page(number // 12)
+        image = page(number // 5)
         image[200:212, 40 + 14 * number : 52 + 14 * number] = (220, 30, 30)
         yield image
 
