@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -375,6 +376,12 @@ def test_an_interrupted_folder_goes_on(cleaner: Task, after: int, tmp_path: Path
         assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes()
 
 
+def test_frames_of_an_older_job_are_not_left_among_new_ones(cleaner: Task, tmp_path: Path):
+    interrupted(cleaner, frames_folder(tmp_path / "long", 4), tmp_path / "out", 4)
+    done = enhance_video(cleaner, frames_folder(tmp_path / "short", 2), tmp_path / "out", overwrite=True)
+    assert sorted(file.name for file in done.path.iterdir()) == ["8.png", "9.png"]
+
+
 def test_what_another_job_left_is_not_mixed_in(cleaner: Task, tmp_path: Path):
     source = make_clip(tmp_path / "in.mp4", scene(4, (36, 48)))
     other = make_clip(tmp_path / "other.mp4", scene(4, (36, 48), seed=1))
@@ -574,6 +581,22 @@ def test_a_truncated_file_is_told_and_its_beginning_can_be_done(cleaner: Task, s
     assert 20 < done.frames < 40
     assert np.allclose(pixels(source)[done.frames - 1], list(VideoSource(short, True).frames())[-1].image.pixels)
     assert packets(done.path, "audio")[-1][0] <= times(done.path)[-1] + 0.04
+
+
+def test_damage_on_the_way_keeps_what_is_done(cleaner: Task, tmp_path: Path):
+    source = make_clip(tmp_path / "in.mov", scene(8, (36, 48)), codec="png", pixel_format="rgb24")
+    data = bytearray(source.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 800] = bytes(800)
+    source.write_bytes(data)
+    target = tmp_path / "out.mp4"
+    line = refusal(lambda: enhance_video(cleaner, source, target))
+    match = re.search(r"breaks off at frame (\d) ", line)
+    assert match
+    assert 2 <= int(match[1]) <= 5
+    done = enhance_video(cleaner, source, target, truncated=True)
+    assert (done.resumed, done.frames) == (int(match[1]), int(match[1]))
+    assert len(decoded(target)) == done.frames
 
 
 def test_an_index_that_is_missing(cleaner: Task, tmp_path: Path):

@@ -30,8 +30,7 @@ from lorgnette.video_codecs import check_container
 from lorgnette.video_folder import FolderSource, FolderTarget
 from lorgnette.video_journal import Journal
 
-WORKING = ".part"
-"""What the name of the working folder adds to that of the output."""
+WORKING = ".part"  # what the name of the working folder adds to that of the output
 
 
 @dataclass(frozen=True)
@@ -225,10 +224,9 @@ class _Enhancer:
     """A room's `enhance` for the frames of one clip."""
 
     def __init__(self, task: Task, settings: dict[str, Any], cache: TileCache | None) -> None:
-        home = room_of(task)
-        if not hasattr(home, "enhance"):
+        if not hasattr(room_of(task), "enhance"):
             raise ValueError(f"the room of {type(task).__name__} does not enhance images")
-        self._enhance, self._task, self._settings, self._cache = home.enhance, task, settings, cache
+        self._enhance, self._task, self._settings, self._cache = room_of(task).enhance, task, settings, cache
         self.about_cache: dict[str, Any] | None = None
         self._every: int | None = None
         if cache is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from lorgnette.folders import SUFFIXES
 from lorgnette.images import Image, read_image, write_image
 from lorgnette.video_clip import RGB, Clip, Colour, Frame, Progress
-from lorgnette.video_journal import Journal
+from lorgnette.video_journal import FRAMES, Journal
 
 
 class FolderSource:
@@ -99,11 +99,12 @@ class FolderTarget:
 
     def picture(self, journal: Journal, index: int) -> Image:
         """A frame that is done."""
-        return read_image(self._path(journal, index))
+        path = self._path(journal, index)
+        return read_image(path if path.exists() else self.folder / path.name)  # a kill came while they were moved
 
     def finish(self, journal: Journal, tell: Progress) -> None:
         """Put all frames in their place."""
-        done = journal.folder / "frames"
+        done = journal.folder / FRAMES
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
         if not self.folder.exists():
@@ -113,7 +114,7 @@ class FolderTarget:
             shutil.move(file, self.folder / file.name)
 
     def _path(self, journal: Journal, index: int) -> Path:
-        return journal.folder / "frames" / (self.names[index] if self.names else f"{index + 1:06d}.png")
+        return journal.folder / FRAMES / (self.names[index] if self.names else f"{index + 1:06d}.png")
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from lorgnette.files import make_folder, read_json, write_json
 
 FORMAT_VERSION = 1
-JOB_FILE, LOG_FILE = "job.json", "frames.log"
+JOB_FILE, LOG_FILE, FRAMES = "job.json", "frames.log", "frames"  # the last: a folder for what is no record
 
 # Of a record: lengths of its two parts, their checksums. Then the parts: JSON about the frame, and its bytes.
 _HEAD = struct.Struct("<IQII")
@@ -51,6 +51,7 @@ class Journal:
             _lock(self._file, folder)
             if fresh:
                 self._file.truncate(0)
+                shutil.rmtree(folder / FRAMES, ignore_errors=True)
             elif (folder / JOB_FILE).exists():
                 _require_same(folder, read_json(folder / JOB_FILE), job)
             write_json(folder / JOB_FILE, job)
