@@ -109,6 +109,8 @@ def test_three_sites_over_tls(tmp_path: Path, temporary: Path):
                 lambda logs=logs, says=says: any(says in log.read_text() for log in logs if log.exists()),
                 PATIENCE,
             )
+        for node in all_[1:]:
+            node.terminate()
         assert_strangers_are_kept_out(port, study / "server" / "ca.crt")
         check = started(tmp_path / "check.log", "check", str(study / "sites" / "west"), "--data.root",
                         own_data(study, "west")["data.root"])  # fmt: skip

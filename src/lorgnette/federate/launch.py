@@ -129,21 +129,26 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
     require_flower()
     run = make_folder(folder / "run")
     worker = [sys.executable, "-m", "lorgnette.federate.site", str(folder), json.dumps(dict(given))]
-    tries = 0
+    log = run / "worker-output.log"
     while True:
-        with (
-            child(worker, os.environ, run / "worker-output.log") as warm,
-            started(warm, run / "worker-output.log", lambda: says_ready(run / "worker-output.log")),
-            _supernode(folder, deployment) as node,
-        ):
+        with child(worker, os.environ, log) as warm, started(warm, log, lambda: says_ready(log)):
             show(f"{folder.name} is ready and calls {deployment.address}")
-            began = time.monotonic()
+            _keep_node(folder, deployment, warm, show)
+        show(f"the worker ended ({log} may say why): starting again")
+        time.sleep(RESTART_SECONDS[-1])
+
+
+def _keep_node(folder: Path, deployment: Deployment, warm: subprocess.Popen[bytes], show: Show) -> None:
+    """Run the node, again whenever it ends, as long as the worker lives."""
+    tries = 0
+    while warm.poll() is None:
+        began = time.monotonic()
+        with _supernode(folder, deployment) as node:
             while node.poll() is None and warm.poll() is None:
                 time.sleep(LOOK_SECONDS)
-            ended = "the node" if node.poll() is not None else "the worker"
         tries = 0 if time.monotonic() - began > 60 else tries + 1
         wait = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
-        show(f"{ended} ended ({run / 'node.log'} says why): starting again in {wait:.0f} s")
+        show(f"the node ended ({folder / 'run' / 'node.log'} says why): starting again in {wait:.0f} s")
         time.sleep(wait)
 
 
@@ -157,7 +162,7 @@ def _superlink(folder: Path, deployment: Deployment, serving: str) -> Iterator[s
         *("--disable-runtime-dependency-installation", "--database", str(run / "superlink.db")),
     ]
     require_free_port(deployment.listen, deployment.port)
-    env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder)}
+    env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SERVING": serving}
     log = run / "superlink.log"
     address = f"127.0.0.1:{deployment.port}"
     with child(flower_words(*words), env, log) as link, started(link, log, lambda: is_up(address, keys / "ca.crt")):
