@@ -189,15 +189,15 @@ def generated(room: str, name: str, count: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def camera(room: str, name: str, count: int, tolerance: float) -> dict[str, Any]:
+def camera(room: str, name: str, count: int, tolerance: float | None, levels: float) -> dict[str, Any]:
     """The cache in near mode against whole frames.
 
-    The denoiser gets the frames with noise of one level, the super-resolution network gets them half as large; both
-    results are compared with the frames themselves.
+    The denoiser gets the frames with noise of so many levels, the super-resolution network gets them half as large;
+    both results are compared with the frames themselves.
     """
     task, truths = task_of(room), camera_clip(name, count)
     noise = np.random.default_rng(0)
-    inputs = [halved(frame) if room == "superres" else noisy(frame, 1.0, noise) for frame in truths]
+    inputs = [halved(frame) if room == "superres" else noisy(frame, levels, noise) for frame in truths]
     cache = TileCache(mode="near", tolerance=tolerance)
     near, whole = Way(room, task, cache), Way(room, task, tile=WHOLE)
     figures = []
@@ -211,6 +211,7 @@ def camera(room: str, name: str, count: int, tolerance: float) -> dict[str, Any]
         "clip": name,
         "size": "x".join(map(str, inputs[0].shape[1::-1])),
         "frames": count,
+        "noise": levels if room == "restore" else 0,
         "tolerance": tolerance,
         "hit_rate": cache.statistics()["hit_rate"],
         "whole_frames": cache.statistics()["whole_frames"],
@@ -293,7 +294,8 @@ def main() -> None:
     arguments.add_argument("--clip")
     arguments.add_argument("--frames", type=int, default=12)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--tolerance", type=float, default=TileCache().tolerance)
+    arguments.add_argument("--tolerance", type=float)
+    arguments.add_argument("--noise", type=float, default=5.0, help="of camera clips for the denoiser, in levels")
     arguments.add_argument("--json", type=Path)
     options = arguments.parse_args()
     torch.set_num_threads(1)
@@ -310,7 +312,7 @@ def main() -> None:
                 add(generated(room, name, options.frames, options.rounds))
         for name in ("static_bikes", "moving_temple") if options.only == "camera" else ():
             if options.clip in (None, name):
-                add(camera(room, name, options.frames, options.tolerance))
+                add(camera(room, name, options.frames, options.tolerance, options.noise))
         for mode in ("exact", "near") if options.only in (None, "overhead") else ():
             add(overhead(room, mode, 256, options.rounds))
     if options.json:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lorgnette.near_tiles import NearReuse, enlarged, least_cosine
+from lorgnette.near_tiles import NearReuse, enlarged, least_cosine, noise_power
 from lorgnette.tile_cache import TileCache
 from lorgnette.tiling import Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
 
-TILING, USUAL = Tiling(16, 3, 2), Tiling(96, 3, 2)
+TILING, LARGEST = Tiling(16, 3, 2), 96
 WEIGHT = torch.rand(3, 3, 5, 5, generator=torch.Generator().manual_seed(0)) - 0.5
 
 
@@ -34,12 +34,12 @@ class Network:
         return image.shape[-2] * self.scale, image.shape[-1] * self.scale
 
     def whole(self, image: Tensor) -> Tensor:
-        return process_in_tiles(image, self.render, self.size(image), *USUAL)
+        return process_in_tiles(image, self.render, self.size(image), *TILING._replace(tile=LARGEST))
 
     def __call__(self, image: Tensor, stream: str = "") -> Tensor:
         self.regions.clear()
         reuse = NearReuse(self.cache, self.render, stream, self.corrected)
-        return reuse.frame(image, self.size(image), TILING, USUAL, stream, iter)
+        return reuse.frame(image, self.size(image), TILING, LARGEST, stream, iter)
 
     def hits(self) -> int:
         return int(self.cache.statistics()["hits"])
@@ -71,7 +71,9 @@ def test_what_changed_much_is_computed(h, w, scale, changes, room):
 def test_neighbours_are_computed_together():
     network, frame = Network(), picture(96, 96)
     network(frame)
-    assert network.regions == plan_tiles((96, 96), (96, 96), *USUAL)  # all is new: the whole frame
+    assert network.regions == plan_tiles(
+        (96, 96), (96, 96), *TILING._replace(tile=LARGEST)
+    )  # all is new: the whole frame
     assert network.cache.statistics()["whole_frames"] == 1
     frame[..., 20:44, 24:60] = 0.9
     network(frame)
@@ -186,3 +188,29 @@ def test_enlarging_a_difference_is_seamless(out_size):
     whole = F.interpolate(image, size=out_size, mode="bicubic", align_corners=False)
     result = process_in_tiles(image, lambda crop, part: enlarged(crop, part), out_size, 8, 3, 2)
     torch.testing.assert_close(result, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 5.0, 25.0])
+def test_noise_is_not_taken_for_change(sigma):
+    """A still scene in noise is reused by what takes noise off; what moves in it, or is new, is not."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(image: Tensor) -> Tensor:
+        return image + sigma / 255 * torch.randn(image.shape, generator=generator)
+
+    scene = picture(80, 96)
+    assert 0.8 * sigma <= 255 * noise_power(noisy(scene)) ** 0.5 <= 1.2 * sigma + 2
+    network = Network(refresh=1000)
+    network(noisy(scene))
+    for _ in range(4):
+        network(noisy(scene))
+    assert network.hits() >= 0.7 * 4 * 30
+    moved = scene.roll(4, -1)
+    moved[..., 30:38, 30:38] += 0.2
+    before = network.hits()
+    network(noisy(moved))
+    assert network.hits() - before <= (0 if sigma < 25 else 4)
+    strict = Network(corrected=True)  # what keeps noise takes it for change
+    strict(noisy(scene))
+    strict(noisy(scene))
+    assert strict.hits() == (30 if sigma == 0 else 0)

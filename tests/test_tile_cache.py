@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from lorgnette import lora
 from lorgnette.images import Image
 from lorgnette.near_tiles import NearReuse
+from lorgnette.nn.identity import identity
 from lorgnette.recipe import build
 from lorgnette.rendering import render_picture
 from lorgnette.systems import restore, superres
-from lorgnette.tile_cache import ExactReuse, TileCache, identity
+from lorgnette.tile_cache import ExactReuse, TileCache
 from lorgnette.tiling import Tile, Tiling, process_in_tiles
 
 TILING = Tiling(tile=16, halo=3, blend=2)
@@ -42,8 +43,9 @@ class Counted(nn.Module):
         self.calls.clear()
         h, w = image.shape[-2:]
         size = h * self.scale, w * self.scale
-        usual = Tiling(32, 3, 2)
-        return render_picture(self, image, self.render, size, tiling=tiling, usual=usual, cache=cache, stream=stream)
+        return render_picture(
+            self, image, self.render, size, tiling=tiling, largest=32, cache=cache, stream=stream, corrected=True
+        )
 
 
 class ReusingFrames:
@@ -59,7 +61,7 @@ class ReusingFrames:
             return part.cut(crop * 2)
 
         if self.cache.mode == "near":
-            NearReuse(self.cache, render, stream, corrected=False).frame(image, size, TILING, TILING, stream, iter)
+            NearReuse(self.cache, render, stream, corrected=False).frame(image, size, TILING, 16, stream, iter)
         else:
             exact = ExactReuse(self.cache, render, stream)
             process_in_tiles(image, exact, size, *TILING)
@@ -67,7 +69,7 @@ class ReusingFrames:
 
     def held(self) -> int:
         """Bytes of all tensors that can be reached."""
-        values = [value for value, _ in self.cache._kept.values()]
+        values = self.cache.store.values()
         anchors = [anchor for value in values if isinstance(value, tuple) for anchor in value]
         tensors = [value for value in values if isinstance(value, Tensor)]
         tensors += [tensor for anchor in anchors for tensor in (anchor.input, anchor.output, *anchor.means)]
@@ -187,7 +189,7 @@ def test_the_identity_of_a_model():
     assert identity(model.train()) == identity(model.eval())  # a renderer is always in eval mode
 
 
-@pytest.mark.parametrize("mode", ["exact", "near"])
+@pytest.mark.parametrize("mode", ["exact", pytest.param("near", marks=pytest.mark.slow)])
 def test_ten_thousand_frames_stay_within_bounds(mode):
     cache, frame, noise = TileCache(max_bytes=300_000, mode=mode), picture(8, 8), torch.rand(1, 3, 8, 8)
     reuse = ReusingFrames(cache)
@@ -220,7 +222,7 @@ def test_threads_share_a_cache(mode):
     assert wrong == []
     statistics = cache.statistics()
     assert statistics["hits"] + statistics["misses"] == 3 * 12 * 12
-    held = sum(nbytes for _, nbytes in cache._kept.values())
+    held = sum(nbytes for _, nbytes in cache.store._kept.values())
     assert held == statistics["bytes"] <= 400_000
 
 

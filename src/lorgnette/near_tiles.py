@@ -5,12 +5,16 @@ so that small changes do not add up unseen. It is near if no block of 8 x 8 pixe
 tolerance, nor has turned into another pattern. Means over larger cells are compared first: they cannot differ by more
 than the blocks in them, so that most of what has changed is found out by a glance.
 
+Noise differs in every frame, and there is nothing to see in that: where noise is taken off, as much difference as the
+frame's noise makes is allowed for on top. It is estimated from each frame, so that moving content cannot pass for it.
+
 What is not near is computed: neighbours together, so that they share their margins; or the whole frame, where that
 costs no more. Both give new anchors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -24,8 +28,16 @@ from lorgnette.tile_cache import TileCache, as_grid, compact
 from lorgnette.tiling import Render, Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
 
 BLOCK = 8
-CELLS = (32, BLOCK)
+CELLS = (32, 16, BLOCK)
 LEVEL = 1 / 255
+TOLERANCE = {True: 38.0, False: 50.0}
+"""In dB, where the cache has none: with and without the difference of the inputs being added. Measured; see the page on
+video."""
+OF_MEANS, OF_BLOCKS = 3.5, 1.5
+"""The largest among some dozens of blocks of pure noise, in terms of what is expected: of their squared means (three
+colours), and of their mean squares."""
+LOW = 0.8
+"""A tenth of blocks of pure noise of some variance has less than this share of it."""
 ANCHORS = 2
 """Kept for each tile: what blinks, and cuts to and fro, is found again."""
 WHOLE = 0.9
@@ -50,19 +62,22 @@ class NearReuse:
         cache: where tiles are kept; its `tolerance` and `refresh` hold.
         render: what computes a tile.
         owner: stream, model and whatever else the result depends on.
-        corrected: add the difference of the inputs, enlarged, to a reused output: for enlarging. What takes noise
-            off must not: it would put it back.
+        corrected: whether the renderer keeps what it sees, as enlarging does: the difference of the inputs, enlarged,
+            is added to a reused output. Otherwise it takes noise off: that must not be put back, and is allowed for.
     """
 
     def __init__(self, cache: TileCache, render: Render, owner: Hashable, corrected: bool) -> None:
         self.cache, self.render, self.owner, self.corrected = cache, render, owner, corrected
+        decibels = TOLERANCE[corrected] if cache.tolerance is None else cache.tolerance
+        self.tolerance, self.noise = 10 ** (-decibels / 10), 0.0
+        self.unlike: dict[Tile, tuple[Anchor, ...]] = {}
 
     def frame(
         self,
         image: Tensor,
         out_size: tuple[int, int],
         tiling: Tiling,
-        usual: Tiling,
+        largest: int,
         stream: Hashable,
         progress: Callable[[list[Tile]], Iterable[Tile]],
     ) -> Tensor:
@@ -72,22 +87,24 @@ class NearReuse:
             image: the frame.
             out_size: (H', W').
             tiling: into tiles that are reused.
-            usual: how a frame is cut that is computed as a whole, and how large a joined region may be.
+            largest: side of the tiles, without margins, of what is computed together, up to whole frames.
             stream: whose statistics count it.
             progress: wraps the list of what is computed.
         """
         tiles = plan_tiles((image.shape[-2], image.shape[-1]), out_size, *tiling)
+        self.noise = 0.0 if self.corrected else noise_power(image)
         outputs = [self._reused(image[..., *part.source], part) for part in tiles]
         reused = as_grid({part: output is not None for part, output in zip(tiles, outputs, strict=True)})
         numbers = np.arange(len(tiles)).reshape(reused.shape)
         groups = [
-            numbers[area] for area in covering(~reused, tiles, usual.tile + 2 * (tiling.halo + tiling.blend))
+            numbers[area] for area in covering(~reused, tiles, largest + 2 * (tiling.halo + tiling.blend))
         ]  # each a rectangle of tiles
         regions = [joined(tiles[group[0, 0]], tiles[group[-1, -1]]) for group in groups]
-        if _pixels(regions) > WHOLE * _pixels(plan_tiles((image.shape[-2], image.shape[-1]), out_size, *usual)):
-            result = process_in_tiles(image, self.render, out_size, *usual, progress=progress)
+        whole = tiling._replace(tile=largest)  # margins that are wide enough for tiles are for whole frames too
+        if _pixels(regions) > WHOLE * _pixels(plan_tiles((image.shape[-2], image.shape[-1]), out_size, *whole)):
+            result = process_in_tiles(image, self.render, out_size, *whole, progress=progress)
             for part in tiles:
-                self._keep(image[..., *part.source], result[..., *part.target], part)
+                self._keep(image[..., *part.source], compact(result[..., *part.target]), part)
             self.cache.count(stream, np.zeros_like(reused), whole=True)
             return result
         members = dict(zip(regions, groups, strict=True))
@@ -96,7 +113,8 @@ class NearReuse:
                 rendered = self.render(image[..., *region.source], region)
             for number in members[region].flat:
                 part = tiles[number]
-                outputs[number] = self._keep(image[..., *part.source], rendered[..., *part.within(region)], part)
+                outputs[number] = output = compact(rendered[..., *part.within(region)])
+                self._keep(image[..., *part.source], output, part)
             reused.flat[members[region]] = False
         self.cache.count(stream, reused)
         there = dict(zip(tiles, outputs, strict=True))
@@ -106,10 +124,12 @@ class NearReuse:
         return self.owner, "near", part, tuple(crop.shape), crop.dtype
 
     def _reused(self, crop: Tensor, part: Tile) -> Tensor | None:
-        anchors: tuple[Anchor, ...] = self.cache.get(self._place(crop, part)) or ()
+        anchors: tuple[Anchor, ...] = self.cache.store.get(self._place(crop, part)) or ()
         means: list[Tensor] = []
-        for anchor in anchors:
-            if anchor.uses < self.cache.refresh and self._near(crop, anchor, means):
+        self.unlike[part] = tuple(anchor for anchor in anchors if anchor.uses < self.cache.refresh)
+        for anchor in self.unlike[part]:
+            if self._near(crop, anchor, means):
+                self.unlike[part] = ()
                 anchor.uses += 1
                 if not self.corrected or torch.equal(crop, anchor.input):
                     return anchor.output
@@ -118,31 +138,50 @@ class NearReuse:
 
     def _near(self, crop: Tensor, anchor: Anchor, means: list[Tensor]) -> bool:
         """Whether a crop is near an anchor; `means` is its `pyramid`, or empty: then it is filled, level by level."""
-        limit = 10 ** (-self.cache.tolerance / 10)
         for level, cell in enumerate(CELLS):
             if level == len(means):
-                means.append(F.avg_pool2d(crop, cell, ceil_mode=True, count_include_pad=False))
+                means.append(cell_means(crop, cell))
+            limit = self.tolerance + OF_MEANS * 2 * self.noise / cell**2
             if (means[level] - anchor.means[level]).square_().mean(1).max() > limit:
                 return False
         squared = (crop - anchor.input).square_().mean(1, keepdim=True)
-        if F.avg_pool2d(squared, BLOCK, ceil_mode=True, count_include_pad=False).max() > limit:
+        worst = cell_means(squared, BLOCK).max()
+        if worst > self.tolerance + OF_BLOCKS * 2 * self.noise:
             return False
-        return self.cache.cosine <= -1 or least_cosine(crop, anchor.input) >= self.cache.cosine
+        if self.noise > self.tolerance or self.cache.cosine <= -1:  # a pattern fainter than the noise tells nothing
+            return True
+        return least_cosine(crop, anchor.input) >= self.cache.cosine
 
-    def _keep(self, crop: Tensor, output: Tensor, part: Tile) -> Tensor:
-        place = self._place(crop, part)
+    def _keep(self, crop: Tensor, output: Tensor, part: Tile) -> None:
         crop = crop.clone(memory_format=torch.contiguous_format)
-        new = Anchor(crop, compact(output), pyramid(crop))
-        old: tuple[Anchor, ...] = self.cache.get(place) or ()
-        others = [anchor for anchor in old if anchor.uses < self.cache.refresh and not self._near(crop, anchor, [])]
-        anchors = (new, *others[: ANCHORS - 1])
-        self.cache.put(place, anchors, sum(_bytes(anchor) for anchor in anchors))
-        return output
+        anchors = (Anchor(crop, output, pyramid(crop)), *self.unlike[part][: ANCHORS - 1])
+        self.cache.store.put(self._place(crop, part), anchors, sum(_bytes(anchor) for anchor in anchors))
+
+
+def cell_means(x: Tensor, cell: int) -> Tensor:
+    """Means over cells of a crop (B, C, h, w); what a cell at its end lacks counts as zeros, as it tells little."""
+    full = math.prod(min(cell, side) for side in x.shape[-2:])
+    return F.avg_pool2d(x, cell, ceil_mode=True, divisor_override=full)
 
 
 def pyramid(x: Tensor) -> list[Tensor]:
-    """Means over cells of 32 x 32 and 8 x 8 pixels: (B, C, h, w) -> [(B, C, h / 32, w / 32), ...], rounded up."""
-    return [F.avg_pool2d(x, cell, ceil_mode=True, count_include_pad=False) for cell in CELLS]
+    """Means over cells of each size: (B, C, h, w) -> [(B, C, h / 32, w / 32), ...], rounded up."""
+    return [cell_means(x, cell) for cell in CELLS]
+
+
+def noise_power(image: Tensor) -> float:
+    """Variance of the noise of an image (B, C, H, W), or less.
+
+    From second differences along both axes (Immerkaer, "Fast noise variance estimation", 1996), in the blocks
+    where they are small: there is little else.
+    """
+    if min(image.shape[-2:]) < 3:
+        return 0.0
+    line = image.new_tensor([1.0, -2.0, 1.0])
+    kernel = (line[:, None] * line / 6).expand(image.shape[1], 1, 3, 3)
+    squared = F.conv2d(image, kernel, groups=image.shape[1]).square_().mean(1, keepdim=True)
+    blocks = cell_means(squared, BLOCK).flatten()
+    return float(blocks.kthvalue(1 + len(blocks) // 10).values) / LOW
 
 
 def least_cosine(x: Tensor, y: Tensor) -> float:
@@ -154,7 +193,7 @@ def least_cosine(x: Tensor, y: Tensor) -> float:
         return image - means.repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)[..., :h, :w]
 
     def together(a: Tensor, b: Tensor) -> Tensor:
-        return F.avg_pool2d((a * b).mean(1, keepdim=True), BLOCK, ceil_mode=True, count_include_pad=False)
+        return cell_means((a * b).mean(1, keepdim=True), BLOCK)
 
     x, y = pattern(x), pattern(y)
     lengths = (together(x, x) * together(y, y)).sqrt()

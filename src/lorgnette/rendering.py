@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from lorgnette.near_tiles import NearReuse
-from lorgnette.tile_cache import TILINGS, ExactReuse, TileCache, identity
+from lorgnette.nn.identity import identity
+from lorgnette.tile_cache import TILINGS, ExactReuse, TileCache
 from lorgnette.tiling import Render, Tile, Tiling, process_in_tiles
 
 LEAST_TILE = 16
@@ -38,7 +39,7 @@ def render_picture(
     out_size: tuple[int, int],
     *,
     tiling: Tiling,
-    usual: Tiling,
+    largest: int,
     progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
     cache: TileCache | None = None,
     stream: Hashable = "",
@@ -53,7 +54,7 @@ def render_picture(
         render: see `lorgnette.tiling.process_in_tiles`.
         out_size: (H', W').
         tiling: into tiles.
-        usual: the room's own, for frames that are computed as a whole.
+        largest: side of a tile that the room can do: near tiles are joined up to it.
         progress: wraps the list of tiles.
         cache: reuses tiles of earlier frames of the stream.
         stream: to which the frame belongs.
@@ -67,7 +68,7 @@ def render_picture(
         return process_in_tiles(image, render, out_size, *tiling, progress=progress)
     owner = (stream, identity(model), settings)
     if cache.mode == "near":
-        return NearReuse(cache, render, owner, corrected).frame(image, out_size, tiling, usual, stream, progress)
+        return NearReuse(cache, render, owner, corrected).frame(image, out_size, tiling, largest, stream, progress)
     exact = ExactReuse(cache, render, owner)
     result = process_in_tiles(image, exact, out_size, *tiling, progress=progress)
     exact.count(stream)

@@ -11,9 +11,9 @@ result then is that of the same tiling without a cache, bit for bit: every tile 
 Near: a tile is taken if it is near enough to the very input its kept output was computed from (its anchor). See
 `lorgnette.near_tiles`.
 
-Kept outputs are found under the stream, the model with its adapter (`identity`), the precision, the device, the place
-of the output pixels within the crop, and the pixels. So a cut, other weights, another adapter or another stream
-never meet what belongs elsewhere, and nothing has to be cleared.
+Kept outputs are found under the stream, the model with its adapter and device (`lorgnette.nn.identity`), the
+precision, the place of the output pixels within the crop, and the pixels. So a cut, other weights, another adapter or
+another stream never meet what belongs elsewhere, and nothing has to be cleared.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
-from typing import Any, Literal
+from collections.abc import Hashable
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from lorgnette.nn.bounded_store import BoundedStore
 from lorgnette.tiling import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20
@@ -38,7 +39,6 @@ TILINGS = {"exact": Tiling(tile=48, halo=5, blend=2), "near": Tiling(tile=32, ha
 neighbours together, and can afford smaller ones). Narrow margins are enough for trained networks; see the page on
 video."""
 MAX_STREAMS = 256
-_ENTRY = 512  # bytes of a key and what goes with it, about
 
 
 class TileCache:
@@ -48,7 +48,7 @@ class TileCache:
         max_bytes: of what is kept, all streams together. The least recently used goes first.
         mode: 'exact' or 'near'.
         tolerance: near mode: how far a block of 8 x 8 pixels may be from that of the anchor, as PSNR in dB; more is
-            stricter.
+            stricter. Unset: 38 for enlarging, and 50 for taking noise off, beside the noise itself.
         cosine: near mode: least cosine between the two, their means taken off, in [-1, 1].
         refresh: near mode: frames after which a tile is computed anew, however near it is.
 
@@ -60,7 +60,7 @@ class TileCache:
         self,
         max_bytes: int = MAX_BYTES,
         mode: Literal["exact", "near"] = "exact",
-        tolerance: float = 36.0,
+        tolerance: float | None = None,
         cosine: float = 0.0,
         refresh: int = 30,
     ) -> None:
@@ -68,26 +68,25 @@ class TileCache:
             raise ValueError(f"max_bytes: {max_bytes!r} is not positive; {MAX_BYTES} is usual")
         if mode not in ("exact", "near"):
             raise ValueError(f"mode: {mode!r} is not known; 'exact' and 'near' are")
-        if not (math.isfinite(tolerance) and tolerance > 0):
-            raise ValueError(f"tolerance: {tolerance!r} is no PSNR in dB; 36 is usual, more is stricter")
+        if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+            raise ValueError(f"tolerance: {tolerance!r} is no PSNR in dB; 38 is usual, more is stricter")
         if not -1 <= cosine <= 1:
             raise ValueError(f"cosine: {cosine!r} is not in [-1, 1]; 0 is usual, more is stricter")
         if refresh < 1:
             raise ValueError(f"refresh: {refresh!r} is no number of frames; 30 is usual")
         self.max_bytes, self.mode = max_bytes, mode
         self.tolerance, self.cosine, self.refresh = tolerance, cosine, refresh
-        self._lock = threading.Lock()
+        self.store, self._lock = BoundedStore(max_bytes), threading.Lock()
         self.clear()
 
     def __len__(self) -> int:
         """Entries that are kept."""
-        return len(self._kept)
+        return len(self.store)
 
     def clear(self) -> None:
         """Forget everything and start counting anew."""
         with self._lock:
-            self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-            self._bytes = 0
+            self.store.clear()
             self._counts = dict.fromkeys(("frames", "whole_frames", "hits", "misses"), 0)
             self._maps: OrderedDict[Hashable, tuple[int, NDArray[np.bool_], NDArray[np.float64]]] = OrderedDict()
 
@@ -103,8 +102,8 @@ class TileCache:
             return {
                 **self._counts,
                 "hit_rate": self._counts["hits"] / tiles if tiles else 0.0,
-                "entries": len(self._kept),
-                "bytes": self._bytes,
+                "entries": len(self.store),
+                "bytes": self.store.bytes,
                 "max_bytes": self.max_bytes,
             }
 
@@ -123,27 +122,6 @@ class TileCache:
                 return None
             frames, last, total = self._maps[stream]
             return total / frames if mean else last.astype(float)
-
-    def get(self, key: Hashable) -> Any:
-        """What is kept under a key, or None."""
-        with self._lock:
-            if key not in self._kept:
-                return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
-
-    def put(self, key: Hashable, value: Any, nbytes: int) -> None:
-        """Keep a value of so many bytes, and drop what no longer fits."""
-        nbytes += _ENTRY
-        with self._lock:
-            _, old = self._kept.pop(key, (None, 0))
-            self._bytes -= old
-            if nbytes <= self.max_bytes:
-                self._kept[key] = value, nbytes
-                self._bytes += nbytes
-            while self._bytes > self.max_bytes:
-                _, (_, dropped) = self._kept.popitem(last=False)
-                self._bytes -= dropped
 
     def count(self, stream: Hashable, reused: NDArray[np.bool_], whole: bool = False) -> None:
         """Note a frame: (rows, columns) of tiles that were reused, and whether it was computed as a whole."""
@@ -176,11 +154,11 @@ class ExactReuse:
 
     def __call__(self, crop: Tensor, part: Tile) -> Tensor:
         key = (self.owner, "exact", geometry(part), tuple(crop.shape), crop.dtype, digest(crop))
-        rendered = self.cache.get(key)
+        rendered = self.cache.store.get(key)
         self.reused[part] = rendered is not None
         if rendered is None:
             rendered = self.render(crop, part)
-            self.cache.put(key, compact(rendered), rendered.nbytes)
+            self.cache.store.put(key, compact(rendered), rendered.nbytes)
         return rendered
 
     def count(self, stream: Hashable) -> None:
@@ -211,53 +189,3 @@ def digest(x: Tensor) -> bytes:
 def compact(x: Tensor) -> Tensor:
     """The tensor, without what else lies in its memory."""
     return x if x.untyped_storage().nbytes() == x.nbytes and x.is_contiguous() else x.contiguous().clone()
-
-
-# ------------------------------------------------------------------------------------------ which model it is
-
-
-def identity(model: nn.Module) -> bytes:
-    """16 bytes that tell a model, its weights and its adapter from all others: equal models give equal outputs.
-
-    Values are summed up anew at each call, a few milliseconds for a million: a counter of changes would miss those
-    that are written through `.data` or by other libraries. Against mistakes, not against forgery.
-    """
-    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
-    layout = tuple((name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in tensors.items())
-    settings = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
-    whole = repr((layout, _checksum(tensors.values()), settings))
-    return hashlib.blake2b(whole.encode(), digest_size=16).digest()
-
-
-def _settings(module: nn.Module) -> tuple[object, ...]:
-    plain = (bool, int, float, str, type(None))
-    found: list[object] = []
-    for name, value in vars(module).items():
-        members = value if isinstance(value, tuple | list) else (value,)
-        if name != "training" and all(isinstance(member, plain) for member in members):
-            found.append((name, *members))
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return (*found, *map(id, hooks))
-
-
-@torch.no_grad()
-def _checksum(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """Sums of the words of the tensors' bytes times random odd numbers, for each device."""
-    devices: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        devices.setdefault(tensor.device, []).append(raw)
-    return tuple(_weighted_sum(torch.cat(raws)) for raws in devices.values())
-
-
-def _weighted_sum(raw: Tensor, width: int = 4096, at_once: int = 2**20) -> int:
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros((), dtype=torch.int64, device=raw.device)
-    within = torch.randint(-(2**62), 2**62, (width,), generator=generator).to(raw.device) | 1
-    for piece in raw.split(at_once):
-        padded = torch.nn.functional.pad(piece, (0, -len(piece) % (4 * width)))
-        rows = (padded.view(torch.int32).view(-1, width).long() * within).sum(1)
-        across = torch.randint(-(2**62), 2**62, (len(rows),), generator=generator).to(raw.device) | 1
-        total += (rows * across).sum()
-    return int(total)

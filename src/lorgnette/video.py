@@ -24,6 +24,7 @@ from lorgnette.files import make_folder
 from lorgnette.images import Image
 from lorgnette.systems import room_of
 from lorgnette.task import Task
+from lorgnette.tile_cache import TileCache
 from lorgnette.video_clip import Clip, Frame, Progress, Source, Target
 from lorgnette.video_codecs import check_container
 from lorgnette.video_folder import FolderSource, FolderTarget
@@ -64,8 +65,9 @@ def enhance_video(
     scale: float | None = None,
     size: tuple[int, int] | None = None,
     tile: int | None = None,
+    halo: int | None = None,
     precision: str = "fp32",
-    cache: Any | None = None,
+    cache: TileCache | None = None,
     codec: str | None = None,
     quality: int | None = None,
     rate: float | Fraction = 25,
@@ -88,8 +90,10 @@ def enhance_video(
         scale: factor, as the room's `enhance` has it. A size of odd pixels that comes of it is made even.
         size: (H, W) instead of `scale`, of frames as they are stored.
         tile: side of the tiles in input pixels; smaller needs less memory.
+        halo: input pixels that a tile sees beyond its own.
         precision: 'fp32' or 'bf16'.
-        cache: reuses what frames share, where the room has one.
+        cache: does not compute again what a frame shares with earlier ones. A near one starts afresh every
+            `cache.refresh` frames, so that a run can go on from there.
         codec: 'h264', 'hevc', 'av1', 'vp9', 'mpeg4', 'prores' or 'ffv1' (lossless); None for the usual one.
         quality: 1 to 100; None for 80, and 95 for pictures.
         rate: frames per second of a folder.
@@ -109,7 +113,7 @@ def enhance_video(
     if report is not None:
         make_folder(Path(report).parent)
     out = _target(target, frames, codec, quality, overwrite)
-    settings = {"precision": precision} | ({} if tile is None else {"tile": tile}) | wanted_size(clip, scale, size)
+    settings = {"precision": precision, "tile": tile, "halo": halo} | wanted_size(clip, scale, size)
     enhance = _Enhancer(task, settings, cache)
     job = {
         "source": frames.identity(),
@@ -220,7 +224,7 @@ def _target(target: Path, source: Source, codec: str | None, quality: int | None
 class _Enhancer:
     """A room's `enhance` for the frames of one clip."""
 
-    def __init__(self, task: Task, settings: dict[str, Any], cache: Any | None) -> None:
+    def __init__(self, task: Task, settings: dict[str, Any], cache: TileCache | None) -> None:
         home = room_of(task)
         if not hasattr(home, "enhance"):
             raise ValueError(f"the room of {type(task).__name__} does not enhance images")
@@ -231,7 +235,7 @@ class _Enhancer:
             self.about_cache = {"mode": cache.mode}
             if cache.mode == "near":
                 self._every = cache.refresh
-                self.about_cache |= {"tolerance": cache.tolerance, "refresh": cache.refresh}
+                self.about_cache |= {name: getattr(cache, name) for name in ("tolerance", "cosine", "refresh")}
 
     def lead(self, index: int) -> int:
         """Frames before this one that must be seen again, as its own result depends on them."""
@@ -247,7 +251,9 @@ class _Enhancer:
         image = self._enhance(self._task, frame.image, **self._settings, **more)
         about: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 6)}
         if self._cache is not None:
-            about["reuse"] = _as_text(self._cache.reuse_map(more["stream"]) > 0)
+            reused = self._cache.reuse_map(more["stream"])
+            assert reused is not None
+            about["reuse"] = _as_text(reused > 0)
         return image, about
 
 

@@ -49,6 +49,7 @@ _MORE = {
     "ffv1": {"level": "3", "g": "1"},
 }
 _NEED_EVEN = ("libx264", "libx265")  # where colour has half the pixels
+_LEAST_SIDE = {"libx265": 64}  # with less, x265 (4.2) writes past its memory
 _FINEST_TIME = {"mpeg4": 65535}  # ticks per second
 
 
@@ -145,7 +146,9 @@ def choose_encoding(
 
 
 def _wanted_formats(clip: Clip, size: tuple[int, int], encoder: str) -> Iterator[str]:
-    """Pixel formats, the best first."""
+    """Pixel formats, the best first; none where the frames are too small."""
+    if min(size) < _LEAST_SIDE.get(encoder, 1):
+        return
     depths = (8, 10) if clip.bits <= 8 else (10, 8)
     if encoder == "ffv1":
         depths = {8: (8,), 9: (10,), 10: (10,), 12: (12,)}.get(clip.bits, (16,))

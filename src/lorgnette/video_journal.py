@@ -37,6 +37,10 @@ class Journal:
 
     def __init__(self, folder: Path, job: dict[str, Any], fresh: bool = False) -> None:
         self.folder = folder
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / LOG_FILE).exists():
+            raise ValueError(
+                f"{folder} is needed as working folder and holds something else: move it, or give another output"
+            )
         make_folder(folder)
         job = {"format_version": FORMAT_VERSION, **job}
         try:
@@ -59,6 +63,8 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._about:
+            self.remove()
         self._file.close()
 
     def __len__(self) -> int:
@@ -107,30 +113,35 @@ class Journal:
                 yield about, data
 
     def remove(self) -> None:
-        """Delete the folder: the output is there."""
+        """Delete the folder: the output is there, or nothing is done yet."""
         self._file.close()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _recover(self) -> list[dict[str, Any]]:
-        """Read the notes; cut off what a kill left unfinished."""
-        about, whole = [], 0
+        """Read the notes; cut off what a kill or a power cut left unfinished."""
         size = self._file.seek(0, os.SEEK_END)
+        found: list[tuple[int, dict[str, Any], int, int]] = []  # start, note, length and checksum of bytes
+        start = 0
         self._file.seek(0)
-        with contextlib.suppress(struct.error, ValueError):  # a short head, or notes that are none
-            while whole < size:
+        with contextlib.suppress(struct.error, ValueError):  # a short head, or a note that is none
+            while start < size:
                 note_length, data_length, note_crc, data_crc = _HEAD.unpack(self._file.read(_HEAD.size))
-                end = whole + _HEAD.size + note_length + data_length
+                end = start + _HEAD.size + note_length + data_length
                 if end > size:
                     break
                 note = self._file.read(note_length)
-                last = end == size  # the only one that a power cut can have left half written
-                if zlib.crc32(note) != note_crc or (last and zlib.crc32(self._file.read(data_length)) != data_crc):
+                if zlib.crc32(note) != note_crc:
                     break
-                about.append(json.loads(note))
-                self._file.seek(end)
-                whole = end
-        self._file.truncate(whole)
-        return about
+                found.append((start, json.loads(note), data_length, data_crc))
+                start = self._file.seek(end)
+        while found:  # the last may be whole in length only
+            _, _, data_length, data_crc = found[-1]
+            self._file.seek(start - data_length)
+            if zlib.crc32(self._file.read(data_length)) == data_crc:
+                break
+            start = found.pop()[0]
+        self._file.truncate(start)
+        return [note for _, note, _, _ in found]
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:

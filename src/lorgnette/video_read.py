@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette.images import MAX_PIXELS
-from lorgnette.video_clip import FULL, Clip, Colour, Frame
+from lorgnette.video_clip import FULL, RGB, Clip, Colour, Frame
 from lorgnette.video_pixels import FFmpegError, av, to_image
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def read_clip(path: Path) -> Clip:
         length = Fraction(container.duration or 0, av.time_base)
         # Other containers do not say how long they are, or say it at their end.
         tells = any(name in container.format.name for name in ("mp4", "matroska"))
-        full = first.color_range == FULL or first.format.name.startswith("yuvj") or first.format.is_rgb
+        rgb = first.format.is_rgb or first.format.has_palette
+        grey = not rgb and len([part for part in parts if not part.is_alpha]) == 1
+        range = int(first.color_range)
+        if first.format.name.startswith("yuvj") or (grey and not range):  # what is not said is limited, but for grey
+            range = FULL
         return Clip(
             path=path,
             size=(first.height, first.width),
@@ -54,16 +58,13 @@ def read_clip(path: Path) -> Clip:
             pixel_format=first.format.name,
             chroma=_chroma(first.format),
             bits=max(part.bits for part in parts),
-            grey=len([part for part in parts if not part.is_alpha]) == 1 and not first.format.has_palette,
+            grey=grey,
             alpha=any(part.is_alpha for part in parts),
             interlaced=first.interlaced_frame,
             rotation=first.rotation,
             aspect=stream.sample_aspect_ratio or None,
             colour=Colour(
-                FULL if full and not first.format.is_rgb else first.color_range,
-                0 if first.format.is_rgb or first.format.has_palette else int(first.colorspace),
-                int(first.color_primaries),
-                int(first.color_trc),
+                range, RGB if rgb else int(first.colorspace), int(first.color_primaries), int(first.color_trc)
             ),
             start=begin,
             breaks_off=end if tells and length - (end - begin) > _BREAK else None,

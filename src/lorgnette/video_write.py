@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lorgnette.files import atomic_write
+import torch
+
 from lorgnette.images import Image
 from lorgnette.video_clip import Clip, Frame, Progress
 from lorgnette.video_codecs import Encoding, choose_encoding
@@ -114,9 +116,12 @@ class VideoTarget:
                 yield self._packer.unpack(data, encoding.size), about["pts"], about["duration"]
                 tell("write", done, len(journal))
 
-        with atomic_write(self.path) as temporary:
-            lost = write_video(temporary, frames(), self.clip, encoding, until)
-            written = read_clip(temporary)
+        whole = journal.folder / f"whole{self.path.suffix}"  # not beside the output, where a kill would leave it
+        lost = write_video(whole, frames(), self.clip, encoding, until)
+        written = read_clip(whole)
+        with whole.open("rb") as file:
+            os.fsync(file.fileno())
+        whole.replace(self.path)
         suffix = self.path.suffix
         self.notes = [f"{stream} does not go into {suffix} and was left out" for stream in lost]
         for what, wanted, kept in (
@@ -181,9 +186,11 @@ def write_video(
 
 
 def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding) -> VideoStream:
-    stream: Any = out.add_stream(
-        encoding.encoder, rate=clip.rate.limit_denominator(1001 * 1000), options=encoding.options
-    )
+    os.environ.setdefault("SVT_LOG", "1")  # else one encoder fills the terminal
+    options = encoding.options
+    if encoding.encoder == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        options["x264-params"] = "asm=avx2"  # with AVX-512, x264 (build 165) gives other bits from run to run
+    stream: Any = out.add_stream(encoding.encoder, rate=clip.rate.limit_denominator(1001), options=options)
     context = stream.codec_context
     context.height, context.width = encoding.size
     context.pix_fmt = encoding.pixel_format

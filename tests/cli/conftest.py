@@ -53,3 +53,18 @@ def refused(capsys: pytest.CaptureFixture[str]):
         return lines[0].removeprefix("lorgnette: error: ")
 
     return call
+
+
+@pytest.fixture(scope="session")
+def lenses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A whole tiny model of each image room, as `lorgnette.save` writes it."""
+    from dataclasses import replace
+
+    from lorgnette import build, save
+    from lorgnette.systems import restore, superres
+
+    folders = {}
+    for name, room in (("restore", restore), ("superres", superres)):
+        recipe = replace(room.tiny()[0], lora=None)
+        folders[name] = save(build(recipe), recipe, tmp_path_factory.mktemp("lens") / name)
+    return folders

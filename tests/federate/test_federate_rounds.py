@@ -18,7 +18,7 @@ from lorgnette.federate import events
 from lorgnette.federate.aggregate import Global
 from lorgnette.federate.feedback import rounded_update
 from lorgnette.federate.journal import Journal
-from lorgnette.federate.messages import decode_work
+from lorgnette.federate.messages import Local, decode_work, encode_work
 from lorgnette.federate.products import Product
 from lorgnette.federate.rounds import Outcome, Rounds, chosen_clients, lr_factor
 from lorgnette.federate.settings import FederateConfig
@@ -409,3 +409,28 @@ def test_weights_are_samples_or_equal():
         return outcome.last.adapter.tensors["head"]
 
     assert (head(by_samples) - head(alone)).norm() < 0.05 * (head(equal) - head(alone)).norm()
+
+
+def test_a_client_keeps_its_rank_when_others_leave(tmp_path: Path):
+    """Ranks go by the order in which clients were first seen, also after a new start."""
+    sent: dict[str, int] = {}
+
+    class Listening(Walker):
+        def train(self, round: int, work: bytes, cancelled: threading.Event | None = None) -> bytes:
+            sent[self.name] = decode_work(work, start(), BASE).state.factors["a"].rank
+            return super().train(round, work, cancelled)
+
+    config = FederateConfig(clients=3, rounds=1, ranks=(1, 2, 3), precision="int8")
+    stores = {name: MemoryStore() for name in "abcd"}
+    rounds(config, Journal(tmp_path)).run(InProcess({n: Listening(n, stores[n]) for n in "bcd"}))
+    assert sent == {"b": 1, "c": 2, "d": 3}
+    rounds(replace(config, rounds=2), Journal(tmp_path)).run(InProcess({n: Listening(n, stores[n]) for n in "acd"}))
+    assert sent == {"b": 1, "c": 2, "d": 3, "a": 1}
+
+
+def test_an_error_of_another_rank_is_left_behind():
+    given = decode_work(encode_work(1, "fedavg", "int8", 2, Local(), BASE, start().at(2), {}), start(), BASE)
+    errors = {"error:a.lora_A": torch.ones(3, 6), "error:head": torch.ones(2)}
+    _, lost = rounded_update(given, BASE, given.state, errors, 1, 0.0, {})
+    assert lost["error:a.lora_A"].shape == (2, 6)
+    assert lost["error:head"].abs().max() < 0.01

@@ -16,16 +16,20 @@ from torch import nn
 from lorgnette.lora import (
     LoRAConfig,
     disabled,
+    effective_parameter,
     fingerprint,
     get_lora_params,
     initialise_eva,
     inject_lora,
     load_adapter,
     merge_lora_weights,
+    merged,
     save_adapter,
     unmerge_lora_weights,
+    verify,
 )
 from lorgnette.lora import dora as dora_module
+from lorgnette.lora.parameter import sites
 from lorgnette.optim import make_optimizer
 from lorgnette.recipe import TrainConfig
 
@@ -249,13 +253,32 @@ def test_eva_finds_the_directions_of_the_inputs(layer):
         initialise_eva(model, [inputs])
 
 
+def test_eva_gives_ranks_where_the_inputs_vary():
+    torch.manual_seed(0)
+    first, second = nn.Linear(8, 8), nn.Linear(8, 6)
+    with torch.no_grad():  # the second sees one direction alone
+        first.weight.copy_(torch.outer(torch.randn(8), torch.randn(8)))
+        first.bias.zero_()
+    config = LoRAConfig(r=3, lora_alpha=6, target_modules="all-linear")
+    model = inject_lora(nn.Sequential(first, nn.Identity(), second), config)
+    inputs = torch.randn(40, 8)
+    wanted = model(inputs)
+    shares = initialise_eva(model, inputs.chunk(4), rho=2)
+    assert [model[0].r, model[2].r] == [5, 1]
+    assert model[0].scaling == model[2].scaling == 2
+    assert shares["2"] == pytest.approx(1, abs=1e-4)
+    assert torch.equal(model(inputs), wanted)
+    torch.testing.assert_close(model[0].lora_A @ model[0].lora_A.mT, torch.eye(5), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"rho 0\.5 is below 1"):
+        initialise_eva(model, [inputs], rho=0.5)
+
+
 def test_wrong_settings_say_so_in_a_line():
-    attention = nn.Sequential(nn.MultiheadAttention(4, 2))
-    for method in ({"use_dora": True}, {"init_lora_weights": "pissa"}):
-        with pytest.raises(ValueError, match="a part of a layer, which cannot have lora"):
-            inject_lora(attention, LoRAConfig(target_modules=["0"], **method))
     with pytest.raises(ValueError, match="has rank 4 at most"):
         inject_lora(nn.Sequential(nn.Linear(4, 9)), LoRAConfig(target_modules=["0"], init_lora_weights="pissa"))
+    config = LoRAConfig(r=4, target_modules=["0"], init_lora_weights="olora", slices={"0": ["q"]})
+    with pytest.raises(ValueError, match="has rank 3 at most"):
+        inject_lora(nn.Sequential(nn.Linear(4, 9)), config)
     with pytest.raises(ValueError, match="'loftq' is not known"):
         LoRAConfig(init_lora_weights="loftq")
     with pytest.raises(ValueError, match=r"lora\.use_dora: does not go together"):
@@ -278,3 +301,103 @@ def test_copies_ties_and_base_checkpoints(method):
     assert not report.unexpected_keys
     assert all("lora_" in key for key in report.missing_keys)
     assert torch.equal(model(x), wanted)
+
+
+class Parts(nn.Module):
+    """(B, N, 6) -> (B, N, 6): slices of a fused projection, an attention, a stack, a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(6, 18)
+        self.attn = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.mixer = Mixer()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = x + (q @ k.mT).softmax(-1) @ v
+        return self.mixer(x + self.attn(x, x, x, need_weights=False)[0])
+
+
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = nn.Parameter(torch.randn(2, 5, 6) * 0.4)
+        self.mix = nn.Parameter(torch.randn(6, 5) * 0.4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = torch.einsum("kri,bni->bnr", effective_parameter(self, "stack"), x)
+        return low @ effective_parameter(self, "mix").mT
+
+
+def parts(dtype=torch.float32, dropout=0.0, **method):
+    torch.manual_seed(0)
+    config = LoRAConfig(
+        r=2,
+        lora_alpha=3,
+        lora_dropout=dropout,
+        target_modules=["qkv", "attn"],
+        target_parameters=["stack", "mix"],
+        slices={"qkv": ["q", "v"], "attn": ["in_proj", "out_proj"]},
+        **method,
+    )
+    return Parts().to(dtype).eval(), config
+
+
+X = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(4))
+
+
+@each_method
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_parts_of_layers_and_raw_parameters(method, dropout, tmp_path):
+    model, config = parts(dropout=dropout, **method)
+    base = copy.deepcopy(model)
+    with torch.no_grad():
+        wanted = base(X)
+        inject_lora(model, config)
+        if "init_lora_weights" in method:
+            torch.testing.assert_close(model(X), wanted, rtol=1e-5, atol=1e-5)
+        else:
+            assert torch.equal(model(X), wanted)
+    shake(model.eval())
+    assert not fingerprint(model).difference(fingerprint(base))
+    with torch.no_grad():
+        adapted_output = model(X)
+        assert not torch.allclose(adapted_output, wanted, rtol=1e-2)
+        with disabled(model):
+            assert torch.equal(model(X), wanted)
+        again = copy.deepcopy(base)
+        assert load_adapter(again, save_adapter(model, tmp_path)).complete
+        assert torch.equal(again(X), adapted_output)
+        same = inject_lora(copy.deepcopy(base), config)
+        assert load_adapter(same, tmp_path).complete
+        assert torch.equal(same(X), adapted_output)
+        with merged(model):
+            torch.testing.assert_close(model(X), adapted_output, rtol=1e-4, atol=1e-5)
+        assert torch.equal(model(X), adapted_output)
+    assert verify(model, X).ok
+
+
+@each_method
+def test_gradients_of_parts(method, monkeypatch):
+    model, config = parts(torch.float64, **method)
+    shake(inject_lora(model, config))
+    if "use_dora" in method:  # its norm counts as a constant
+        known = {id(site.adapter): site.adapter.lora_magnitude.detach() * 1.1 for site in sites(model).values()}
+        monkeypatch.setattr(dora_module, "lengths", lambda layer, weight: known[id(layer)])
+    parameters = [p for p in get_lora_params(model) if p.requires_grad]
+    inputs = (X.double().requires_grad_(True), *parameters)
+    assert torch.autograd.gradcheck(lambda x, *_: model(x), inputs)
+
+
+def test_a_slice_is_a_layer_of_its_rows():
+    for method in METHODS.values():
+        whole = nn.Linear(6, 4)
+        fused = nn.Linear(6, 12)
+        fused.weight.data[4:8], fused.bias.data[4:8] = whole.weight.data, whole.bias.data
+        one = shake(adapted(whole, **method))
+        config = LoRAConfig(r=2, lora_alpha=3, target_modules=["0"], slices={"0": ["k"]}, **method)
+        part = inject_lora(nn.Sequential(fused), config)
+        torch.nn.utils.vector_to_parameters(
+            torch.nn.utils.parameters_to_vector(one[0].lora_tensors.values()), part[0].lora_k.lora_tensors.values()
+        )
+        torch.testing.assert_close(part(X)[..., 4:8], one(X), rtol=1e-4, atol=1e-5)

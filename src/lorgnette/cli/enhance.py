@@ -56,6 +56,7 @@ def _arguments() -> Arguments:
     for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
         wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
     parser.add_argument("--tile", type=whole(16), metavar="N", help="side of a tile; smaller needs less memory")
+    parser.add_argument("--halo", type=whole(0), metavar="N", help="pixels that a tile sees beyond its own")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
     parser.add_argument("--quality", type=whole(1, 100), metavar="N", help="of JPEG, WebP (unset: 95) and clips (80)")
     parser.add_argument("--overwrite", action="store_true", help="do what is already there anew")
@@ -138,7 +139,7 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
     image = read_image(source)
     check_output(target, alpha=image.alpha is not None)
     settings: dict[str, Any] = {"precision": options.precision}
-    settings |= {} if options.tile is None else {"tile": options.tile}
+    settings |= {"tile": options.tile, "halo": options.halo}
     settings |= wanted(options, *image.pixels.shape[:2])
     if bar:
         settings["progress"] = lambda tiles: tqdm(tiles, unit="tile", disable=None, leave=False)

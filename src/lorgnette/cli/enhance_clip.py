@@ -13,7 +13,16 @@ from lorgnette.folders import SUFFIXES
 from lorgnette.video_clip import READ_SUFFIXES
 from lorgnette.video_codecs import CONTAINERS, ENCODERS
 
-_OPTIONS = {"frames": False, "rate": None, "codec": None, "truncated": False, "report": None, "json": None}
+_OPTIONS = {
+    "frames": False,
+    "rate": None,
+    "cache": "off",
+    "tolerance": None,
+    "codec": None,
+    "truncated": False,
+    "report": None,
+    "json": None,
+}
 """Options that say nothing of pictures, with what they are where nobody asks."""
 
 
@@ -25,6 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rate", type=_rate, metavar="R", help="frames per second of a folder, as 24000/1001; unset: 25"
     )
     group.add_argument("--codec", choices=list(ENCODERS), help="unset: h264, or vp9 in WebM; ffv1 is lossless")
+    group.add_argument(
+        "--cache",
+        choices=("exact", "near", "off"),
+        default="off",
+        help="reuse equal, or like, tiles; unset: off",
+    )
+    group.add_argument("--tolerance", type=float, metavar="DB", help="of near: how near, as PSNR; more is stricter")
     group.add_argument("--truncated", action="store_true", help="of a file that breaks off, do what there is")
     group.add_argument("--report", metavar="FILE", help="write a page with times, reuse and pictures (HTML)")
     group.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
@@ -55,6 +71,7 @@ def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[],
     check_output(source, target)
     if options.rate is not None and source.is_file():
         raise ValueError(f"--rate: {source} knows its own; a folder of frames does not")
+    cache = _cache(options)
     clip = open_clip(source, options.rate or 25, options.truncated)
     bars = _Bars()
     try:
@@ -63,6 +80,8 @@ def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[],
             clip,
             target,
             tile=options.tile,
+            halo=options.halo,
+            cache=cache,
             precision=options.precision,
             codec=options.codec,
             quality=options.quality,
@@ -118,6 +137,16 @@ class _Bars:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _cache(options: argparse.Namespace) -> Any:
+    if options.tolerance is not None and options.cache != "near":
+        raise ValueError("--tolerance: is for --cache near")
+    if options.cache == "off":
+        return None
+    from lorgnette.tile_cache import TileCache
+
+    return TileCache(mode=options.cache, **({} if options.tolerance is None else {"tolerance": options.tolerance}))
 
 
 def _target(source: Path, out: Path, frames: bool) -> Path:

@@ -47,6 +47,7 @@ def rounded_update(
     now = flatten(trained, work.trained)
     if work.precision == "fp32":
         return encode_update(work, base, now, samples, loss, metrics), {}
+    errors = _that_fit(errors, trained)
     start = flatten(work.state, work.trained)
     schema = Schema.of(work.state, work.trained)
     moving = SCHEMES[work.scheme].moves_axes
@@ -80,3 +81,9 @@ def rounded_update(
             lost |= {f"{_A}{name}": kept.A.float().contiguous(), f"{_B}{name}": kept.B.float().contiguous()}
     # A factor that another round trains keeps its error until then.
     return data, {**{name: value for name, value in errors.items() if name not in lost}, **lost}
+
+
+def _that_fit(errors: Mapping[str, Tensor], state: AdapterState) -> dict[str, Tensor]:
+    """What was lost, without that of factors which had another rank then."""
+    shapes = {f"{_ELEMENT}{name}": value.shape for name, value in flatten(state, "AB").items()}
+    return {name: value for name, value in errors.items() if value.shape == shapes.get(name, value.shape)}

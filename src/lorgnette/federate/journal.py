@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Saved:
     """Rounds without a better one."""
     void: int = 0
     """Rounds in a row without a quorum."""
+    clients: Sequence[str] = ()
+    """Every client there has been, in the order they came: their ranks go by it."""
 
 
 class Journal:
@@ -131,6 +133,7 @@ def _write(path: Path, saved: Saved) -> None:
         "best": dict(saved.best),
         "since_best": saved.since_best,
         "void": saved.void,
+        "clients": list(saved.clients),
     }
     contiguous = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     try:
@@ -162,6 +165,7 @@ def _read(path: Path) -> Saved:
             facts["best"],
             facts["since_best"],
             facts["void"],
+            facts["clients"],
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, or no journal of a federation ({error!r})") from None

@@ -55,19 +55,23 @@ def distance(one: Product, other: Product) -> float:
     return norm(total([one, other], [1.0, -1.0]))
 
 
-def singular(product: Product) -> tuple[Tensor, Tensor, Tensor]:
+def singular(product: Product, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The singular value decomposition `U diag(S) Vh` of `B A`, in float64.
 
     Both factors are brought to triangular form, and only the small core between them is decomposed: O((m + n) r^2)
-    instead of O(m n min(m, n)).
+    instead of O(m n min(m, n)). The orthogonal parts are never formed, but applied to the vectors that are wanted.
+
+    Args:
+        product: of rank r.
+        most: how many singular values are wanted; None: all.
 
     Returns:
-        U (*stack, m, k), S (*stack, k) falling, Vh (*stack, k, n), with k = min(r, m, n).
+        U (*stack, m, k), S (*stack, k) falling, Vh (*stack, k, n), with k = min(r, m, n, most).
     """
-    Q_B, upper_B = torch.linalg.qr(product.B.double())
-    Q_A, upper_A = torch.linalg.qr(product.A.double().mT)
-    U, S, Vh = torch.linalg.svd(upper_B @ upper_A.mT, full_matrices=False)
-    return Q_B @ U, S, Vh @ Q_A.mT
+    reflected_B, reflected_A = torch.geqrf(product.B.double()), torch.geqrf(product.A.double().mT)
+    U, S, Vh = torch.linalg.svd(_upper(reflected_B) @ _upper(reflected_A).mT, full_matrices=False)
+    k = S.shape[-1] if most is None else min(most, S.shape[-1])
+    return _applied(reflected_B, U[..., :k]), S[..., :k], _applied(reflected_A, Vh[..., :k, :].mT).mT
 
 
 def truncated(product: Product, rank: int) -> Product:
@@ -76,9 +80,22 @@ def truncated(product: Product, rank: int) -> Product:
     Where the product is of a lower rank, columns of B are zero and rows of A are still orthonormal as far as
     there are directions, so that every row can go on learning.
     """
-    U, S, Vh = singular(product)
-    kept = min(rank, S.shape[-1])
-    return Product(Vh[..., :kept, :], U[..., :kept] * S[..., None, :kept])
+    U, S, Vh = singular(product, rank)
+    return Product(Vh, U * S[..., None, :])
+
+
+def _upper(reflected: tuple[Tensor, Tensor]) -> Tensor:
+    """The triangular factor of what `torch.geqrf` gave."""
+    packed, tau = reflected
+    return packed[..., : tau.shape[-1], :].triu()
+
+
+def _applied(reflected: tuple[Tensor, Tensor], columns: Tensor) -> Tensor:
+    """The orthogonal factor of what `torch.geqrf` gave, times some columns."""
+    packed, tau = reflected
+    long = columns.new_zeros(*columns.shape[:-2], packed.shape[-2], columns.shape[-1])
+    long[..., : columns.shape[-2], :] = columns
+    return torch.ormqr(packed[..., : tau.shape[-1]], tau, long)
 
 
 def compressed(product: Product) -> Product:

@@ -12,29 +12,15 @@ import numpy as np
 
 from lorgnette.batches import derived_seed
 from lorgnette.federate.aggregate import Global, Update, aggregate
-from lorgnette.federate.codec import Refused
-from lorgnette.federate.events import (
-    Answered,
-    Event,
-    Listener,
-    NotUsed,
-    RoundDone,
-    RoundsEnded,
-    RoundsStarted,
-    RoundStarted,
-)
+from lorgnette.federate.events import Event, Listener, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
+from lorgnette.federate.inbox import Counted, Inbox
 from lorgnette.federate.journal import Journal, Saved
-from lorgnette.federate.messages import Local, Received, Work, change_norm, decode_update, decode_work, encode_work
+from lorgnette.federate.messages import Local, Work, decode_work, encode_work
 from lorgnette.federate.schemes import SCHEMES
 from lorgnette.federate.server_optimizer import ServerOptimizer
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.federate.state import AdapterState
 from lorgnette.federate.transport import Reply, Transport
 
-MOST_CHANGE = 1e3
-"""An update whose change has this many times the norm of what was sent (and of 1) is a bomb."""
-MOST_OF_MEDIAN = 100.0
-"""So is one with this many times the median change of its round, where three or more came in."""
 MOST_VOID = 3
 """Rounds in a row without a quorum after which the loop gives up."""
 
@@ -48,13 +34,6 @@ class Outcome(NamedTuple):
     saved: Saved
     reason: str
     """"done", "stopped early" or "interrupted"."""
-
-
-class _Counted(NamedTuple):
-    received: Received
-    norm: float
-    size: int
-    seconds: float
 
 
 class Rounds:
@@ -127,11 +106,15 @@ class Rounds:
     def _round(self, transport: Transport, saved: Saved) -> Saved:
         started = time.perf_counter()
         config, number = self.config, saved.round + 1
-        names = sorted(transport.clients())
-        asked = chosen_clients(names, config, number)
+        here = sorted(transport.clients())
+        saved = replace(saved, clients=[*saved.clients, *(name for name in here if name not in saved.clients)])
+        asked = chosen_clients(here, config, number)
         self._emit(RoundStarted(number, asked))
-        messages = self._work(saved.state, number, {name: config.rank_of(names.index(name)) for name in asked})
-        counted, refused = self._answers(transport, number, messages)
+        # A client keeps its rank, whoever else comes and goes.
+        ranks = {name: config.rank_of(saved.clients.index(name)) for name in asked}
+        messages = self._work(saved.state, number, ranks)
+        inbox = Inbox(number, {name: work for name, (_, work) in messages.items()}, self.base, self._emit)
+        counted, refused = self._answers(transport, inbox, {name: data for name, (data, _) in messages.items()})
         enough = math.ceil(config.quorum * len(asked) - 1e-9)
         record: dict[str, Any] = {
             "round": number,
@@ -203,66 +186,24 @@ class Rounds:
         return {name: made[rank] for name, rank in ranks.items()}
 
     def _answers(
-        self, transport: Transport, number: int, messages: Mapping[str, tuple[bytes, Work]]
-    ) -> tuple[dict[str, _Counted], dict[str, str]]:
+        self, transport: Transport, inbox: Inbox, messages: Mapping[str, bytes]
+    ) -> tuple[dict[str, Counted], dict[str, str]]:
         """The updates that count, and why others do not."""
-        counted: dict[str, _Counted] = {}
-        refused: dict[str, str] = {}
-        here = self.journal.kept_replies(number, messages) if self.journal else {}
-        for name, data in here.items():
-            self._judge_reply(Reply(name, data), number, messages, counted, refused)
-        rest = {name: data for name, (data, _) in messages.items() if name not in counted}
-        for reply in transport.ask(number, rest, self.config.deadline) if rest else ():
-            if reply.client not in rest or reply.client in counted:
-                self._refuse(number, reply.client, "it was not asked, or has answered before", {})
-                continue
-            self._judge_reply(reply, number, messages, counted, refused)
-            if self.journal and reply.client in counted:
-                self.journal.keep_reply(number, reply.client, reply.data)
-        if len(counted) >= 3:
-            median = float(np.median([one.norm for one in counted.values()]))
-            for name in [name for name, one in counted.items() if one.norm > MOST_OF_MEDIAN * median > 0]:
-                times = counted.pop(name).norm / median
-                reason = f"its update is {times:.3g} times as large as the median of the round"
-                self._refuse(number, name, reason, refused)
-        return counted, refused
+        if self.journal:
+            for name, data in self.journal.kept_replies(inbox.round, messages).items():
+                inbox.take(Reply(name, data))
+        rest = {name: data for name, data in messages.items() if name not in inbox.counted}
+        for reply in transport.ask(inbox.round, rest, self.config.deadline) if rest else ():
+            if inbox.take(reply) and self.journal:
+                self.journal.keep_reply(inbox.round, reply.client, reply.data)
+        inbox.close()
+        return inbox.counted, inbox.refused
 
-    def _judge_reply(
-        self,
-        reply: Reply,
-        number: int,
-        messages: Mapping[str, tuple[bytes, Work]],
-        counted: dict[str, _Counted],
-        refused: dict[str, str],
-    ) -> None:
-        try:
-            if reply.error:
-                raise Refused(reply.error)
-            work = messages[reply.client][1]
-            received = decode_update(reply.data, work, self.base)
-            norm = change_norm(received.state, work.state)
-            limit = MOST_CHANGE * (1 + change_norm(work.state, _zero(work.state)))
-            if not norm <= limit:
-                raise Refused(f"its update has the norm {norm:.3g}; up to {limit:.3g} is taken")
-        except Refused as error:
-            self._refuse(number, reply.client, str(error), refused)
-            return
-        counted[reply.client] = _Counted(received, norm, len(reply.data), reply.seconds)
-        self._emit(
-            Answered(
-                number, reply.client, received.samples, len(reply.data), received.loss, reply.seconds, received.metrics
-            )
-        )
-
-    def _refuse(self, number: int, client: str, reason: str, refused: dict[str, str]) -> None:
-        refused[client] = reason
-        self._emit(NotUsed(number, client, reason))
-
-    def _weight(self, one: _Counted) -> float:
+    def _weight(self, one: Counted) -> float:
         return float(one.received.samples) if self.config.weights == "samples" else 1.0
 
     def _metrics(
-        self, after: Saved, counted: Mapping[str, _Counted], last: Mapping[str, float | None]
+        self, after: Saved, counted: Mapping[str, Counted], last: Mapping[str, float | None]
     ) -> dict[str, float | None]:
         """Of what the server has; where layers stay at home, the mean of what each client's own whole has."""
         if self.config.personal:
@@ -303,11 +244,6 @@ def lr_factor(round: int, config: FederateConfig) -> float:
         return 1.0
     progress = (round - 1) / max(1, config.rounds)
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _zero(state: AdapterState) -> AdapterState:
-    factors = {name: type(p)(p.A * 0, p.B * 0) for name, p in state.factors.items()}
-    return AdapterState(factors, {name: tensor * 0 for name, tensor in state.tensors.items()})
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

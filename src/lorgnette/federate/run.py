@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lorgnette.batches import Batches, DrawnBatches, derived_seed
@@ -101,7 +102,7 @@ class Server:
         if recipe.lora is None:
             raise ValueError("lora: null trains the whole network; a federation needs an adapter")
         self.recipe, self.config, self.folder, self.test = recipe, config, folder, test
-        place = Place(build(recipe))
+        place = Place(build(recipe).to(_device(recipe.train.device)))
         self.task, self.adapter, self.made = place.task, place.adapter, place.made
         self.at_home = self.made.matching(config.personal)
         self.rounds = Rounds(
@@ -228,6 +229,14 @@ def part_of(batches: Batches | Sequence[Any], indices: Indices, seed: int) -> Ba
         return [batches[int(index)] for index in indices]
     assert isinstance(batches, DrawnBatches), "rooms give these"
     return DrawnBatches(Part(batches.dataset, indices), batches.batch_size, seed, batches.workers)
+
+
+def _device(name: str) -> torch.device:
+    """Where a room's training with this setting runs."""
+    if name != "auto":
+        return torch.device(name)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def config_text(config: FederateConfig) -> str:

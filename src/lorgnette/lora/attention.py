@@ -27,9 +27,13 @@ class LoRASlicedLinear(InPlace, nn.Linear):
         for part in sorted(slices, key=lambda part: part.rows or (0, 0)):
             start, stop = part.rows or (0, self.out_features)
             x = F.dropout(input, part.lora_dropout, self.training) if part.lora_dropout else input
-            low = F.linear(x, part.lora_A.to(x.dtype))
-            update = F.linear(low, part.lora_B.to(low.dtype))
-            pieces += [base[..., end:start], torch.add(base[..., start:stop], update, alpha=part.scaling)]
+            if part.use_dora:
+                update, scaling = F.linear(x, part.delta(self.weight[start:stop]).to(x.dtype)), 1.0
+            else:
+                A, B = part.factors()
+                low = F.linear(x, A.to(x.dtype))
+                update, scaling = F.linear(low, B.to(low.dtype)), part.scaling
+            pieces += [base[..., end:start], torch.add(base[..., start:stop], update, alpha=scaling)]
             end = stop
         return torch.cat([*pieces, base[..., end:]], -1) if pieces else base
 

@@ -57,6 +57,8 @@ class LowRank(nn.Module):
     lora_init: bool | str
     lora_watch: list[Tensor] | None = None
     """Where `lorgnette.lora.watch_gates` collects the gates."""
+    rank_axes: ClassVar[tuple[int, int]] = (0, 1)
+    """The axes of the two factors that have the rank as their size."""
     _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_init")
 
     @property
@@ -85,7 +87,8 @@ class LowRank(nn.Module):
         if "lora_A0" not in self._parameters:
             return self.lora_A, self.lora_B
         A0, B0 = (self.get_parameter(name) for name in STARTS)
-        return torch.cat([self.lora_A, A0]), torch.cat([self.lora_B, -B0], 1)
+        down, up = self.rank_axes
+        return torch.cat([self.lora_A, A0], down), torch.cat([self.lora_B, -B0], up)
 
     @property
     def r(self) -> int:
@@ -125,7 +128,7 @@ class LowRank(nn.Module):
         with torch.no_grad():
             self._init_lora_A(config)
             if self.lora_init is not True:
-                start_from_base(self, weight, config)
+                start_from_base(self, self._matrices(weight), config)
             if config.use_dora:
                 self.lora_magnitude = nn.Parameter(
                     dora.lengths(self, weight.to(torch.promote_types(weight.dtype, torch.float32)))
@@ -142,6 +145,13 @@ class LowRank(nn.Module):
             return weight
         return self._add(weight, F.dropout(self.lora_A, self.lora_dropout, self.training))
 
+    def delta(self, weight: Tensor) -> Tensor:
+        """What the adapter adds to a weight, or to its rows of one, in float32 (float64 for a float64 weight)."""
+        if self.use_dora:
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            return LowRank._add(self, wide, self.lora_A) - wide
+        return self._delta(self.lora_A, weight)
+
     @torch.no_grad()
     def merged_into(self, weight: Tensor) -> Tensor:
         """`weight + s B A` without dropout and gradient, whether the adapter is enabled or not."""
@@ -154,11 +164,15 @@ class LowRank(nn.Module):
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def _product(self, factor: Tensor, weight: Tensor) -> Tensor:
-        product = self.lora_B.flatten(1).to(factor.dtype) @ factor.flatten(1)
+        product = self._matrices(self.lora_B).to(factor.dtype) @ self._matrices(factor)
         if "lora_A0" in self._parameters:
-            A0, B0 = (self.get_parameter(name).flatten(1).to(factor.dtype) for name in STARTS)
+            A0, B0 = (self._matrices(self.get_parameter(name)).to(factor.dtype) for name in STARTS)
             product = product - B0 @ A0
         return product.view_as(weight)
+
+    def _matrices(self, tensor: Tensor) -> Tensor:
+        """A weight or a factor as a matrix, or as a stack of them."""
+        return tensor.flatten(1)
 
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
         if self.dynamic_rank:
@@ -194,10 +208,7 @@ class LoRALayer(LowRank, InPlace):
 
         With DoRA it is the whole difference from `weight`.
         """
-        if self.use_dora:
-            wide = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-            return self._add(wide, self.lora_A) - wide
-        return self._delta(self.lora_A, self.weight)
+        return self.delta(self.weight)
 
     def effective_weight(self) -> Tensor:
         """The matrix this layer applies, `weight + s B A`, in the dtype and shape of `weight`.

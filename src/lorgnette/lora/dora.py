@@ -8,6 +8,8 @@ output at the start is the base's bit for bit.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
@@ -20,8 +22,12 @@ def lengths(layer: nn.Module, weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(grouped, dim=others).flatten()
 
 
-def outputs(layer: nn.Module) -> int:
-    """How many lengths a layer has."""
+def outputs(layer: nn.Module, parameter: str | None = None, rows: tuple[int, int] | None = None) -> int:
+    """How many lengths a layer has, or a parameter of it, or some rows of that."""
+    if rows is not None:
+        return rows[1] - rows[0]
+    if parameter is not None:
+        return math.prod(layer.get_parameter(parameter).shape[:-1])
     if isinstance(layer, _ConvTransposeNd):
         return layer.out_channels
     weight = layer.get_parameter("weight")
@@ -43,4 +49,6 @@ def _by_output(layer: nn.Module, weight: Tensor) -> tuple[Tensor, tuple[int, ...
     """A weight, and its axes that together count the outputs."""
     if isinstance(layer, _ConvTransposeNd):  # (in, out / groups, *kernel)
         return weight.unflatten(0, (layer.groups, -1)), (0, 2)
+    if getattr(layer, "parameter", None) is not None:  # of another module: a stack of matrices (*stack, out, in)
+        return weight, tuple(range(weight.dim() - 1))
     return weight, (1,) if isinstance(layer, nn.Embedding) else (0,)

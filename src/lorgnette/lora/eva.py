@@ -10,11 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorgnette.lora.base import LoRALayer, adapted_layers
+from lorgnette.lora.resizing import resize
 
 
 @torch.no_grad()
 def initialise_eva(
-    model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any] | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    *,
+    rho: float = 1.0,
 ) -> dict[str, float]:
     """Set `lora_A` of Linear and plain Conv2d layers to the main right singular vectors of their inputs.
 
@@ -26,21 +31,26 @@ def initialise_eva(
         model: with fresh adapters.
         batches: a few inputs; a tuple is spread over the model's arguments.
         forward: calls the model in another way: `forward(model, batch)`.
+        rho: above 1, ranks are redistributed: each goes where the next direction holds the largest share of a layer's
+            energy. A layer gets rank 1 at least and `rho` times its own at most; their sum and the factor before
+            `B A` stay, the parameters are new ones: make the optimiser afterwards.
 
     Returns:
         For each layer that was set, the share of its inputs' energy in the chosen directions, in [0, 1].
 
     Raises:
-        ValueError: there are no batches, no suitable layers, or a layer is trained already, or saw fewer inputs than
-            its rank asks for; nothing was changed.
+        ValueError: `rho` is below 1, there are no batches, no suitable layers, or a layer is trained already, or saw
+            fewer inputs than its rank asks for; nothing was changed.
     """
+    if not rho >= 1:
+        raise ValueError(f"initialise_eva: rho {rho!r} is below 1; 2 is usual, and 1 leaves the ranks as they are")
     layers = {name: layer for name, layer in adapted_layers(model).items() if _suits(layer)}
     if not layers:
         raise ValueError(f"initialise_eva: {type(model).__name__} has no adapter of a Linear or plain Conv2d layer")
     for name, layer in layers.items():
         if layer.lora_B.any() or layer.use_dora or layer.lora_init is not True:
             raise ValueError(f"initialise_eva: {name!r} does not start at B = 0 as a plain LoRA; make its adapter anew")
-    seen = {name: _Directions(layer.r) for name, layer in layers.items()}
+    seen = {name: _Directions(int(rho * layer.r)) for name, layer in layers.items()}
     hooks = [layer.register_forward_pre_hook(_follower(seen[name])) for name, layer in layers.items()]
     try:
         for batch in batches:
@@ -53,14 +63,23 @@ def initialise_eva(
             hook.remove()
     for name, layer in layers.items():
         found = seen[name].rows
-        if found is None or len(found) < layer.r:
+        if found is None or len(found) < (layer.r if rho == 1 else 1):
             rank = 0 if found is None else len(found)
             raise ValueError(f"initialise_eva: {name!r} has rank {layer.r}, and its inputs gave {rank} directions")
+    if rho > 1:
+        resize(model, _redistributed({name: layer.r for name, layer in layers.items()}, seen))
     for name, layer in layers.items():
-        rows = seen[name].rows
+        rows, seen[name].r = seen[name].rows, layer.r
         assert rows is not None
         layer.lora_A.copy_(F.normalize(rows[: layer.r], dim=1).view(layer.lora_A.shape))
     return {name: seen[name].share for name in layers}
+
+
+def _redistributed(ranks: dict[str, int], seen: dict[str, _Directions]) -> dict[str, int]:
+    """Ranks of the same sum, one at least, each further one where the next direction holds the largest share."""
+    shares = [(share, name) for name in ranks for share in seen[name].shares()[1:]]
+    best = sorted(shares, key=lambda pair: -pair[0])[: sum(ranks.values()) - len(ranks)]
+    return {name: 1 + sum(other == name for _, other in best) for name in ranks}
 
 
 class _Directions:
@@ -81,10 +100,14 @@ class _Directions:
         real = (S / S[0].clamp_min(1e-30)) > 1e-6
         self.rows = (S[:, None] * Vh)[real][: 2 * self.r]  # what lies beyond may still grow
 
+    def shares(self) -> list[float]:
+        """Of the inputs' energy, for each direction that may be used, in falling order."""
+        assert self.rows is not None
+        return (self.rows[: self.r].square().sum(1) / self.energy).tolist()
+
     @property
     def share(self) -> float:
-        assert self.rows is not None
-        return self.rows[: self.r].square().sum().item() / self.energy
+        return sum(self.shares())
 
 
 def _suits(layer: nn.Module) -> bool:

@@ -79,6 +79,12 @@ def to_loralib(model: nn.Module) -> dict[str, Tensor]:
     parts: dict[str, list[tuple[LoRAParameter, nn.Linear]]] = {}
     tensors: dict[str, Tensor] = {}
     for name, (adapter, owner, _) in sites(model).items():
+        if adapter.use_dora:
+            raise ValueError(
+                f"export_loralib: {name!r} has DoRA, which loralib has not; merge_lora_weights folds it in"
+            )
+        if adapter.dynamic_rank:
+            raise ValueError(f"export_loralib: {name!r} has lora.dynamic_rank, which loralib has not")
         if isinstance(adapter, LoRAParameter):
             if not isinstance(owner, nn.Linear) or adapter.rows is None:
                 raise ValueError(f"export_loralib: loralib has no adapter of a part such as {name!r}")
@@ -158,10 +164,6 @@ def _read_convolution(name: str, layer: _ConvNd, A: Tensor, B: Tensor, alpha: fl
 
 
 def _write_layer(name: str, adapter: LowRank) -> tuple[Tensor, Tensor]:
-    if adapter.use_dora:
-        raise ValueError(f"export_loralib: {name!r} has DoRA, which loralib has not; merge_lora_weights folds it in")
-    if adapter.dynamic_rank:
-        raise ValueError(f"export_loralib: {name!r} has lora.dynamic_rank, which loralib has not")
     A, B = (factor.detach() for factor in adapter.factors())
     stretch = adapter.scaling / (adapter.lora_alpha / A.shape[0])  # rsLoRA scales in another way
     if isinstance(adapter, nn.Embedding):
@@ -189,9 +191,10 @@ def _write_merged(name: str, members: list[tuple[LoRAParameter, nn.Linear]]) -> 
     out = members[0][1].weight.shape[0]
     if sizes or not alike or not aligned or out % size:
         raise ValueError(f"export_loralib: the parts of {name!r} differ in size, rank or strength; loralib's are alike")
-    stretch = adapters[0].scaling / (adapters[0].lora_alpha / adapters[0].r)
-    A = torch.cat([adapter.lora_A.detach() for adapter in adapters])
-    return A, torch.cat([adapter.lora_B.detach() for adapter in adapters]) * stretch
+    factors = [adapter.factors() for adapter in adapters]
+    stretch = adapters[0].scaling / (adapters[0].lora_alpha / factors[0][0].shape[0])
+    A, B = (torch.cat([pair[i].detach() for pair in factors]) for i in (0, 1))
+    return A, B * stretch
 
 
 def _factorised(matrix: Tensor) -> tuple[Tensor, Tensor]:

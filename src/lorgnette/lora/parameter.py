@@ -36,7 +36,10 @@ class LoRAParameter(LowRank):
         super().__init__()
         self.parameter = parameter
         self.rows = rows
-        self.attach_to(weight, part_shapes(weight.shape, config.r, rows), config, share)
+        shapes = part_shapes(weight.shape, config.r, rows)
+        self.attach_to(weight if rows is None else weight[slice(*rows)], shapes, config, share)
+
+    rank_axes = (-2, -1)
 
     @property
     def r(self) -> int:
@@ -49,8 +52,8 @@ class LoRAParameter(LowRank):
         bound = self.lora_A.shape[-1] ** -0.5  # as for a layer: each matrix of the stack has this fan in
         nn.init.uniform_(self.lora_A, -bound, bound)
 
-    def _product(self, factor: Tensor, weight: Tensor) -> Tensor:
-        return self.lora_B.to(factor.dtype) @ factor
+    def _matrices(self, tensor: Tensor) -> Tensor:
+        return tensor
 
     def _add(self, weight: Tensor, factor: Tensor) -> Tensor:
         if self.rows is None:
@@ -107,6 +110,11 @@ def adapters_of(module: nn.Module, name: str) -> list[LoRAParameter]:
 def part_name(part: str) -> str:
     """Name of the child that adapts a part of its owner: a parameter, or a slice such as 'q' or '0:64'."""
     return f"lora_{part.replace(':', '_')}"
+
+
+def is_part(name: str) -> bool:
+    """Whether an adapter of this name adapts a part of its owner."""
+    return name.rpartition(".")[2].startswith(part_name(""))
 
 
 def part_shapes(weight: tuple[int, ...], r: int, rows: Rows | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lorgnette.lora.base import GATE, LORA_TENSORS, STARTS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.parameter import LoRAParameter, part_name
+from lorgnette.lora.parameter import LoRAParameter, is_part, part_name
 from lorgnette.lora.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, get_lora_state_dict, own_tensors, trained_tensors
@@ -51,7 +51,8 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
         if factor in STARTS and owner in layers:
             continue  # they stand in the factors themselves
         if wrapped and factor in LORA_TENSORS and isinstance(layers[owner], LoRAParameter):
-            tensors[f"base_model.model.{wrapped_path(owner, wrapped)}.{factor}.weight"] = stacked(tensor, factor)
+            both = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
+            tensors[f"base_model.model.{wrapped_path(owner, wrapped)}.{factor}.weight"] = stacked(both, factor)
             continue
         if factor == "lora_magnitude" and owner in layers:
             kernel = layers[owner].lora_A.dim() - 2
@@ -79,12 +80,16 @@ def split_starts(state: Mapping[str, Tensor], starts: Iterable[str]) -> dict[str
     tensors = {}
     for key, tensor in state.items():
         name, value = from_peft(key, tensor, wanted)
-        axis = wanted.get(name)
-        if axis is None or value.dim() <= axis or value.shape[axis] % 2:
+        factor = wanted.get(name)
+        if factor is None or value.dim() < 2:
+            tensors[key] = tensor
+            continue
+        axis = factor + value.dim() - 2 if is_part(name.rpartition(".")[0]) else factor  # a part may be a stack
+        if value.shape[axis] % 2:
             tensors[key] = tensor
             continue
         own, start = value.chunk(2, axis)
-        tensors |= {name: own, f"{name}0": -start if axis else start}
+        tensors |= {name: own, f"{name}0": -start if factor else start}
     return tensors
 
 

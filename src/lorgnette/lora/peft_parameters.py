@@ -40,8 +40,8 @@ def beyond_wrappers(model: nn.Module, trained: Iterable[str]) -> list[str]:
             )
         elif _transposed(owner, weight):
             reasons.append(f"{name}: PEFT takes the last axis of this parameter for its outputs")
-        elif len(adapter.lora_tensors) > 2:
-            reasons.append(f"{name}: PEFT has no such method for raw parameters")
+        elif adapter.use_dora:
+            reasons.append(f"{name}: PEFT has no DoRA for raw parameters")
         elif lost := next((other for other in trained if other.startswith(f"{place}.")), None):
             reasons.append(f"{lost}: PEFT does not save it inside the wrapper of {name}")
     wanted = wrapped_parameters(model)

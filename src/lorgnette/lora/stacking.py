@@ -42,7 +42,7 @@ def scaled_factors(adapter: LowRank) -> tuple[Tensor, Tensor]:
 
 def rank_axes(adapter: LowRank) -> tuple[int, int]:
     """The axes of the two factors that have the rank as their size."""
-    return (-2, -1) if isinstance(adapter, LoRAParameter) else (0, 1)
+    return adapter.rank_axes
 
 
 def check_linear(caller: str, name: str, places: Places) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lorgnette.files import nearest
 from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
-from lorgnette.lora.parameter import part_name
+from lorgnette.lora.parameter import is_part, part_name
 
 _MARK = "_lora_trained"
 IN_PROJ = part_name("in_proj")
@@ -219,8 +219,7 @@ def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> s
     owner, _, factor = name.rpartition(".")
     axis = {"lora_A": 0, "lora_B": 1}.get(factor)
     if axis is not None and len(given) == len(wanted) > axis:
-        if owner.rpartition(".")[2].startswith(part_name("")):  # of a parameter, which may be a stack
-            axis += len(given) - 2
+        axis += len(given) - 2 if is_part(owner) else 0  # a part may be a stack
         others = [i for i in range(len(given)) if i != axis]
         if all(given[i] == wanted[i] for i in others):
             return f"has rank {given[axis]}, the model {wanted[axis]}"

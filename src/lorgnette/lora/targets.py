@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def shapes_of(target: Target, owner: nn.Module) -> dict[str, tuple[int, ...]]:
         factors = part_shapes(weight.shape, settings.r, target.rows)
     shapes: dict[str, tuple[int, ...]] = dict(zip(LORA_TENSORS, factors, strict=True))
     if settings.use_dora:
-        shapes["lora_magnitude"] = (outputs(owner),)
+        shapes["lora_magnitude"] = (outputs(owner, target.parameter, target.rows),)
     return shapes | gate_shapes(settings.r) if settings.dynamic_rank else shapes
 
 
@@ -172,14 +173,12 @@ def _why_not_method(owner: nn.Module, target: Target, parents: Iterable[nn.Modul
         for parent in parents:
             if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
                 return f"is read raw by its nn.{_base_class(parent).__name__}, so that it cannot have lora.dynamic_rank"
-    method = "use_dora" if settings.use_dora else f"init_lora_weights {settings.init_lora_weights!r}"
-    if settings.use_dora or starts_from_base(settings.init_lora_weights):
-        if target.parameter is not None:
-            return f"is a raw parameter or a part of a layer, which cannot have lora.{method}"
-        if not settings.use_dora:
-            most = min(owner.get_parameter("weight").flatten(1).shape)
-            if settings.r > most:
-                return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
+    if starts_from_base(settings.init_lora_weights):
+        A, B = list(shapes_of(target, owner).values())[:2]
+        most = min(math.prod(A[1:]), B[0]) if target.parameter is None else min(A[-1], B[-2])
+        if settings.r > most:
+            method = f"init_lora_weights {settings.init_lora_weights!r}"
+            return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
     return None
 
 

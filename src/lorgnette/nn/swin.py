@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorgnette.nn.identity import identity
 from lorgnette.nn.recompute import linear_dtype, recomputed
 from lorgnette.nn.transformer import Mlp, check_heads, joined, normed
+from lorgnette.nn.window_cache import WindowCache
 
 
 class WindowAttention(nn.Module):
@@ -71,6 +75,7 @@ class SwinTransformerBlock(nn.Module):
         input_resolution: (H, W) of training images, whose mask upstream's checkpoints hold as `attn_mask`; the masks
             of other sizes are made when they come. None: no such buffer.
         recompute: make outputs of LayerNorm and GELU again in the backward pass instead of keeping them.
+        window_cache: keeps the windows of keyed frames, so that those which did not change are not computed again.
 
     Raises:
         ValueError: a setting is out of range.
@@ -87,12 +92,13 @@ class SwinTransformerBlock(nn.Module):
         mlp_ratio: float = 2.0,
         input_resolution: tuple[int, int] | None = None,
         recompute: bool = False,
+        window_cache: WindowCache | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= shift_size < window_size:
             raise ValueError(f"shift_size: {shift_size} is not in [0, {window_size}), below the window_size")
         self.window_size, self.shift_size, self.recompute = window_size, shift_size, recompute
-        self.input_resolution = input_resolution
+        self.input_resolution, self.window_cache = input_resolution, window_cache
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, window_size, num_heads, recompute)
         self.norm2 = nn.LayerNorm(dim)
@@ -100,10 +106,19 @@ class SwinTransformerBlock(nn.Module):
         mask = shift_mask(input_resolution, window_size, shift_size) if shift_size and input_resolution else None
         self.register_buffer("attn_mask", mask)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache_key: Hashable = None) -> Tensor:
+        """Attend and transform.
+
+        Args:
+            x: (B, H, W, dim).
+            cache_key: what the frames belong to, such as the name of a clip. None, and in training or wherever
+                gradients are recorded: without the cache.
+        """
         _, h, w, _ = x.shape
         if h % self.window_size or w % self.window_size:
             raise ValueError(f"x: {h} x {w} is not a multiple of the window_size {self.window_size}; pad it first")
+        if self.window_cache is not None and cache_key is not None and not (self.training or torch.is_grad_enabled()):
+            return self._cached(x, cache_key, self.window_cache)
         shift = self.shift_size
 
         dtype = linear_dtype(x) if self.recompute else None
@@ -118,6 +133,25 @@ class SwinTransformerBlock(nn.Module):
         y = unpartition(y, self.window_size, (h, w))
         attended = x + (y.roll((shift, shift), (1, 2)) if shift else y)  # `x` itself is read again later
         return attended + normed(self.norm2, self.mlp, attended, self.recompute)
+
+    def _cached(self, x: Tensor, cache_key: Hashable, cache: WindowCache) -> Tensor:
+        """As `forward`, window by window: all that the block does stays within one."""
+        b, h, w, _ = x.shape
+        shift = self.shift_size
+        mask = self._mask((h, w), x.device) if shift else None
+
+        def compute(windows: Tensor, numbers: Tensor) -> Tensor:
+            own = None if mask is None else mask[numbers % len(mask)]
+            attended = windows + self.attn(self.norm1(windows), own)
+            return attended + self.mlp(self.norm2(attended))
+
+        precision = linear_dtype(x)
+        key = (id(self), identity(self), cache_key, b, h, w, precision)
+        windows = cache.through(
+            partition(x.roll((-shift, -shift), (1, 2)) if shift else x, self.window_size), key, compute
+        )
+        y = unpartition(windows, self.window_size, (h, w))
+        return y.roll((shift, shift), (1, 2)) if shift else y
 
     def _mask(self, size: tuple[int, int], device: torch.device) -> Tensor:
         if self.attn_mask is not None and size == self.input_resolution:

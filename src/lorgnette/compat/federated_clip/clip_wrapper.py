@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ class CLIPLoRAWrapper(nn.Module):
     """A `FederatedCLIPModel` with adapters, under the model's own interface.
 
     Args:
-        federated_clip_model: changed in place by `apply_lora_to_federated_model`, and whole until then.
+        federated_clip_model: changed in place by `apply_lora_to_federated_model`, and whole until then. Of another
+            wrapper, its model.
         lora_config: None: `LoRAConfig.for_clip_model()`.
         target_components: 'encoder' (or 'vision'), 'text', 'classifier'. Without the last one, the head is trained
             whole.
@@ -26,12 +28,13 @@ class CLIPLoRAWrapper(nn.Module):
 
     def __init__(
         self,
-        federated_clip_model: FederatedCLIPModel,
+        federated_clip_model: FederatedCLIPModel | CLIPLoRAWrapper,
         lora_config: LoRAConfig | None = None,
         target_components: Sequence[str] = ("encoder",),
     ):
         super().__init__()
-        self.federated_model = federated_clip_model
+        given = federated_clip_model
+        self.federated_model = given.federated_model if isinstance(given, CLIPLoRAWrapper) else given
         self.lora_config = lora_config or LoRAConfig.for_clip_model()
         self.target_components = tuple(target_components)
         self.lora_config.resolved(self.target_components)  # settings that do not work are named here
@@ -50,7 +53,9 @@ class CLIPLoRAWrapper(nn.Module):
         if self.is_applied:
             raise ValueError("apply_lora_to_federated_model: the model has adapters already; merge_and_unload first")
         model = self.federated_model
-        lora.inject_lora(model.classifier, self.lora_config.resolved(self.target_components))
+        with torch.random.fork_rng(devices=[]):  # every party starts alike
+            torch.manual_seed(model.seed)
+            lora.inject_lora(model.classifier, self.lora_config.resolved(self.target_components))
         model.lora_enabled = True
         model.save_only_trainable = self.lora_config.save_only_trainable
         return model

@@ -27,7 +27,7 @@ class FederatedCLIPModel(nn.Module):
         num_classes: outputs of the head.
         learning_rate: of `train_step`; None: 1e-3 for adapters, 1e-5 for the whole model.
         architecture: of model_name 'none'; see `clip.Model.architecture`.
-        seed: of the head and of untrained weights.
+        seed: of the head, of fresh adapters and of untrained weights.
 
     Raises:
         FileNotFoundError: there is no such model; one line says how to get it.
@@ -45,7 +45,8 @@ class FederatedCLIPModel(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"num_classes: {num_classes} is too small; 2 or more works")
-        self.model_name, self.num_classes, self.learning_rate = model_name, num_classes, learning_rate
+        self.model_name, self.num_classes, self.seed = model_name, num_classes, seed
+        self.learning_rate = learning_rate
         recipe = clip.Recipe(
             model=clip.Model(base=model_name, architecture=architecture, head_start="random"),
             data=clip.Data(classes=tuple(f"class {number}" for number in range(num_classes))),

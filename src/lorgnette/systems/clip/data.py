@@ -89,15 +89,21 @@ class ArrayPictures:
 
 
 def handwritten_digits(side: int) -> ArrayPictures:
-    """The 1,797 digits of 43 people that scikit-learn brings (Alpaydin & Kaynak, UCI), 8 x 8 pixels made larger."""
+    """The 1,797 digits of 43 people that scikit-learn brings (Alpaydin & Kaynak, UCI), white on black.
+
+    Their 8 x 8 pixels are made larger, to 22 of 32 pixels: the margin is about that of MNIST.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise ValueError("data.preset: 'digits' needs scikit-learn; pip install 'lorgnette[clip]'") from None
     found: Any = load_digits()
     small = (found.images * (255 / 16)).astype(np.float32)
-    large = [cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in small]
-    grey = np.clip(np.round(np.stack(large)), 0, 255).astype(np.uint8)
+    inner = side * 22 // 32
+    large = np.stack([cv2.resize(image, (inner, inner), interpolation=cv2.INTER_CUBIC) for image in small])
+    first = (side - inner) // 2
+    margins = (first, side - inner - first)
+    grey = np.pad(np.clip(np.round(large), 0, 255).astype(np.uint8), ((0, 0), margins, margins))
     return ArrayPictures(np.repeat(grey[..., None], 3, axis=-1), found.target.astype(np.int64))
 
 

@@ -21,12 +21,15 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "a
 THINGS = (*DIGITS, *SHAPES)
 CAPTIONS = (
     "a {thing}",
-    "a {colour} {thing}",
+    "the {thing}",
     "a photo of a {thing}",
+    "a picture of a {thing}",
+    "a {colour} {thing}",
     "a photo of a {colour} {thing}",
     "a {colour} {thing} on a {ground} background",
     "a picture of a {colour} {thing} on {ground}",
 )
+PLAIN_SHARE = 0.6  # of pictures in white on black: with colours alone, shapes are learnt very late
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX,
     cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_COMPLEX_SMALL,
@@ -43,7 +46,7 @@ class Picture(NamedTuple):
 
 
 def draw(rng: np.random.Generator, side: int, label: int | None = None) -> Picture:
-    """A printed digit or a filled shape in one colour on another.
+    """A printed digit or a filled shape, often in white on black, else in one of twelve colours on another.
 
     Args:
         rng: decides everything.
@@ -52,6 +55,8 @@ def draw(rng: np.random.Generator, side: int, label: int | None = None) -> Pictu
     """
     label = int(rng.integers(len(THINGS))) if label is None else label
     ink, ground = rng.choice(list(COLOURS), 2, replace=False)
+    if rng.random() < PLAIN_SHARE:
+        ink, ground = "white", "black"
     mask = _placed(rng, _mask(rng, label), side, turn=0.25, reach=0.1)
     image = _coloured(mask, _tinted(rng, ink), _tinted(rng, ground)) + rng.normal(0, rng.uniform(0, 8), (side, side, 3))
     caption = str(rng.choice(CAPTIONS)).format(thing=THINGS[label], colour=ink, ground=ground)
@@ -70,14 +75,14 @@ def sketch(rng: np.random.Generator, side: int, label: int) -> NDArray[np.uint8]
         (side, side, 3).
     """
     filled = _shape(SHAPES[label], rng)
-    width = int(rng.integers(3, 6))
+    width = int(rng.integers(3, 7))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     outline = cv2.morphologyEx(filled, cv2.MORPH_GRADIENT, kernel).astype(np.uint8)
-    mask = _placed(rng, _shaken(rng, outline), side, turn=0.5, reach=0.15)
+    mask = _placed(rng, _shaken(rng, outline), side, turn=0.35, reach=0.1)
     light, dark = rng.uniform(130, 230), rng.uniform(20, 90)
     ink, ground = (dark, light) if rng.random() < 0.5 else (light, dark)
-    clouds = cv2.resize(rng.normal(0, 30, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    image = mask * ink + (1 - mask) * ground + clouds + rng.normal(0, rng.uniform(10, 30), (side, side))
+    clouds = cv2.resize(rng.normal(0, 20, (5, 5)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    image = mask * ink + (1 - mask) * ground + clouds + rng.normal(0, rng.uniform(5, 20), (side, side))
     return _levels(np.repeat(image[..., None], 3, axis=-1))
 
 
@@ -141,7 +146,7 @@ def _outline(name: str, rng: np.random.Generator) -> NDArray[np.float64]:
     return 1.1 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def _shaken(rng: np.random.Generator, mask: NDArray[np.uint8], by: float = 3.0) -> NDArray[np.uint8]:
+def _shaken(rng: np.random.Generator, mask: NDArray[np.uint8], by: float = 1.5) -> NDArray[np.uint8]:
     """The mask after a smooth random displacement of about `by` pixels."""
     size = mask.shape[0]
     y, x = np.mgrid[:size, :size].astype(np.float32)

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.clip.configuration_clip import CLIPConfig
-from transformers.models.clip.modeling_clip import CLIPModel
+
+try:
+    from transformers.models.clip.configuration_clip import CLIPConfig
+    from transformers.models.clip.modeling_clip import CLIPModel
+except ImportError:
+    raise ValueError("the room clip needs transformers: pip install 'lorgnette[clip]'") from None
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -19,8 +23,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "projection_dim": 16,
     },
     "small": {
-        "vision": {"hidden_size": 80, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4,
-                   "image_size": 32, "patch_size": 4},
+        "vision": {"hidden_size": 80, "intermediate_size": 320, "num_hidden_layers": 3, "num_attention_heads": 4,
+                   "image_size": 32, "patch_size": 8},
         "text": {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
                  "max_position_embeddings": 16},
         "projection_dim": 48,
@@ -103,10 +107,11 @@ class CLIPClassifier(nn.Module):
     def gradient_checkpointing(self, enable: bool = True) -> None:
         """Compute layers again in the backward pass instead of keeping what is inside them, or do so no more."""
         for tower in (self.vision_model, self.text_model):
+            word = "activation" if hasattr(tower, "activation_checkpointing_enable") else "gradient"  # before 5.20
             if enable:
-                tower.activation_checkpointing_enable({"use_reentrant": False})
+                getattr(tower, f"{word}_checkpointing_enable")({"use_reentrant": False})
             else:
-                tower.activation_checkpointing_disable()
+                getattr(tower, f"{word}_checkpointing_disable")()
 
 
 def linear_head(prototypes: Tensor) -> nn.Linear:

@@ -49,6 +49,9 @@ def load_base(settings: Model, data: Data, classes: tuple[str, ...]) -> tuple[CL
     kept_head: dict[str, Tensor] = {}
     if source.weights is not None:
         kept_head = _load(model, float_state(read_tensors(source.weights), str(source.weights)), str(source.weights))
+    else:  # as OpenAI's code does; transformers' positions are too weak to learn from soon
+        places = model.vision_model.get_parameter("embeddings.position_embedding.weight")
+        nn.init.normal_(places, std=places.shape[1] ** -0.5)
     if (data.root or data.preset) and data.image_size != model.image_size:
         raise ValueError(f"data.image_size: {data.image_size} does not fit {source.name}; {model.image_size} works")
     if classes:

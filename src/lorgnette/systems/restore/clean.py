@@ -81,7 +81,7 @@ def enhance(
             render,
             out_size,
             tiling=chosen_tiling(tile, halo, USUAL, cache),
-            usual=USUAL,
+            largest=USUAL.tile,
             progress=progress,
             cache=cache,
             stream=stream,

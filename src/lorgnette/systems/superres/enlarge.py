@@ -108,7 +108,7 @@ def enhance(
             render,
             out_size,
             tiling=chosen_tiling(tile, halo, usual, cache),
-            usual=usual,
+            largest=usual.tile,
             progress=progress,
             cache=cache,
             stream=stream,
