@@ -52,8 +52,8 @@ def make_study(folder: Path, **rounds: object) -> Path:
         data=clip.Data(root=str(folder / "data" / "held-out"), classes=CLASSES, image_size=16),
         train=replace(recipe.train, device="cpu", batch_size=4),
     )
-    config = FederateConfig(**{"rounds": 3, "local_steps": 2, "deadline": 60.0, "clients": 3} | rounds)  # type: ignore[arg-type]
-    deployment = Deployment(recipe, config, f"127.0.0.1:{free_port()}", "127.0.0.1", min_samples=4, gather=400.0)
+    config = FederateConfig(**{"rounds": 3, "local_steps": 2, "deadline": 600.0, "clients": 3} | rounds)  # type: ignore[arg-type]
+    deployment = Deployment(recipe, config, f"127.0.0.1:{free_port()}", "127.0.0.1", min_samples=4, gather=600.0)
     adapter = Adapter(build(recipe).model)
     deployment = replace(deployment, **facts_of(adapter, adapter.read(), deployment))
     study = make_folder_of(deployment, folder / "study", ",".join(SITES))

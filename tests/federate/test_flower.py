@@ -33,7 +33,10 @@ from lorgnette.federate.site import Site
 from lorgnette.federate.transport import InProcess
 from lorgnette.systems import clip
 
+PATIENCE = 900.0  # seconds for what takes a minute on a machine of its own
+
 pytestmark = [
+    pytest.mark.timeout(3600),
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="needs lorgnette[federated]"),
 ]
@@ -97,19 +100,23 @@ def test_three_sites_over_tls(tmp_path: Path, temporary: Path):
 
     with running([started(tmp_path / "serve.log", "serve", str(study), "--json", str(tmp_path / "end.json"))]) as all_:
         server = all_[0]
-        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 240)
+        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), PATIENCE)
         all_ += [start_node(study, "north", stranger), start_node(study, "south", deceived)]
         for folder, says in ((stranger, "Failed to activate SuperNode"), (deceived, "CERTIFICATE_VERIFY_FAILED")):
             logs = [folder / "run" / "node.log", folder / "run" / "node.previous.log"]
             wait_for(
-                says, lambda logs=logs, says=says: any(says in log.read_text() for log in logs if log.exists()), 240
+                says,
+                lambda logs=logs, says=says: any(says in log.read_text() for log in logs if log.exists()),
+                PATIENCE,
             )
+        for node in all_[1:]:
+            node.terminate()
         assert_strangers_are_kept_out(port, study / "server" / "ca.crt")
         check = started(tmp_path / "check.log", "check", str(study / "sites" / "west"), "--data.root",
                         own_data(study, "west")["data.root"])  # fmt: skip
-        assert check.wait(240) == 0, (tmp_path / "check.log").read_text()
+        assert check.wait(PATIENCE) == 0, (tmp_path / "check.log").read_text()
         all_ += [start_node(study, name) for name in SITES]
-        assert server.wait(300) == 0, (tmp_path / "serve.log").read_text()
+        assert server.wait(PATIENCE) == 0, (tmp_path / "serve.log").read_text()
     assert left_behind(study, port, temporary) == []
 
     board = board_of(study)
@@ -149,18 +156,18 @@ def assert_strangers_are_kept_out(port: int, ca_file: Path) -> None:
 
 def test_a_node_loses_power(tmp_path: Path, temporary: Path):
     """Killed in a round: the round closes at our deadline, and the node comes back in the next one."""
-    deadline = 10.0 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 40.0  # honest sites need a part of it
+    deadline = 10.0 if os.getloadavg()[0] < 2 * (os.cpu_count() or 1) else 150.0  # honest sites need a part of it
     study = make_study(tmp_path, rounds=5, deadline=deadline, local_steps=3)
     port = read_deployment(study).port
     with running([started(tmp_path / "serve.log", "serve", str(study))]) as all_:
-        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 240)
+        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), PATIENCE)
         nodes = {name: start_node(study, name) for name in SITES}
         all_ += nodes.values()
-        wait_for("round 2", lambda: is_training(study, 2), 120)
+        wait_for("round 2", lambda: is_training(study, 2), PATIENCE)
         kill_tree(nodes["west"].pid)
         all_.append(start_node(study, "west"))
-        wait_for("round 3", lambda: is_training(study, 3), 60)
-        assert all_[0].wait(240) == 0, (tmp_path / "serve.log").read_text()
+        wait_for("round 3", lambda: is_training(study, 3), PATIENCE)
+        assert all_[0].wait(PATIENCE) == 0, (tmp_path / "serve.log").read_text()
     assert left_behind(study, port, temporary) == []
     lines = {line["round"]: line for line in Journal(study / "run").lines()}
     assert lines[2]["missing"] == ["west"]
@@ -174,15 +181,15 @@ def test_the_server_loses_power(tmp_path: Path, temporary: Path):
     study = make_study(tmp_path, rounds=4, precision="int8", server_optimizer="momentum")
     port = read_deployment(study).port
     with running([started(tmp_path / "serve.log", "serve", str(study))]) as all_:
-        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), 240)
+        wait_for("the server is up", lambda: "listening" in (tmp_path / "serve.log").read_text(), PATIENCE)
         all_ += [start_node(study, name) for name in SITES]
-        wait_for("round 2", lambda: is_training(study, 2), 120)
+        wait_for("round 2", lambda: is_training(study, 2), PATIENCE)
         time.sleep(1)
         kill_tree(all_[0].pid)
         assert [line["round"] for line in Journal(study / "run").lines()] == [0, 1]
         again = started(tmp_path / "again.log", "serve", str(study))
         all_.append(again)
-        assert again.wait(300) == 0, (tmp_path / "again.log").read_text()
+        assert again.wait(PATIENCE) == 0, (tmp_path / "again.log").read_text()
     assert left_behind(study, port, temporary) == []
     lines = Journal(study / "run").lines()
     assert [line["round"] for line in lines] == [0, 1, 2, 3, 4]
@@ -195,7 +202,7 @@ def test_a_simulation_equals_one_process(tmp_path: Path, temporary: Path):
     """Eight clients in Flower's simulation, whose processes they share by chance."""
     study = make_study(tmp_path, clients=8, rounds=2, precision="int8", min_size=1)
     server = started(tmp_path / "serve.log", "serve", str(study), "--simulate")
-    assert server.wait(400) == 0, (tmp_path / "serve.log").read_text()
+    assert server.wait(PATIENCE) == 0, (tmp_path / "serve.log").read_text()
     assert left_behind(study, 1, temporary) == []
     deployment = read_deployment(study)
     loaded = clip.loaders(deployment.recipe.data, deployment.recipe.train)

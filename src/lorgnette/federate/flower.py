@@ -38,6 +38,7 @@ FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of 
 WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's worker listens
 RECORD = "lorgnette"
 POLL_SECONDS = 0.1
+MARGIN_SECONDS = 5.0
 PATIENCE_SECONDS = 7 * 86400.0  # with a worker, where the rounds have no deadline
 
 server, client = ServerApp(), ClientApp()
@@ -105,8 +106,9 @@ class GridTransport:
 
 def _message(kind: str, round: int, data: bytes, node_id: int, deadline: float | None) -> Message:
     content = ConfigRecord({"round": round, "data": data, "seconds": -1.0 if deadline is None else deadline})
-    # Past the deadline the server link drops what was not fetched: a node that comes back is not held up by old work.
-    return Message(RecordDict({RECORD: content}), node_id, kind, ttl=deadline, group_id=str(round))
+    # Soon after the deadline Flower drops what was not fetched: a node that comes back is not held up by old work.
+    ttl = None if deadline is None else deadline + MARGIN_SECONDS
+    return Message(RecordDict({RECORD: content}), node_id, kind, ttl=ttl, group_id=str(round))
 
 
 def _reply(name: str, reply: Message, seconds: float) -> Reply:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -68,14 +69,14 @@ def serve(
     require_flower()
     copy_settings_to_sites(folder)
     run = make_folder(folder / "run")
-    (run / "board.json").unlink(missing_ok=True)
-    with _superlink(folder, deployment) as link:
+    serving = secrets.token_hex(8)
+    with _superlink(folder, deployment, serving) as link:
         flower = FlowerCommand(run / "flower", link, f"127.0.0.1:{deployment.port}", folder / "server" / "ca.crt")
         for file in public_keys:
             flower.register(file)
         show(f"listening on {deployment.listen}:{deployment.port} for {', '.join(file.stem for file in public_keys)}")
         run_id = flower.start_run(folder / "app")
-        return _watch(flower, run_id, run / "board.json", show_page or (lambda board: show(page(board))))
+        return _watch(flower, run_id, (run / "board.json", serving), show_page or (lambda board: show(page(board))))
 
 
 def simulate(
@@ -91,11 +92,12 @@ def simulate(
     if find_spec("ray") is None:
         raise ValueError("a simulation needs Ray: pip install 'lorgnette[simulation]'")
     run = make_folder(folder / "run")
-    (run / "board.json").unlink(missing_ok=True)
+    serving = secrets.token_hex(8)
     port, log = free_port(), run / "superlink.log"
     words = flower_words("superlink", "--simulation", "--insecure", "--host", "127.0.0.1", "--port", str(port))
     words += ["--disable-runtime-dependency-installation"]
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SIMULATED": "1"}
+    env |= {"LORGNETTE_SERVING": serving}
     with (
         tempfile.TemporaryDirectory(prefix="l-") as scratch,  # Ray's sockets need a short path
         child(words, env | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": scratch}, log) as link,
@@ -105,7 +107,7 @@ def simulate(
         show(f"{deployment.config.clients} clients on this machine")
         resources = f"num-supernodes={deployment.config.clients} client-resources-num-cpus=1"
         run_id = flower.start_run(folder / "app", "--federation-config", resources)
-        return _watch(flower, run_id, run / "board.json", show_page or (lambda board: show(page(board))))
+        return _watch(flower, run_id, (run / "board.json", serving), show_page or (lambda board: show(page(board))))
 
 
 def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Show = print) -> None:
@@ -127,26 +129,31 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
     require_flower()
     run = make_folder(folder / "run")
     worker = [sys.executable, "-m", "lorgnette.federate.site", str(folder), json.dumps(dict(given))]
-    tries = 0
+    log = run / "worker-output.log"
     while True:
-        with (
-            child(worker, os.environ, run / "worker-output.log") as warm,
-            started(warm, run / "worker-output.log", lambda: says_ready(run / "worker-output.log")),
-            _supernode(folder, deployment) as node,
-        ):
+        with child(worker, os.environ, log) as warm, started(warm, log, lambda: says_ready(log)):
             show(f"{folder.name} is ready and calls {deployment.address}")
-            began = time.monotonic()
+            _keep_node(folder, deployment, warm, show)
+        show(f"the worker ended ({log} may say why): starting again")
+        time.sleep(RESTART_SECONDS[-1])
+
+
+def _keep_node(folder: Path, deployment: Deployment, warm: subprocess.Popen[bytes], show: Show) -> None:
+    """Run the node, again whenever it ends, as long as the worker lives."""
+    tries = 0
+    while warm.poll() is None:
+        began = time.monotonic()
+        with _supernode(folder, deployment) as node:
             while node.poll() is None and warm.poll() is None:
                 time.sleep(LOOK_SECONDS)
-            ended = "the node" if node.poll() is not None else "the worker"
         tries = 0 if time.monotonic() - began > 60 else tries + 1
         wait = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
-        show(f"{ended} ended ({run / 'node.log'} says why): starting again in {wait:.0f} s")
+        show(f"the node ended ({folder / 'run' / 'node.log'} says why): starting again in {wait:.0f} s")
         time.sleep(wait)
 
 
 @contextlib.contextmanager
-def _superlink(folder: Path, deployment: Deployment) -> Iterator[subprocess.Popen[bytes]]:
+def _superlink(folder: Path, deployment: Deployment, serving: str) -> Iterator[subprocess.Popen[bytes]]:
     run, keys = folder / "run", folder / "server"
     words = [
         *("superlink", "--host", deployment.listen, "--port", str(deployment.port)),
@@ -155,7 +162,7 @@ def _superlink(folder: Path, deployment: Deployment) -> Iterator[subprocess.Pope
         *("--disable-runtime-dependency-installation", "--database", str(run / "superlink.db")),
     ]
     require_free_port(deployment.listen, deployment.port)
-    env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder)}
+    env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SERVING": serving}
     log = run / "superlink.log"
     address = f"127.0.0.1:{deployment.port}"
     with child(flower_words(*words), env, log) as link, started(link, log, lambda: is_up(address, keys / "ca.crt")):
@@ -174,11 +181,11 @@ def _supernode(folder: Path, deployment: Deployment) -> Iterator[subprocess.Pope
         yield node
 
 
-def _watch(flower: FlowerCommand, run_id: str, file: Path, show_page: Callable[[Board], None]) -> Board:
+def _watch(flower: FlowerCommand, run_id: str, kept: tuple[Path, str], show_page: Callable[[Board], None]) -> Board:
     """Show the board whenever it changes, until the rounds end."""
     last, asked = None, time.monotonic()
     while True:
-        board = _board(file)
+        board = _board(*kept)
         if board is not None and board != last:
             show_page(board)
             last = board
@@ -193,17 +200,19 @@ def _watch(flower: FlowerCommand, run_id: str, file: Path, show_page: Callable[[
             board.keep()
             return board
         if flower.link.poll() is not None:
-            raise ValueError(f"Flower's link ended: {file.parent / 'superlink.log'} says why; serve again to go on")
+            raise ValueError(f"Flower's link ended: {kept[0].parent / 'superlink.log'} says why; serve again to go on")
         if time.monotonic() - asked > ASK_FLOWER_SECONDS:
             asked = time.monotonic()
             status = flower.run(run_id).get("status", "")
-            if status.startswith("finished") and not ((board := _board(file)) and board.is_over):
-                raise ValueError(f"Flower ended the rounds ({status}): {file.parent / 'server.log'} may say why")
+            if status.startswith("finished") and not ((board := _board(*kept)) and board.is_over):
+                raise ValueError(f"Flower ended the rounds ({status}): {kept[0].parent / 'server.log'} may say why")
         time.sleep(LOOK_SECONDS)
 
 
-def _board(file: Path) -> Board | None:
+def _board(file: Path, serving: str) -> Board | None:
+    """The board of this start of the server, once there is one."""
     try:
-        return Board.read(file)
+        board = Board.read(file)
     except FileNotFoundError:
         return None
+    return board if board.serving == serving else None

@@ -57,13 +57,16 @@ class Board:
     round_began: float = 0.0
     round_seconds: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
+    serving: str = ""
+    """Which start of the server keeps it: one that was killed may still write."""
     wire_bytes: int | None = None
     """All that travelled both ways since the server was last started, as Flower counts it; known at the end."""
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str] | None, rounds: int, sites: Sequence[str]) -> Board:
+    def of(cls, path: str | os.PathLike[str] | None, rounds: int, sites: Sequence[str], serving: str = "") -> Board:
         """A new one, with its file written."""
-        board = cls(None if path is None else Path(path), rounds, {name: SiteLine() for name in sorted(sites)})
+        lines = {name: SiteLine() for name in sorted(sites)}
+        board = cls(None if path is None else Path(path), rounds, lines, serving=serving)
         board.keep()
         return board
 

@@ -5,6 +5,8 @@ Runs inside Flower's server process, and after a kill in the next one: the journ
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import math
@@ -24,9 +26,11 @@ from lorgnette.federate.transport import Reply, Transport
 from lorgnette.files import make_folder
 from lorgnette.systems import room_of
 
+SERVING = "LORGNETTE_SERVING"  # environment: a word for this start of the server
 SIMULATED = "LORGNETTE_SIMULATED"  # environment: set where all clients are on this machine
 CLOCK_SECONDS = 60.0  # farther apart, messages expire before they are read
 GREETING_SECONDS = 60.0
+LOCK_SECONDS = 60.0
 
 
 class Network(Transport, Protocol):
@@ -45,22 +49,51 @@ def run_rounds(folder: Path, connect: Callable[..., Network]) -> None:
     """Run the rounds of a federation's folder that are left, and keep the adapter in `run/adapter`.
 
     Args:
-        folder: of the deployment.
+        folder: of the federation.
         connect: (names, name_of, quorum, gather) -> network; `name_of` tells the client a node speaks for.
     """
     run = make_folder(folder / "run")
     log = logging.getLogger("lorgnette.federate")
-    log.addHandler(logging.FileHandler(run / "server.log"))
+    handler = logging.FileHandler(run / "server.log")
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
-    deployment = read_deployment(folder)
-    names = simulated_clients(deployment) if SIMULATED in os.environ else sorted(public_keys(folder).values())
-    board = Board.of(run / "board.json", deployment.config.rounds, names)
     try:
-        _run(folder, deployment, names, board, connect)
-    except BaseException as error:
+        deployment = read_deployment(folder)
+        names = simulated_clients(deployment) if SIMULATED in os.environ else sorted(public_keys(folder).values())
+        with _alone(run / "lock"):
+            board = Board.of(run / "board.json", deployment.config.rounds, names, os.environ.get(SERVING, ""))
+            _reported(board, lambda: _run(folder, deployment, names, board, connect))
+    except Exception:
         log.exception("the rounds stopped")
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _reported(board: Board, work: Callable[[], None]) -> None:
+    """Do it; where it fails, the operator is told why."""
+    try:
+        work()
+    except Exception as error:
         board.finish(f"failed: {' '.join(str(error).split()) or type(error).__name__}")
         raise
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process; what a killed server left running may need a moment to end."""
+    until = time.monotonic() + LOCK_SECONDS
+    with file.open("w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    raise ValueError("another server runs the rounds of this folder: stop it first") from None
+                time.sleep(0.2)
+        yield
 
 
 def public_keys(folder: Path) -> dict[bytes, str]:
@@ -91,8 +124,10 @@ def _run(
         network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
     gather(network, deployment, facts_of(server.adapter, server.made, deployment), board)
     outcome = server.rounds.run(network)
+    if outcome.reason == "interrupted":
+        raise KeyboardInterrupt
     server.keep(outcome)
-    board.finish({"done": "finished"}.get(outcome.reason, outcome.reason))
+    board.finish("finished" if outcome.reason == "done" else outcome.reason)
 
 
 def simulated_names(network: Network, count: int, seconds: float) -> dict[str, str]:
