@@ -120,10 +120,8 @@ class LowRank(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         if config.lora_dtype is not None:
             dtype = getattr(torch, config.lora_dtype)
-        named = dict(zip(LORA_TENSORS, shapes, strict=True))
-        if config.dynamic_rank:
-            named |= gate_shapes(config.r)
-        for name, shape in named.items():
+        gate = gate_shapes(config.r) if config.dynamic_rank else {}
+        for name, shape in (*zip(LORA_TENSORS, shapes, strict=True), *gate.items()):
             setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
         with torch.no_grad():
             self._init_lora_A(config)
@@ -149,7 +147,7 @@ class LowRank(nn.Module):
         """What the adapter adds to a weight, or to its rows of one, in float32 (float64 for a float64 weight)."""
         if self.use_dora:
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            return LowRank._add(self, wide, self.lora_A) - wide
+            return LowRank._add(self, wide, self.lora_A) - wide  # not a sub-class's, which would cut out rows
         return self._delta(self.lora_A, weight)
 
     @torch.no_grad()

@@ -81,11 +81,9 @@ def split_starts(state: Mapping[str, Tensor], starts: Iterable[str]) -> dict[str
     for key, tensor in state.items():
         name, value = from_peft(key, tensor, wanted)
         factor = wanted.get(name)
-        if factor is None or value.dim() < 2:
-            tensors[key] = tensor
-            continue
-        axis = factor + value.dim() - 2 if is_part(name.rpartition(".")[0]) else factor  # a part may be a stack
-        if value.shape[axis] % 2:
+        offset = value.dim() - 2 if is_part(name.rpartition(".")[0]) else 0  # a part may be a stack
+        axis = offset + (factor or 0)
+        if factor is None or value.dim() < 2 or value.shape[axis] % 2:
             tensors[key] = tensor
             continue
         own, start = value.chunk(2, axis)
