@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -95,6 +96,7 @@ def main(folder: Path, given: Mapping[str, Any]) -> None:
         log.info("%s of round %d: %d bytes in %.2f s", kind, round, len(reply), time.monotonic() - started)
         return reply
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that worker.json goes, too
     with serving(answer, folder / "run" / "worker.json"):
         print("ready", flush=True)
         while os.read(0, 4096):
