@@ -38,7 +38,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
     ("words", "says"),
     [
         (["enhanse", "a.png", "b.png"], "unknown verb enhanse; did you mean enhance?"),
-        (["frobnicate"], "unknown verb frobnicate; there is demo, train, eval, enhance, merge, info"),
+        (["frobnicate"], "unknown verb frobnicate; there is " + ", ".join(VERBS)),
         (["train", "supres"], "did you mean 'superres'?"),
         (["train", "superres", "--lora.rnak", "8"], "unknown setting --lora.rnak; did you mean --lora.r?"),
         (["train", "superres", "--ouf", "runs"], "unknown setting --ouf; did you mean --out?"),

@@ -43,7 +43,8 @@ SEVERAL_MACHINES = {
 ROOMS_PAGE = """\
 lorgnette federate superres --data.root photos --clients 8 --rounds 20
 
-Clients train one adapter on data that stays with them; here all of them run on this machine. Rooms: {rooms}.
+Clients train one adapter on data that stays with them; here all of them run on this machine.
+Rooms: {rooms}.
 lorgnette federate ROOM --help lists all settings.
 
 on several machines, carried by Flower (docs: federation-deployment):
