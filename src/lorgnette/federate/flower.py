@@ -39,6 +39,7 @@ WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's wo
 RECORD = "lorgnette"
 POLL_SECONDS = 0.1
 MARGIN_SECONDS = 5.0
+HEARTBEAT = "HEARTBEAT_DEFAULT_INTERVAL"
 PATIENCE_SECONDS = 7 * 86400.0  # with a worker, where the rounds have no deadline
 
 server, client = ServerApp(), ClientApp()
@@ -186,9 +187,16 @@ def _superlink() -> None:
 def _supernode() -> None:
     """Flower's node, which runs no program of the server's but the app that Lorgnette itself writes."""
     from flwr.cli.build import build_fab_from_files
+    from flwr.supercore import heartbeat
     from flwr.supercore.run import RunNotRunningException
+    from flwr.supernode import fleet_http_connection
     from flwr.supernode import start_client_internal as node
     from flwr.supernode.cli import flower_supernode
+
+    # A node that was killed may come back when two heartbeats are missing: after 20 s, not 60.
+    for module in (heartbeat, fleet_http_connection):
+        assert HEARTBEAT in vars(module), "Flower 1.41 has it"
+        vars(module)[HEARTBEAT] = 10
 
     own, _ = build_fab_from_files({name: text.encode() for name, text in APP_FILES.items()})
     connect = node._init_connection
