@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lorgnette.images import imresize
 from lorgnette.near_tiles import NearReuse
 from lorgnette.nn.identity import identity
 from lorgnette.tile_cache import TILINGS, ExactReuse, TileCache
@@ -73,6 +77,14 @@ def render_picture(
     result = process_in_tiles(image, exact, out_size, *tiling, progress=progress)
     exact.count(stream)
     return result
+
+
+def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
+    """An alpha plane (H, W) in [0, 1] at another size, by bicubic; at its own size it stays as it is."""
+    if alpha is None or alpha.shape == size:
+        return alpha
+    plane = imresize(torch.from_numpy(np.ascontiguousarray(alpha))[None], size=size)
+    return plane[0].clamp(0, 1).numpy()
 
 
 @contextmanager

@@ -140,13 +140,7 @@ class Schema:
         size = int.from_bytes(data[:8], "little")
         if len(data) != 8 + size + end:
             raise Refused(f"it has {len(data)} bytes, not the {8 + size + end} that its header tells of")
-        try:
-            facts = json.loads(texts["lorgnette"])
-        except (KeyError, TypeError, ValueError, RecursionError):
-            raise Refused("it has no facts beside its tensors") from None
-        if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
-            raise Refused(f"its format_version is not {FORMAT_VERSION}")
-        return facts
+        return _facts(texts)
 
 
 def encode(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], schema: Schema, precision: Precision) -> bytes:
@@ -216,7 +210,11 @@ def peek(data: bytes, most: int = _MOST_FACTS + 2**20) -> dict[str, Any]:
     Raises:
         Refused: there are none.
     """
-    texts = _header(data, most).get("__metadata__", {})
+    return _facts(_header(data, most).get("__metadata__", {}))
+
+
+def _facts(texts: Any) -> dict[str, Any]:
+    """The facts in a header's `__metadata__`, which is a stranger's."""
     try:
         facts = json.loads(texts["lorgnette"])
     except (KeyError, TypeError, ValueError, RecursionError):

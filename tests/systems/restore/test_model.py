@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from lorgnette.systems.restore.model import CAB
 GOLDENS = Path(__file__).parents[2] / "data" / "mambair"
 CASES = json.loads((GOLDENS / "cases.json").read_text())
 PUBLISHED = json.loads((GOLDENS / "published.json").read_text())
-WAYS = [pytest.param("numba", marks=pytest.mark.skipif(not NUMBA, reason="needs numba")), "blocked", "doubling"]
+WAYS = ("numba", "blocked", "doubling")
 
 
 def weight(seed: int, key: str, shape: tuple[int, ...]) -> Tensor:
@@ -62,11 +64,16 @@ def tiny(**settings: Any) -> MambaIR:
     return MambaIR(**({"embed_dim": 30, "depths": (1, 2), "d_state": 3, "mlp_ratio": 1.1, "upscale": 1} | settings))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", CASES)
+def published_cases() -> Iterator[Any]:
+    """Every case in every way; one pair takes a minute."""
+    for case, way in itertools.product(CASES, WAYS):
+        marks = [pytest.mark.skipif(way == "numba" and not NUMBA, reason="needs numba")]
+        marks += [pytest.mark.slow] if (case, way) == ("lightsr_x2", "doubling") else []
+        yield pytest.param(case, way, marks=marks)
+
+
+@pytest.mark.parametrize(("case", "way"), list(published_cases()))
 def test_published_outputs(case: str, way: str, monkeypatch: pytest.MonkeyPatch):
-    if (case, way) == ("lightsr_x2", "doubling"):
-        pytest.skip("a minute; the smaller case shows it")
     monkeypatch.setattr(ss2d, "selective_scan", lambda *inputs: selective_scan(*inputs, way=way))
     golden = load_file(GOLDENS / f"{case}.safetensors")
     model = published(case)

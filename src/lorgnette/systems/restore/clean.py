@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lorgnette.crops import channels_first
-from lorgnette.images import Image, imresize
-from lorgnette.rendering import check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.images import Image
+from lorgnette.rendering import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tile_cache import TileCache
@@ -89,11 +89,8 @@ def enhance(
             corrected=model.upscale > 1,
         )
     rgb = (restored if model.in_chans == 3 else restored.transpose(0, 1))[0].expand(3, -1, -1)
-    alpha = image.alpha
-    if alpha is not None and out_size != alpha.shape:
-        plane = imresize(torch.from_numpy(np.ascontiguousarray(alpha))[None], size=out_size)
-        alpha = plane[0].clamp(0, 1).numpy()
-    return replace(image, pixels=rgb.permute(1, 2, 0).contiguous().numpy(), alpha=alpha)
+    restored_pixels = rgb.permute(1, 2, 0).contiguous().numpy()
+    return replace(image, pixels=restored_pixels, alpha=alpha_at(image.alpha, out_size))
 
 
 def _output_size(

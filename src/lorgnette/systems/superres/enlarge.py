@@ -7,12 +7,11 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images import Image, imresize
-from lorgnette.rendering import check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.images import Image
+from lorgnette.rendering import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
 from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tile_cache import TileCache
@@ -115,8 +114,4 @@ def enhance(
             settings=precision,
             corrected=True,
         )
-    alpha = None
-    if image.alpha is not None:
-        plane = imresize(torch.from_numpy(np.ascontiguousarray(image.alpha))[None], size=out_size)
-        alpha = plane[0].clamp(0, 1).numpy()
-    return replace(image, pixels=pixels[0].permute(1, 2, 0).numpy(), alpha=alpha)
+    return replace(image, pixels=pixels[0].permute(1, 2, 0).numpy(), alpha=alpha_at(image.alpha, out_size))
