@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 @contextlib.contextmanager
@@ -52,6 +52,22 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     except (PermissionError, NotADirectoryError, OSError) as error:
         raise ValueError(f"cannot make the folder {folder}: {error.strerror or error}") from None
     return folder
+
+
+def take_lock(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed or this process ends, in whatever way; False where another process has it.
+
+    Without effect on Windows.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _flush_to_disk(path: Path) -> None:

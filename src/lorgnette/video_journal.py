@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lorgnette.files import make_folder, read_json, write_json
+from lorgnette.files import make_folder, read_json, take_lock, write_json
 
 FORMAT_VERSION = 1
 JOB_FILE, LOG_FILE, FRAMES = "job.json", "frames.log", "frames"  # the last: a folder for what is no record
@@ -48,7 +48,8 @@ class Journal:
         except OSError as error:
             raise ValueError(f"cannot write {folder / LOG_FILE} ({error.strerror}): another folder may work") from None
         try:
-            _lock(self._file, folder)
+            if not take_lock(self._file):
+                raise ValueError(f"{folder} is in use by another run: wait for it, or give another output")
             if fresh:
                 self._file.truncate(0)
                 shutil.rmtree(folder / FRAMES, ignore_errors=True)
@@ -143,18 +144,6 @@ class Journal:
             start = found.pop()[0]
         self._file.truncate(start)
         return [note for _, note, _, _ in found]
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    """For this process alone, until the file is closed or the process ends, in whatever way."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ValueError(f"{folder} is in use by another run: wait for it, or give another output") from None
 
 
 def _require_same(folder: Path, kept: Any, job: dict[str, Any]) -> None:

@@ -32,11 +32,12 @@ def make_pictures(folder: Path, count: int, seed: int) -> None:
             PIL.Image.fromarray(pixels).save(folder / name / f"patient-{seed}-{number}.png")
 
 
-def make_study(folder: Path, **rounds: object) -> Path:
+def make_study(folder: Path, held_out: int = 6, **rounds: object) -> Path:
     """Make a federation with its data; gives its folder.
 
     Args:
         folder: where it and the data go.
+        held_out: pictures of each class that the server has; in a simulation they are dealt out.
         rounds: settings of `FederateConfig`.
     """
     from lorgnette.federate.serving import facts_of
@@ -45,7 +46,7 @@ def make_study(folder: Path, **rounds: object) -> Path:
     from lorgnette.systems import clip
 
     for seed, name in enumerate(("held-out", *SITES)):
-        make_pictures(folder / "data" / name, 6 + 2 * seed, seed)
+        make_pictures(folder / "data" / name, 6 + 2 * seed if seed else held_out, seed)
     recipe = clip.tiny()[0]
     recipe = replace(
         recipe,

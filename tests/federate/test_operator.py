@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lorgnette.cli.federate_serve import Pages
 from lorgnette.federate.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 from lorgnette.federate.operator import Board, duration, page
 
@@ -69,3 +70,21 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: str):
 
 def test_durations():
     assert [duration(s) for s in (0.4, 59.6, 75, 7300)] == ["0 s", "1 min 0 s", "1 min 15 s", "2 h 1 min"]
+
+
+def test_without_a_terminal_each_round_and_each_error_is_a_line(capsys: pytest.CaptureFixture[str]):
+    board, pages = Board.of(None, 2, ["north", "south"]), Pages()
+    pages.show(board)
+    pages.show(board)
+    board.failed("south", "it has another base model")
+    pages.show(board)
+    board(RoundStarted(1, ["north", "south"]))
+    pages.show(board)
+    board(done(1, missing=["south"], seconds=1.0, metrics={}))
+    pages.show(board)
+    assert capsys.readouterr().out.splitlines() == [
+        "round 0 of 2, waiting for sites",
+        "south: it has another base model",
+        "round 1 of 2, between rounds, about 1 s left",
+        "south: round 1: no answer in time",
+    ]

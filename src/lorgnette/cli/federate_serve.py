@@ -28,7 +28,7 @@ def run(words: list[str]) -> int:
     from lorgnette.federate.programs import stopping_on_terminate
     from lorgnette.files import write_json
 
-    pages = _Pages()
+    pages = Pages()
     run_rounds = simulate if options.simulate else serve
     with stopping_on_terminate():
         board = run_rounds(options.folder, lambda line: print(line, flush=True), pages.show)
@@ -38,12 +38,12 @@ def run(words: list[str]) -> int:
     return 0
 
 
-class _Pages:
-    """On a terminal the page is drawn over the last one; elsewhere a line is printed for each round."""
+class Pages:
+    """On a terminal the page is drawn over the last one; elsewhere a line is printed for each round and each error."""
 
     def __init__(self) -> None:
         self.lines = 0
-        self.said = ""
+        self.said: set[str] = set()
 
     def show(self, board: Board) -> None:
         from lorgnette.federate.operator import page
@@ -53,6 +53,9 @@ class _Pages:
             clear = f"\x1b[{self.lines}F\x1b[J" if self.lines else ""
             print(f"{clear}{text}", flush=True)
             self.lines = text.count("\n") + 1
-        elif board.phase != "training" and (line := text.splitlines()[0]) != self.said:
-            print(line, flush=True)
-            self.said = line
+            return
+        heading = [] if board.phase == "training" else text.splitlines()[:1]
+        for line in (*heading, *board.problems()):
+            if line not in self.said:
+                print(line, flush=True)
+                self.said.add(line)

@@ -2,9 +2,10 @@
 
     server, client        the two halves of the Flower app, the same in a simulation and on many machines
     GridTransport         `lorgnette.federate.transport.Transport` over Flower's grid, with our own deadline
-    python -m lorgnette.federate.flower superlink|supernode ...
+    run_program           superlink, supernode or executor:
                           Flower's own programs, ending with the process that started them; the server answers
-                          strangers only on the paths that nodes need
+                          strangers only on the paths that nodes need, a node looks often for messages, and the
+                          executor forks the client process of each message from one that has Flower imported
 
 `client` imports no torch: it carries bytes to the warm worker of the site. Only in a simulation, where Flower keeps
 its processes, it holds a client itself.
@@ -16,10 +17,10 @@ its processes, it holds a client itself.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,14 +33,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from lorgnette.federate.folder import APP_FILES
 from lorgnette.federate.guard import OnlyNodes, same_app
+from lorgnette.federate.node import HEARTBEAT_SECONDS, POLL_SECONDS, Waits, coming_back
+from lorgnette.federate.programs import end_group_with_input
 from lorgnette.federate.transport import Reply
 
 FOLDER = "LORGNETTE_FEDERATION"  # environment: the server's folder, or that of a simulation
 WORKER = "LORGNETTE_WORKER"  # environment: the file that says where a site's worker listens
 RECORD = "lorgnette"
-POLL_SECONDS = 0.1
 MARGIN_SECONDS = 5.0
-HEARTBEAT = "HEARTBEAT_DEFAULT_INTERVAL"
+HEARTBEAT, BACKOFF = "HEARTBEAT_DEFAULT_INTERVAL", "initial_backoff"  # settings of Flower's
 PATIENCE_SECONDS = 7 * 86400.0  # with a worker, where the rounds have no deadline
 
 server, client = ServerApp(), ClientApp()
@@ -165,14 +167,26 @@ def _asked(kind: str, round: int, data: bytes, seconds: float, context: Context)
 def _main(grid: Grid, context: Context) -> None:
     from lorgnette.federate.serving import run_rounds
 
+    _pull_again_soon()
     run_rounds(Path(os.environ[FOLDER]), partial(GridTransport, grid))
+
+
+def _pull_again_soon() -> None:
+    """A message may be seen before all of it is there; Flower would look again only after a second."""
+    from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
+
+    for pull in (pull_objects, pull_and_inflate_object_from_tree):
+        assert BACKOFF in pull.__kwdefaults__, "Flower 1.41 has it"
+        pull.__kwdefaults__[BACKOFF] = POLL_SECONDS
 
 
 def _superlink() -> None:
     """Flower's server link, with strangers kept to the interface of the nodes."""
     import flwr.superlink.main
-    from flwr.superlink.cli import flower_superlink
 
+    command: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    assert "get_popen_detach_kwargs" in vars(command), "Flower 1.41 has it"
+    command.get_popen_detach_kwargs = dict  # what it starts stays in this group, to end with it
     make = flwr.superlink.main.create_app
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -181,22 +195,30 @@ def _superlink() -> None:
         return app
 
     flwr.superlink.main.create_app = guarded
-    flower_superlink()
+    command.flower_superlink()
 
 
 def _supernode() -> None:
     """Flower's node, which runs no program of the server's but the app that Lorgnette itself writes."""
     from flwr.cli.build import build_fab_from_files
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore import heartbeat
     from flwr.supercore.run import RunNotRunningException
     from flwr.supernode import fleet_http_connection
     from flwr.supernode import start_client_internal as node
     from flwr.supernode.cli import flower_supernode
+    from flwr.supernode.fleet_http_client import FleetHttpClient
 
-    # A node that was killed may come back when two heartbeats are missing: after 20 s, not 60.
-    for module in (heartbeat, fleet_http_connection):
+    for module in (heartbeat, fleet_http_connection):  # a node that is gone is missed after two of them
         assert HEARTBEAT in vars(module), "Flower 1.41 has it"
-        vars(module)[HEARTBEAT] = 10
+        vars(module)[HEARTBEAT] = HEARTBEAT_SECONDS
+    FleetHttpClient.ActivateNode = coming_back(  # type: ignore[method-assign]
+        FleetHttpClient.ActivateNode,
+        lambda client, node_id: client.DeactivateNode(DeactivateNodeRequest(node_id=node_id)),
+    )
+    assert node.time is time, "Flower 1.41 sleeps with it"
+    node.time = Waits()
+    _pull_again_soon()
 
     own, _ = build_fab_from_files({name: text.encode() for name, text in APP_FILES.items()})
     connect = node._init_connection
@@ -218,20 +240,31 @@ def _supernode() -> None:
     flower_supernode()
 
 
-def _end_with_parent() -> None:
-    """Ask this process to end when its standard input does: the write end is with the process that started it."""
+def _executor() -> None:
+    """Flower's executor, which starts client processes: forked with Flower imported, not each from nothing."""
+    from flwr.supercore.cli import flower_superexec
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.superexec.executor import LaunchResult
+    from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+    from flwr.supernode.runtime.run_clientapp import run_clientapp
 
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
-        os.killpg(0, signal.SIGTERM)  # this process leads a group: what Flower started from here ends, too
-        time.sleep(10)
-        os.killpg(0, signal.SIGKILL)
+    _pull_again_soon()
+    forks = multiprocessing.get_context("fork")  # nothing else runs in this process
 
-    threading.Thread(target=wait, daemon=True).start()
+    def launch(_: SubprocessExecutor, spec: Any) -> LaunchResult:
+        if spec.task_type != TaskType.CLIENT_APP:
+            return LaunchResult.failed(f"a node runs client apps, not {spec.task_type}")
+        multiprocessing.active_children()  # reaps those that are done
+        words = (spec.runtime_api_address, spec.token, spec.insecure, None, spec.parent_pid)
+        forks.Process(target=run_clientapp, args=words, daemon=True).start()
+        return LaunchResult.accepted()
+
+    SubprocessExecutor.launch = launch
+    flower_superexec()
 
 
-if __name__ == "__main__":
-    program = {"superlink": _superlink, "supernode": _supernode}[sys.argv.pop(1)]
-    _end_with_parent()
+def run_program() -> None:
+    """Run the program that the first word of the command line names."""
+    program = {"superlink": _superlink, "supernode": _supernode, "executor": _executor}[sys.argv.pop(1)]
+    end_group_with_input()
     program()

@@ -20,6 +20,8 @@ from typing import Any
 
 from lorgnette.federate.flower_command import FlowerCommand
 from lorgnette.federate.folder import Deployment, copy_settings_to_sites, read_deployment
+from lorgnette.federate.keys import write_private
+from lorgnette.federate.node import NODE_ID
 from lorgnette.federate.operator import Board, page
 from lorgnette.federate.programs import (
     STOP_SECONDS,
@@ -34,7 +36,7 @@ from lorgnette.federate.programs import (
     says_ready,
     started,
 )
-from lorgnette.files import make_folder
+from lorgnette.files import make_folder, take_lock
 
 RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0)  # waits before a node that ended is started again
 LOOK_SECONDS = 0.5
@@ -119,7 +121,7 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
         show: called with lines for whoever looks.
 
     Raises:
-        ValueError, FileNotFoundError: keys, settings or data are missing.
+        ValueError, FileNotFoundError: keys, settings or data are missing, or a node of this folder runs already.
     """
     folder = Path(folder).resolve()
     deployment = read_deployment(folder)
@@ -130,12 +132,15 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
     run = make_folder(folder / "run")
     worker = [sys.executable, "-m", "lorgnette.federate.site", str(folder), json.dumps(dict(given))]
     log = run / "worker-output.log"
-    while True:
-        with child(worker, os.environ, log) as warm, started(warm, log, lambda: says_ready(log)):
-            show(f"{folder.name} is ready and calls {deployment.address}")
-            _keep_node(folder, deployment, warm, show)
-        show(f"the worker ended ({log} may say why): starting again")
-        time.sleep(RESTART_SECONDS[-1])
+    with (run / "lock").open("w") as lock:
+        if not take_lock(lock):
+            raise ValueError(f"a node of {folder} is running already: stop it first, or leave it be")
+        while True:
+            with child(worker, os.environ, log) as warm, started(warm, log, lambda: says_ready(log)):
+                show(f"{folder.name} is ready and calls {deployment.address}")
+                _keep_node(folder, deployment, warm, show)
+            show(f"the worker ended ({log} may say why): starting again")
+            time.sleep(RESTART_SECONDS[-1])
 
 
 def _keep_node(folder: Path, deployment: Deployment, warm: subprocess.Popen[bytes], show: Show) -> None:
@@ -143,8 +148,8 @@ def _keep_node(folder: Path, deployment: Deployment, warm: subprocess.Popen[byte
     tries = 0
     while warm.poll() is None:
         began = time.monotonic()
-        with _supernode(folder, deployment) as node:
-            while node.poll() is None and warm.poll() is None:
+        with _supernode(folder, deployment) as programs:
+            while all(program.poll() is None for program in (warm, *programs)):
                 time.sleep(LOOK_SECONDS)
         tries = 0 if time.monotonic() - began > 60 else tries + 1
         wait = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
@@ -170,15 +175,25 @@ def _superlink(folder: Path, deployment: Deployment, serving: str) -> Iterator[s
 
 
 @contextlib.contextmanager
-def _supernode(folder: Path, deployment: Deployment) -> Iterator[subprocess.Popen[bytes]]:
-    words = [
+def _supernode(folder: Path, deployment: Deployment) -> Iterator[tuple[subprocess.Popen[bytes], ...]]:
+    """The node, and the executor that starts its client processes; a secret keeps others from taking its messages."""
+    run, port = folder / "run", free_port()
+    secret = run / "executor.key"
+    secret.unlink(missing_ok=True)
+    write_private(secret, secrets.token_bytes(32))
+    trusted = ["--superexec-auth-secret-file", str(secret)]
+    node_words = [
         *("supernode", "--superlink", deployment.address, "--root-certificates", str(folder / "ca.crt")),
         *("--auth-supernode-private-key", str(folder / "node.key")),
-        *("--host", "127.0.0.1", "--port", str(free_port())),
+        *("--host", "127.0.0.1", "--port", str(port), "--isolation", "process", *trusted),
     ]
-    env = environment(folder / "run" / "flower") | {"LORGNETTE_WORKER": str(folder / "run" / "worker.json")}
-    with child(flower_words(*words), env, folder / "run" / "node.log") as node:
-        yield node
+    executor_words = ["executor", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}", *trusted]
+    env = environment(run / "flower") | {"LORGNETTE_WORKER": str(run / "worker.json"), NODE_ID: str(run / "node-id")}
+    with (
+        child(flower_words(*node_words), env, run / "node.log") as node,
+        child(flower_words(*executor_words), env, run / "client.log") as executor,
+    ):
+        yield node, executor
 
 
 def _watch(flower: FlowerCommand, run_id: str, kept: tuple[Path, str], show_page: Callable[[Board], None]) -> Board:

@@ -120,6 +120,10 @@ class Board:
         """Whether no more rounds will come."""
         return self.phase not in (WAITING, "training", "between rounds", KEEPING)
 
+    def problems(self) -> list[str]:
+        """A line for each site whose part was lost: the last reason."""
+        return [f"{name}: {line.problem}" for name, line in self.sites.items() if line.problem]
+
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the middle one of the last rounds; None before the first is over."""
         if not self.round_seconds:
@@ -184,7 +188,7 @@ def page(board: Board, now: float | None = None) -> str:
     ]
     if board.wire_bytes is not None:
         heading.append(f"{_size(board.wire_bytes)} on the wire")
-    problems = [f"{name}: {line.problem}" for name, line in board.sites.items() if line.problem]
+    problems = board.problems()
     return "\n".join([", ".join(heading), "", *_columns([columns, *rows]), *([""] if problems else []), *problems])
 
 

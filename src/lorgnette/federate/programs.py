@@ -1,4 +1,4 @@
-"""Child programs that end with the process that started them, killed or not: they watch their standard input.
+"""Child programs that end with the process that started them, killed or not: their standard input ends with it.
 
 Imports neither flwr nor torch.
 """
@@ -41,7 +41,7 @@ def environment(flower_home: Path) -> dict[str, str]:
 
 def flower_words(*words: str) -> list[str]:
     """A command line for one of Flower's own programs, as `lorgnette.federate.flower` starts them."""
-    return [sys.executable, "-m", "lorgnette.federate.flower", *words]
+    return [sys.executable, "-c", "from lorgnette.federate.flower import run_program; run_program()", *words]
 
 
 @contextlib.contextmanager
@@ -57,14 +57,45 @@ def child(words: list[str], env: Mapping[str, str], log: Path) -> Iterator[subpr
         yield process
     finally:
         assert process.stdin is not None
-        process.stdin.close()
+        process.stdin.close()  # it ends itself, with what it started
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)  # with what it started: it leads a group of its own
+            if not _is_gone(process.pid, STOP_SECONDS + 2, process.poll):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def end_group_with_input() -> None:
+    """End this process, and all that it will have started, when its standard input ends: with whoever started it.
+
+    To be called at the start of a program. A forked process outside its group sees to it, since Flower's programs end
+    on a signal without waiting for those that they started.
+    """
+    group = os.getpid()
+    if os.getpgrp() != group:  # else whoever started it would end, too
+        os.setpgid(0, 0)
+    if os.fork():
+        return
+    os.setsid()
+    while os.read(0, 4096):
+        pass
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGTERM)
+        if not _is_gone(group, STOP_SECONDS):
+            os.killpg(group, signal.SIGKILL)
+    os._exit(0)
+
+
+def _is_gone(group: int, seconds: float, reap: Callable[[], object] = lambda: None) -> bool:
+    """Whether nobody of a group of processes is left, after so many seconds at most."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        reap()
         try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextlib.contextmanager

@@ -6,13 +6,13 @@ Runs inside Flower's server process, and after a kill in the next one: the journ
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,13 +23,14 @@ from lorgnette.federate.run import FederationFolder, Server
 from lorgnette.federate.simulated import simulated_clients
 from lorgnette.federate.state import Adapter, AdapterState
 from lorgnette.federate.transport import Reply, Transport
-from lorgnette.files import make_folder
+from lorgnette.files import make_folder, take_lock
 from lorgnette.systems import room_of
 
 SERVING = "LORGNETTE_SERVING"  # environment: a word for this start of the server
 SIMULATED = "LORGNETTE_SIMULATED"  # environment: set where all clients are on this machine
 CLOCK_SECONDS = 60.0  # farther apart, messages expire before they are read
 GREETING_SECONDS = 60.0
+SIMULATION_SECONDS = 600.0  # for Ray's processes to start
 LOCK_SECONDS = 60.0
 
 
@@ -59,7 +60,11 @@ def run_rounds(folder: Path, connect: Callable[..., Network]) -> None:
     log.setLevel(logging.INFO)
     try:
         deployment = read_deployment(folder)
-        names = simulated_clients(deployment) if SIMULATED in os.environ else sorted(public_keys(folder).values())
+        if SIMULATED in os.environ:
+            names = simulated_clients(deployment)
+            deployment = replace(deployment, gather=0.0)  # who is refused will not come back with other data
+        else:
+            names = sorted(public_keys(folder).values())
         with _alone(run / "lock"):
             board = Board.of(run / "board.json", deployment.config.rounds, names, os.environ.get(SERVING, ""))
             _reported(board, lambda: _run(folder, deployment, names, board, connect))
@@ -85,14 +90,10 @@ def _alone(file: Path) -> Iterator[None]:
     """Hold a lock that ends with this process; what a killed server left running may need a moment to end."""
     until = time.monotonic() + LOCK_SECONDS
     with file.open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise ValueError("another server runs the rounds of this folder: stop it first") from None
-                time.sleep(0.2)
+        while not take_lock(handle):
+            if time.monotonic() > until:
+                raise ValueError("another server runs the rounds of this folder: stop it first")
+            time.sleep(0.2)
         yield
 
 
@@ -117,7 +118,7 @@ def _run(
     test = room_of(recipe).loaders(recipe.data, recipe.train)[1] if deployment.evaluate else []
     server = Server(recipe, config, home, test, [board])
     if SIMULATED in os.environ:
-        name_of = simulated_names(connect([], lambda node: str(node.node_id)), len(names), deployment.gather).get
+        name_of = simulated_names(connect([], lambda node: str(node.node_id)), len(names), SIMULATION_SECONDS).get
         network = connect(names, lambda node: name_of(str(node.node_id)))
     else:
         keys = public_keys(folder)

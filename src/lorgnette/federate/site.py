@@ -6,6 +6,7 @@ started it. Its log is the site's own; only refusals without file names leave it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Any
 from lorgnette.federate.client import LocalClient, Places
 from lorgnette.federate.folder import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.keys import write_private
+from lorgnette.federate.programs import end_group_with_input, stopping_on_terminate
 from lorgnette.federate.serving import facts_of
 from lorgnette.federate.store import FolderStore
 from lorgnette.federate.worker import serving, unpacked
@@ -78,6 +80,7 @@ def open_site(folder: Path, given: Mapping[str, Any]) -> Site:
 
 def main(folder: Path, given: Mapping[str, Any]) -> None:
     """Serve until standard input ends."""
+    end_group_with_input()
     make_folder(folder / "run")
     logging.basicConfig(
         filename=folder / "run" / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
@@ -96,11 +99,11 @@ def main(folder: Path, given: Mapping[str, Any]) -> None:
         log.info("%s of round %d: %d bytes in %.2f s", kind, round, len(reply), time.monotonic() - started)
         return reply
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that worker.json goes, too
-    with serving(answer, folder / "run" / "worker.json"):
+    endpoint = folder / "run" / "worker.json"
+    with contextlib.suppress(KeyboardInterrupt), stopping_on_terminate(), serving(answer, endpoint):
         print("ready", flush=True)
-        while os.read(0, 4096):
-            pass
+        while True:
+            signal.pause()
     os._exit(0)  # a training that nobody waits for must not hold the site up
 
 
