@@ -80,11 +80,17 @@ def test_without_a_terminal_each_round_and_each_error_is_a_line(capsys: pytest.C
     pages.show(board)
     board(RoundStarted(1, ["north", "south"]))
     pages.show(board)
-    board(done(1, missing=["south"], seconds=1.0, metrics={}))
+    board(done(1, missing=["south"], seconds=1.0, metrics={"accuracy": 0.5}))
+    board(RoundStarted(2, ["north", "south"]))
+    pages.show(board)
+    board(done(2, missing=[], seconds=1.0, metrics={"accuracy": 0.75}))
+    board.finish("finished")
     pages.show(board)
     assert capsys.readouterr().out.splitlines() == [
         "round 0 of 2, waiting for sites",
         "south: it has another base model",
-        "round 1 of 2, between rounds, about 1 s left",
+        "round 1 of 2 done, accuracy 0.5",
         "south: round 1: no answer in time",
+        "round 2 of 2 done, accuracy 0.75",
+        "round 2 of 2, finished, accuracy 0.75",
     ]

@@ -54,8 +54,10 @@ class Pages:
             print(f"{clear}{text}", flush=True)
             self.lines = text.count("\n") + 1
             return
-        heading = [] if board.phase == "training" else text.splitlines()[:1]
-        for line in (*heading, *board.problems()):
+        done = board.round - (board.phase == "training")
+        rounds = [", ".join([f"round {done} of {board.rounds} done", *board.scores()])] if done else []
+        phase = [text.splitlines()[0]] if board.phase not in ("training", "between rounds") else []
+        for line in (*rounds, *board.problems(), *phase):
             if line not in self.said:
                 print(line, flush=True)
                 self.said.add(line)

@@ -63,7 +63,7 @@ Room: {room}. Sites reach the server at {address}.
 
 At the server, in this folder:
 
-    pip install 'lorgnette[federated]=={version}'
+    pip install 'lorgnette[{extras}]=={version}'
     lorgnette federate keys . --sites {sites} --host {host}
     lorgnette federate serve .
 
@@ -161,7 +161,8 @@ def make_folder_of(deployment: Deployment, folder: str | os.PathLike[str], sites
     for name, text in APP_FILES.items():
         write_text(folder / "app" / name, text)
     room = recipe_to_dict(deployment.recipe)["room"]
-    values = {"version": __version__, "room": room, "address": deployment.address, "host": deployment.host}
+    extras = "federated,clip" if room == "clip" else "federated"
+    values = {"version": __version__, "room": room, "extras": extras, "address": deployment.address, "host": deployment.host}
     write_text(folder / "README.md", _README.format(**values, sites=sites))
     write_deployment(deployment, folder)
     return folder

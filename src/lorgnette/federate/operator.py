@@ -124,6 +124,10 @@ class Board:
         """A line for each site whose part was lost: the last reason."""
         return [f"{name}: {line.problem}" for name, line in self.sites.items() if line.problem]
 
+    def scores(self) -> list[str]:
+        """`accuracy 0.91` for each metric of the last round."""
+        return [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+
     def seconds_left(self, now: float) -> float | None:
         """An estimate from the middle one of the last rounds; None before the first is over."""
         if not self.round_seconds:
@@ -172,7 +176,7 @@ def page(board: Board, now: float | None = None) -> str:
     left = board.seconds_left(now)
     if left is not None and board.phase in ("training", "between rounds"):
         heading.append(f"about {duration(left)} left")
-    heading += [f"{name} {value:.4g}" for name, value in board.metrics.items()]
+    heading += board.scores()
     columns = ["site", "state", "samples", "rounds", "seconds", "down", "up"]
     rows = [
         [
