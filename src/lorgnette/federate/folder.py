@@ -162,8 +162,8 @@ def make_folder_of(deployment: Deployment, folder: str | os.PathLike[str], sites
         write_text(folder / "app" / name, text)
     room = recipe_to_dict(deployment.recipe)["room"]
     extras = "federated,clip" if room == "clip" else "federated"
-    values = {"version": __version__, "room": room, "extras": extras, "address": deployment.address, "host": deployment.host}
-    write_text(folder / "README.md", _README.format(**values, sites=sites))
+    where = {"address": deployment.address, "host": deployment.host, "sites": sites}
+    write_text(folder / "README.md", _README.format(version=__version__, room=room, extras=extras, **where))
     write_deployment(deployment, folder)
     return folder
 
