@@ -132,6 +132,9 @@ def test_what_holds_clients_back_does(tmp_path: Path):
     noisy, again = (norms(folder, clip=0.25, noise=0.5) for folder in ("noise", "again"))
     assert noisy == again
     assert min(noisy) > 2  # of thousands of numbers, each with a deviation of 0.125
+    reports = {folder: (tmp_path / folder / "report.html").read_text() for folder in ("clip", "noise")}
+    assert "epsilon (delta 1e-05)" in reports["noise"]
+    assert "epsilon" not in reports["clip"]
 
 
 def test_a_client_stops_at_its_next_step_when_nobody_waits():

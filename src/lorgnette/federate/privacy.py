@@ -1,7 +1,7 @@
 """Updates made smaller and noisy before they leave a client: the Gaussian mechanism, client by client.
 
-The noise is added where the data is, so that it holds whatever the server does, and with every scheme. What privacy a
-number of rounds costs is for an accountant to say; here only the mechanism is. In a simulation the noise comes from
+The noise is added where the data is, so that it holds whatever the server does, and with every scheme; what it buys is
+in `lorgnette.federate.accounting`. In a simulation the noise comes from
 the seed, so that a run can be repeated; who needs privacy must keep the seed secret.
 """
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lorgnette.charts import number
+from lorgnette.federate.accounting import DELTA, epsilon
 from lorgnette.federate.events import (
     Answered,
     Event,
@@ -26,6 +27,7 @@ from lorgnette.federate.events import (
 from lorgnette.listeners.metrics_file import read_metrics
 from lorgnette.listeners.record import change
 from lorgnette.report import write_report
+from lorgnette.settings import read_yaml
 
 COUNTED, REFUSED, MISSING, IDLE = (47, 127, 123), (196, 62, 48), (233, 168, 64), (236, 238, 240)
 """Colours of the picture of who took part."""
@@ -137,6 +139,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
     lines_file, recipe, config = (folder / name for name in ("journal.jsonl", "recipe.yaml", "federation.yaml"))
     rounds = read_metrics(lines_file) if lines_file.is_file() else []
     texts = [path.read_text(encoding="utf-8") for path in (config, recipe) if path.is_file()]
+    noise = float(read_yaml(config).get("noise", 0.0)) if config.is_file() else 0.0
     picture = participation(rounds)
     caption = "Who took part (a row is a client, a column a round): green counted, orange missing, red refused"
     write_report(
@@ -144,7 +147,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
         title=f"Federation: {folder.resolve().name}",
         recipe_text="\n".join(texts),
         metrics=curves(rounds),
-        table=client_table(rounds),
+        table=client_table(rounds, noise),
         pictures=[(caption, picture)] if picture.size else [],
         summary=summary,
     )
@@ -172,18 +175,19 @@ def curves(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def client_table(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each client: what it has, how often it counted, its last figures, all its bytes."""
+def client_table(rounds: Sequence[Mapping[str, Any]], noise: float = 0.0) -> list[dict[str, Any]]:
+    """A row for each client: what it has, how often it counted, its last figures, all its bytes, what its noise buys."""
     names = sorted({name for line in rounds for name in line.get("asked", ())})
     rows = []
     for name in names:
         own = [line["clients"][name] for line in rounds if name in line.get("clients", {})]
         last = own[-1] if own else {}
+        asked = sum(name in line.get("asked", ()) for line in rounds)
         rows.append(
             {
                 "client": name,
                 "samples": last.get("samples"),
-                "asked": sum(name in line.get("asked", ()) for line in rounds),
+                "asked": asked,
                 "counted": len(own),
                 "refused": sum(name in line.get("refused", {}) for line in rounds),
                 "missing": sum(name in line.get("missing", ()) for line in rounds),
@@ -191,6 +195,7 @@ def client_table(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "last update": last.get("update_norm"),
                 "bytes up": sum(entry["bytes_up"] for entry in own),
                 "bytes down": sum(entry["bytes_down"] for entry in own),
+                **({f"epsilon (delta {DELTA:g})": epsilon(noise, asked)} if noise else {}),
                 **{f"last {metric}": value for metric, value in last.get("metrics", {}).items()},
             }
         )
