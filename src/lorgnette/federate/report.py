@@ -176,7 +176,7 @@ def curves(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def client_table(rounds: Sequence[Mapping[str, Any]], noise: float = 0.0) -> list[dict[str, Any]]:
-    """A row for each client: what it has, how often it counted, its last figures, all its bytes, what its noise buys."""
+    """A row for each client: what it has, how often it counted, its last figures, its bytes, what its noise buys."""
     names = sorted({name for line in rounds for name in line.get("asked", ())})
     rows = []
     for name in names:
