@@ -43,6 +43,15 @@ def test_the_app_depends_on_nothing(tmp_path: Path):
         make_folder_of(read_deployment(study), study)
 
 
+def test_whoever_gets_a_site_s_folder_reads_what_to_do(tmp_path: Path):
+    study = make_study(tmp_path)
+    for folder, command in ((study, "serve ."), (study / "sites" / "west", "node west --data.root FOLDER")):
+        text = (folder / "README.md").read_text()
+        assert f"lorgnette federate {command}" in text
+        assert "lorgnette[federated,clip]" in text
+        assert read_deployment(study).address in text
+
+
 def test_a_site_sets_its_data_and_device_alone(tmp_path: Path):
     study = make_study(tmp_path)
     deployment = read_deployment(study)

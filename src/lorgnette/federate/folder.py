@@ -4,7 +4,7 @@ DIR/deployment.yaml       room, recipe, rounds, address: the same file at the se
 DIR/app/                  the Flower app: two lines that name Lorgnette; it depends on nothing
 DIR/server/               certificate, keys of the sites (see `lorgnette.federate.keys`)
 DIR/run/                  the server's: journal, adapter/, report.html, board.json, logs, Flower's own files
-DIR/sites/NAME/           what goes to that site: deployment.yaml, ca.crt, node.key; run/ is made there
+DIR/sites/NAME/           what goes to that site: README.md, deployment.yaml, ca.crt, node.key; run/ is made there
 """
 
 from __future__ import annotations
@@ -73,6 +73,19 @@ Hand `sites/NAME` to that site, to nobody else: it holds the site's private key.
     lorgnette federate node NAME --data.root FOLDER
 
 Both programs may be stopped and started again at any time; the rounds go on where they were.
+"""
+
+_SITE_README = """\
+# {site}: a site of a federation with Lorgnette {version}
+
+Room: {room}. The server is at {address}. On the machine that has the data:
+
+    pip install 'lorgnette[{extras}]=={version}'
+    lorgnette federate check {site} --data.root FOLDER
+    lorgnette federate node {site} --data.root FOLDER
+
+`{site}` is this folder. `check` tries everything and sends nothing; `node` takes part until it is interrupted. The data
+stays where it is: adapters and figures leave, no file names. `node.key` is this site's private key: keep it yours.
 """
 
 
@@ -160,20 +173,25 @@ def make_folder_of(deployment: Deployment, folder: str | os.PathLike[str], sites
         raise ValueError(f"{folder} holds a federation already: give a new folder, or edit its {SETTINGS_FILE}")
     for name, text in APP_FILES.items():
         write_text(folder / "app" / name, text)
-    room = recipe_to_dict(deployment.recipe)["room"]
-    extras = "federated,clip" if room == "clip" else "federated"
-    where = {"address": deployment.address, "host": deployment.host, "sites": sites}
-    write_text(folder / "README.md", _README.format(version=__version__, room=room, extras=extras, **where))
+    write_text(folder / "README.md", _README.format(**_facts(deployment), host=deployment.host, sites=sites))
     write_deployment(deployment, folder)
     return folder
 
 
 def copy_settings_to_sites(folder: str | os.PathLike[str]) -> list[Path]:
-    """Put `deployment.yaml` into every folder under `sites/`; returns those folders."""
+    """Put `deployment.yaml` and a README into every folder under `sites/`; returns those folders."""
     found = sorted(path.parent for path in (Path(folder) / "sites").glob("*/ca.crt"))
+    facts = _facts(read_deployment(folder)) if found else {}
     for site in found:
         shutil.copyfile(Path(folder) / SETTINGS_FILE, site / SETTINGS_FILE)
+        write_text(site / "README.md", _SITE_README.format(**facts, site=site.name))
     return found
+
+
+def _facts(deployment: Deployment) -> dict[str, str]:
+    room = recipe_to_dict(deployment.recipe)["room"]
+    extras = "federated,clip" if room == "clip" else "federated"
+    return {"version": __version__, "room": room, "extras": extras, "address": deployment.address}
 
 
 def with_own_settings(deployment: Deployment, given: Mapping[str, Any]) -> Any:
