@@ -189,7 +189,7 @@ def test_bad_pictures_are_one_line_errors(tmp_path):
 def test_curves_of_loss_and_metrics_with_values_under_the_pointer(tmp_path):
     page = report(tmp_path, metrics=run_lines())
     labels = [svg["aria-label"] for svg in page.all("svg")]
-    assert labels == ["loss: from 1.00 to 0.0250", "psnr: from 20.00 to 24.00"]
+    assert labels == ["psnr: from 20.00 to 24.00", "loss: from 1.00 to 0.0250"]
     assert {"step 40: 0.0250", "step 30: 23.00"} <= set(page.texts)
     assert len([p for p in page.all("path") if p["class"] == "baseline"]) == 1
     assert len(page.all("circle")) == 1  # the best

@@ -76,18 +76,18 @@ def _section(heading: str, content: str) -> str:
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """One chart for each loss and each metric."""
+    """One chart for each metric on held-out data, which tell what it came to, then for each loss."""
     steps = [line for line in metrics if line.get("event") == "step"]
     evaluations = [line for line in metrics if line.get("event") == "eval"]
     charts = []
-    for name in _keys(steps, leave_out={"event", "step", "lr", "seconds"}):
-        charts.append(line_chart(name, _points(steps, name), noisy=True))
     best = next((line["step"] for line in reversed(evaluations) if line.get("is_best")), None)
     flat = [{"step": line["step"], **line["metrics"]} for line in evaluations]
     for name in _keys(flat, leave_out={"step"}):
         points = _points(flat, name)
         before = points[0][1] if points and points[0][0] == 0 else None
         charts.append(line_chart(name, points, baseline=before, mark=best))
+    for name in _keys(steps, leave_out={"event", "step", "lr", "seconds"}):
+        charts.append(line_chart(name, _points(steps, name), noisy=True))
     charts = [chart for chart in charts if chart]
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 

@@ -135,7 +135,7 @@ def in_words(event: RoundsEnded) -> str:
 
 def write_federation_report(folder: str | os.PathLike[str], summary: str) -> None:
     """report.html of a federation's folder: scores, aggregation error, bytes, who took part, each client's figures."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     lines_file, recipe, config = (folder / name for name in ("journal.jsonl", "recipe.yaml", "federation.yaml"))
     rounds = read_metrics(lines_file) if lines_file.is_file() else []
     texts = [path.read_text(encoding="utf-8") for path in (config, recipe) if path.is_file()]
@@ -144,7 +144,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
     caption = "Who took part (a row is a client, a column a round): green counted, orange missing, red refused"
     write_report(
         folder / "report.html",
-        title=f"Federation: {folder.resolve().name}",
+        title=f"Federation: {folder.parent.name if folder.name == 'run' else folder.name}",
         recipe_text="\n".join(texts),
         metrics=curves(rounds),
         table=client_table(rounds, noise),
@@ -167,8 +167,8 @@ def curves(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             values = {
                 "loss of the clients": sum(losses) / len(losses) if losses else None,
                 "aggregation error": line.get("aggregation_error"),
-                "MB up": line["bytes_up"] / 1e6,
-                "MB down": line["bytes_down"] / 1e6,
+                "MB up": float(f"{line['bytes_up'] / 1e6:.3g}"),  # headers differ by some bytes from round to round
+                "MB down": float(f"{line['bytes_down'] / 1e6:.3g}"),
                 "clients that counted": len(line["answered"]),
             }
             found.append({"event": "step", "step": step} | {k: v for k, v in values.items() if v is not None})
