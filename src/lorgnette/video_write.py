@@ -169,12 +169,16 @@ def write_video(
     try:
         with contextlib.ExitStack() as stack:
             out = stack.enter_context(av.open(str(path), "w", options=options))
-            stream = _add_video(out, clip, encoding)
+            frames = iter(frames)
+            first = list(itertools.islice(frames, _X265_DELAY + 1))
+            stream = _add_video(out, clip, encoding, reordered=len(first) > _X265_DELAY)
             if clip.path.is_dir():
                 copied, lost = iter(()), []
             else:
                 copied, lost = _copied(out, stack.enter_context(open_container(clip.path)), clip, until)
-            for packet in heapq.merge(_encoded(stream, frames, clip, encoding), copied, key=_seconds):
+            for packet in heapq.merge(
+                _encoded(stream, itertools.chain(first, frames), clip, encoding), copied, key=_seconds
+            ):
                 out.mux(packet)
     except FFmpegError as error:
         height, width = encoding.size
@@ -185,11 +189,13 @@ def write_video(
     return lost
 
 
-def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding) -> VideoStream:
+def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding, reordered: bool) -> VideoStream:
     os.environ.setdefault("SVT_LOG", "1")  # else one encoder fills the terminal
     options = encoding.options
     if encoding.encoder == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
         options["x264-params"] = "asm=avx2"  # with AVX-512, x264 (build 165) gives other bits from run to run
+    if encoding.encoder == "libx265" and not reordered:
+        options["x265-params"] += ":bframes=0"
     stream: Any = out.add_stream(encoding.encoder, rate=clip.rate.limit_denominator(1001), options=options)
     context = stream.codec_context
     context.height, context.width = encoding.size
@@ -264,6 +270,7 @@ def _copied(
     return packets() if streams else iter(()), lost  # demux() of none would be of all
 
 
+_X265_DELAY = 2  # frames that x265 (4.2) reorders by; of a shorter clip it gives packets with times from unset memory
 _OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
 
 
