@@ -179,6 +179,7 @@ def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch:
         ({"clock": -500.0}, "its clock is 499 s off"),
         ({"clock": None}, "not one of this version"),
         ({"samples": "many"}, "not one of this version"),
+        ({"samples": float("inf")}, "not one of this version"),
     ],
 )
 def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], says: str):
@@ -191,6 +192,7 @@ def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], say
     assert says in problem
     assert bool(problem) == bool(says)
     assert judge(Reply("north", b"", "not there"), deployment, facts)[0] == "not there"
+    assert "not one of this version" in judge(Reply("north", b"[" * 10**5), deployment, facts)[0]
 
 
 def test_the_commands_that_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
