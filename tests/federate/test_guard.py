@@ -8,6 +8,8 @@ import zipfile
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lorgnette.federate.guard import OnlyNodes, same_app
 
@@ -85,3 +87,14 @@ def test_the_own_app_is_known_however_it_is_packed():
 )
 def test_another_program_is_not_run(other: bytes):
     assert not same_app(other, bundle(APP))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 250), st.integers(1, 255))
+def test_a_damaged_bundle_is_refused_or_the_same(place: int, flip: int):
+    """A node must not end because of what a server sends it."""
+    damaged = bytearray(bundle(APP))
+    damaged[place % len(damaged)] ^= flip
+    if same_app(bytes(damaged), bundle(APP)):  # a date, say
+        with zipfile.ZipFile(io.BytesIO(damaged)) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == APP
