@@ -24,19 +24,29 @@ from lorgnette.files import make_folder
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+LOCAL = ("localhost", "127.0.0.1")
 
 
 def environment(flower_home: Path) -> dict[str, str]:
-    """What Flower's programs are started with: no reports home, its files in `flower_home`."""
+    """What Flower's programs are started with: no reports home, its files in `flower_home`.
+
+    Settings of Flower's own are left out, since some open more ports, and so is whom its server believes about where
+    a request came from (`lorgnette.federate.guard` relies on that). A proxy is not asked for what stays on this
+    machine: between node and client process the update travels without TLS.
+    """
     make_folder(flower_home)
+    others = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_") and k != "FORWARDED_ALLOW_IPS"}
+    direct = ",".join([os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), *LOCAL]).strip(",")
     own = {
+        "no_proxy": direct,
+        "NO_PROXY": direct,
         "FLWR_HOME": str(flower_home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; every message starts a process
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return os.environ | own | {"PATH": path}  # its programs find each other by name
+    return others | own | {"PATH": path}  # its programs find each other by name
 
 
 def flower_words(*words: str) -> list[str]:
@@ -183,8 +193,10 @@ def reachable(address: str, ca_file: str | os.PathLike[str], timeout: float = 10
         ValueError: not reachable, or its certificate is not one of this authority for this name; one line.
     """
     try:
-        context = ssl.create_default_context(cafile=str(ca_file))
-        with urllib.request.urlopen(f"https://{address}/health", timeout=timeout, context=context) as reply:
+        secure = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(ca_file)))
+        proxies = urllib.request.ProxyHandler({} if address.rpartition(":")[0] in LOCAL else None)
+        opener = urllib.request.build_opener(secure, proxies)
+        with opener.open(f"https://{address}/health", timeout=timeout) as reply:
             date = reply.headers.get("date")
     except ssl.SSLCertVerificationError as error:
         raise ValueError(
