@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import zipfile
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorgnette.federate.guard import OnlyNodes, same_app
+from lorgnette.federate.guard import KEY_HEADER, OnlyNodes, only_its_own, same_app
+
+KEY = b"-----BEGIN PUBLIC KEY-----"
 
 
-def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5") -> str:
+def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5", key: bytes = KEY) -> str:
     """'passed', or the status or the event that the guard sent instead."""
     reached, sent = [], []
 
@@ -24,8 +28,15 @@ def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5"
     async def send(event: dict[str, Any]) -> None:
         sent.append(event)
 
-    scope = {"type": kind, "path": path, "client": None if peer is None else (peer, 5), "server": (own, 8000)}
-    asyncio.run(OnlyNodes(app)(scope, None, send))
+    headers = [(b"host", b"fed.example.org"), (KEY_HEADER, base64.b64encode(key))]
+    scope = {
+        "type": kind,
+        "path": path,
+        "headers": headers,
+        "client": None if peer is None else (peer, 5),
+        "server": (own, 8000),
+    }
+    asyncio.run(OnlyNodes(app, [KEY])(scope, None, send))
     assert len(reached) + bool(sent) == 1
     return "passed" if reached else str(sent[0].get("status", sent[0]["type"]))
 
@@ -47,6 +58,11 @@ def test_strangers_start_no_runs_and_register_no_nodes(path: str):
     assert asked(path, "not an address") == "403"
 
 
+def test_who_names_no_key_of_a_site_is_not_listened_to():
+    assert asked("/v1/fleet/push-object", "203.0.113.9", key=b"another") == "403"
+    assert asked("/health", "203.0.113.9", key=b"another") == "passed"
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.0.0.5"])
 def test_this_machine_may_do_anything(peer: str):
     assert asked("/v1/control/start-run", peer) == "passed"
@@ -55,6 +71,18 @@ def test_this_machine_may_do_anything(peer: str):
 def test_other_kinds_of_connections():
     assert asked("/v1/fleet/x", "203.0.113.9", "websocket") == "websocket.close"
     assert asked("", None, "lifespan") == "passed"
+
+
+@pytest.mark.parametrize("inside", [[7], [7, 7], [1], [8], [7, 8]])
+def test_a_node_sends_in_its_own_name_alone(inside: list[int]):
+    messages = [SimpleNamespace(metadata=SimpleNamespace(src_node_id=number)) for number in inside]
+    asking = SimpleNamespace(node=SimpleNamespace(node_id=7), messages_list=messages)
+    push = only_its_own(lambda request, state: (request, state))
+    if set(inside) == {7}:
+        assert push(request=asking, state="kept") == (asking, "kept")
+    else:
+        with pytest.raises(PermissionError):
+            push(request=asking, state="kept")
 
 
 def bundle(files: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -5,24 +5,33 @@ Imports neither flwr nor torch.
 
 from __future__ import annotations
 
+import base64
 import io
 import ipaddress
 import zipfile
+from collections.abc import Callable, Collection
 from typing import Any
+
+KEY_HEADER = b"flwr-public-key"  # in which Flower's nodes name theirs
 
 
 class OnlyNodes:
     """ASGI middleware: from other machines only the paths that nodes need; anything else is for this machine.
 
-    Flower 1.41 serves three interfaces on one port. That of the nodes checks their keys; the other two, which
-    register nodes and start runs (and so send code to every site), check nothing.
+    Flower 1.41 serves three interfaces on one port. That of the nodes checks their keys, but only after it has read
+    the whole message into memory: whoever names no registered key is sent away before. The other two, which register
+    nodes and start runs (and so send code to every site), check nothing.
+
+    Args:
+        app: Flower's.
+        keys: public keys of the sites, PEM.
     """
 
-    def __init__(self, app: Any):
-        self.app = app
+    def __init__(self, app: Any, keys: Collection[bytes] = ()):
+        self.app, self.keys = app, {base64.b64encode(key) for key in keys}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan" or _is_for_nodes(scope) or _is_local(scope):
+        if scope["type"] == "lifespan" or self._is_for_nodes(scope) or _is_local(scope):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-length", b"0")]})
@@ -30,9 +39,29 @@ class OnlyNodes:
         else:
             await send({"type": "websocket.close", "code": 1008})
 
+    def _is_for_nodes(self, scope: Any) -> bool:
+        if scope["type"] != "http" or scope["path"] == "/health":
+            return scope["type"] == "http"
+        named = any(name == KEY_HEADER and value in self.keys for name, value in scope["headers"])
+        return named and scope["path"].startswith("/v1/fleet/")
 
-def _is_for_nodes(scope: Any) -> bool:
-    return scope["type"] == "http" and (scope["path"].startswith("/v1/fleet/") or scope["path"] == "/health")
+
+def only_its_own(push: Callable[..., Any]) -> Callable[..., Any]:
+    """Flower's handler of what nodes send, such that each sends in its own name alone.
+
+    Flower checks that the request is signed by the node that it names, but takes what is inside for an answer of
+    any node, or for work that the server gives out, as the message itself claims.
+
+    Args:
+        push: (request, state) -> response.
+    """
+
+    def push_own(request: Any, state: Any) -> Any:
+        if any(message.metadata.src_node_id != request.node.node_id for message in request.messages_list):
+            raise PermissionError(f"node {request.node.node_id} sent a message in another's name")
+        return push(request=request, state=state)
+
+    return push_own
 
 
 def _is_local(scope: Any) -> bool:
