@@ -46,6 +46,6 @@ def test_a_link_that_hangs_is_told_in_one_line(tmp_path: Path, monkeypatch: pyte
     hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
     hanging.chmod(0o700)
     flower.program = str(hanging)
-    with pytest.raises(ValueError, match="could not be started .*did not answer"):
+    with pytest.raises(ValueError, match=r"could not be started .*did not answer"):
         flower.start_run(tmp_path)
     assert flower.run("1") == {}

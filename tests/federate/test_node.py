@@ -15,7 +15,7 @@ from processes import SOURCE, processes_of, wait_for
 
 from lorgnette.federate import node
 from lorgnette.federate.node import NODE_ID, Waits, coming_back
-from lorgnette.federate.programs import child, environment
+from lorgnette.federate.programs import _is_gone, child, environment
 from lorgnette.files import take_lock
 
 
@@ -134,6 +134,17 @@ def test_flower_s_programs_take_no_settings_from_the_shell(tmp_path: Path, monke
     monkeypatch.setattr(os, "environ", found)
     assert urllib.request.proxy_bypass_environment("127.0.0.1:9100")
     assert found["NO_PROXY"].startswith("1,")
+
+
+def test_nobody_waits_for_what_ended_and_is_not_reaped():
+    """As in a container without an init process, where every stop would take as long as a deaf program's."""
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    assert not _is_gone(alive.pid, 0.2)
+    assert alive.stdin is not None
+    alive.stdin.write(b"\n")
+    alive.stdin.close()
+    assert _is_gone(alive.pid, 20)  # not reaped: that is what wait would do
+    assert alive.wait() == 0
 
 
 STUBBORN = """

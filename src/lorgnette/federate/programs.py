@@ -68,7 +68,7 @@ def child(words: list[str], env: Mapping[str, str], log: Path) -> Iterator[subpr
     finally:
         assert process.stdin is not None
         process.stdin.close()  # it ends itself, with what it started
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             if not _is_gone(process.pid, STOP_SECONDS + 2, process.poll):
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -88,7 +88,7 @@ def end_group_with_input() -> None:
     os.setsid()
     while os.read(0, 4096):
         pass
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
         if not _is_gone(group, STOP_SECONDS):
             os.killpg(group, signal.SIGKILL)
@@ -100,12 +100,27 @@ def _is_gone(group: int, seconds: float, reap: Callable[[], object] = lambda: No
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         reap()
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+        if not _is_alive(group):
             return True
         time.sleep(0.05)
     return False
+
+
+def _is_alive(group: int) -> bool:
+    """Whether a process of a group still runs: one that ended and was not reaped (who would, in a container?) does not.
+
+    A signal reaches it on Linux, so `/proc` is asked, too; macOS has none and refuses the signal.
+    """
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, its_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return not Path("/proc/self/stat").exists()
 
 
 @contextlib.contextmanager
