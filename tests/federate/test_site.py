@@ -198,8 +198,25 @@ def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], say
 def test_the_commands_that_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = str(tmp_path / "study")
     settings = "--data.preset glyphs --data.samples 40 --data.image_size 16 --model.base none --model.architecture tiny"
-    assert main(["federate", "init", folder, "clip", "--host", "localhost", "--rounds", "4", *settings.split()]) == 0
-    assert read_deployment(folder).config.rounds == 4
+    assert (
+        main(
+            [
+                "federate",
+                "init",
+                folder,
+                "clip",
+                "--host",
+                "localhost",
+                "--rounds",
+                "4",
+                "--local-steps",
+                "7",
+                *settings.split(),
+            ]
+        )
+        == 0
+    )
+    assert (read_deployment(folder).config.rounds, read_deployment(folder).config.local_steps) == (4, 7)
     assert read_deployment(folder).listen == "127.0.0.1"
     assert main(["federate", "keys", folder, "--sites", "2"]) == 0
     assert "site-2" in capsys.readouterr().out
