@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from lorgnette.federate.folder import APP_FILES, APP_NAME
 from lorgnette.federate.keys import make_keys, public_key_pem
 
 pytestmark = [
@@ -153,3 +155,16 @@ def test_what_a_site_says_steers_no_terminal_and_a_node_that_is_gone_holds_nobod
     (reply,) = network.ask(1, {"north": b"work", "south": b"work"}, None)
     assert reply.client == "north"
     assert reply.error == " [31mboth lines ]0;title "
+
+
+def test_the_app_s_name_is_what_flower_calls_it():
+    from flwr.cli.config_utils import get_metadata_from_config
+
+    assert get_metadata_from_config(tomllib.loads(APP_FILES["pyproject.toml"])) == APP_NAME
+
+
+def test_a_node_that_cannot_start_the_app_says_so_without_file_names():
+    from lorgnette.federate.flower import _error_without_paths
+
+    said = _error_without_paths(code=7, reason="<class 'OSError'>:<'[Errno 28] No space left: '/home/mary/study/run''>")
+    assert (said.code, said.reason) == (7, "(details are in the site's own log)")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorgnette.federate.guard import KEY_HEADER, OnlyNodes, only_its_own, same_app
+from lorgnette.federate.folder import APP_NAME
+from lorgnette.federate.guard import KEY_HEADER, OnlyNodes, only_its_own, own_app_only, same_app
 
 KEY = b"-----BEGIN PUBLIC KEY-----"
 
@@ -126,3 +127,26 @@ def test_a_damaged_bundle_is_refused_or_the_same(place: int, flip: int):
     if same_app(bytes(damaged), bundle(APP)):  # a date, say
         with zipfile.ZipFile(io.BytesIO(damaged)) as archive:
             assert {name: archive.read(name) for name in archive.namelist()} == APP
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "fits"),
+    [
+        (*APP_NAME, True),
+        (APP_NAME[0], f"{APP_NAME[1]}.01234567/../../../../../../tmp/evil", False),
+        ("lorgnette/../evil", APP_NAME[1], False),
+    ],
+)
+def test_a_run_cannot_lead_a_node_to_another_folder(name: str, version: str, fits: bool):
+    """Flower takes the folder of the program from the run's name and version, which are the server's to choose."""
+    run, fab = SimpleNamespace(fab_id=name, fab_version=version), SimpleNamespace(content=bundle(APP))
+    get_run, get_fab = own_app_only(lambda run_id: run, lambda fab_hash, run_id: fab, bundle(APP), PermissionError)
+    assert get_fab("hash", 1) is fab
+    if fits:
+        assert get_run(1) is run
+    else:
+        with pytest.raises(PermissionError):
+            get_run(1)
+    fab.content = b"PK"
+    with pytest.raises(PermissionError):
+        get_fab("hash", 1)

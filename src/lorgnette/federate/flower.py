@@ -32,7 +32,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from lorgnette.federate.folder import APP_FILES
-from lorgnette.federate.guard import OnlyNodes, only_its_own, same_app
+from lorgnette.federate.guard import OnlyNodes, only_its_own, own_app_only
 from lorgnette.federate.keys import public_key_pem
 from lorgnette.federate.node import HEARTBEAT_SECONDS, POLL_SECONDS, Waits, coming_back
 from lorgnette.federate.programs import end_group_with_input
@@ -241,18 +241,19 @@ def _supernode() -> None:
     @contextlib.contextmanager
     def guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
         with connect(*args, **kwargs) as (node_id, receive, send, get_run, get_fab, *others):
-
-            def get_own_fab(fab_hash: str, run_id: int) -> Any:
-                fab = get_fab(fab_hash, run_id)
-                if not same_app(fab.content, own):
-                    print("refused: the server sent another program than Lorgnette's app", flush=True)
-                    raise RunNotRunningException
-                return fab
-
-            yield (node_id, receive, send, get_run, get_own_fab, *others)
+            yield (node_id, receive, send, *own_app_only(get_run, get_fab, own, RunNotRunningException), *others)
 
     node._init_connection = guarded
     flower_supernode()
+
+
+def _error_without_paths(code: int, reason: str) -> Any:
+    """What Flower tells the server where not even our app could be started: a full disk, say."""
+    from flwr.app import Error
+
+    from lorgnette.federate.worker import without_paths
+
+    return Error(code=code, reason=without_paths(reason))
 
 
 def _executor() -> None:
@@ -261,8 +262,10 @@ def _executor() -> None:
     from flwr.supercore.constant import TaskType
     from flwr.supercore.superexec.executor import LaunchResult
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
-    from flwr.supernode.runtime.run_clientapp import run_clientapp
+    from flwr.supernode.runtime import run_clientapp
 
+    assert "Error" in vars(run_clientapp), "Flower 1.41 makes its reasons with it"
+    run_clientapp.Error = _error_without_paths
     _pull_again_soon()
     forks = multiprocessing.get_context("fork")  # nothing else runs in this process
 
@@ -271,7 +274,7 @@ def _executor() -> None:
             return LaunchResult.failed(f"a node runs client apps, not {spec.task_type}")
         multiprocessing.active_children()  # reaps those that are done
         words = (spec.runtime_api_address, spec.token, spec.insecure, None, spec.parent_pid)
-        forks.Process(target=run_clientapp, args=words, daemon=True).start()
+        forks.Process(target=run_clientapp.run_clientapp, args=words, daemon=True).start()
         return LaunchResult.accepted()
 
     SubprocessExecutor.launch = launch

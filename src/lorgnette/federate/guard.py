@@ -12,6 +12,8 @@ import zipfile
 from collections.abc import Callable, Collection
 from typing import Any
 
+from lorgnette.federate.folder import APP_NAME
+
 KEY_HEADER = b"flwr-public-key"  # in which Flower's nodes name theirs
 
 
@@ -70,6 +72,37 @@ def _is_local(scope: Any) -> bool:
         return ipaddress.ip_address(peer[0]).is_loopback or (bool(peer[0]) and peer[0] == own[0])
     except ValueError:
         return False
+
+
+def own_app_only(
+    get_run: Callable[[int], Any], get_fab: Callable[[str, int], Any], own: bytes, refusal: type[Exception]
+) -> tuple[Callable[[int], Any], Callable[[str, int], Any]]:
+    """How a node asks for a run and for its program, such that it gets those of Lorgnette's app or none.
+
+    The run matters, too: Flower looks for the program in a folder that it names after what the run says.
+
+    Args:
+        get_run: Flower's, by number.
+        get_fab: Flower's, by hash and number of the run.
+        own: the bundle that a node expects.
+        refusal: raised where the server sends another.
+    """
+
+    def checked(found: Any, is_own: bool) -> Any:
+        if not is_own:
+            print("refused: the server sent another program than Lorgnette's app", flush=True)
+            raise refusal
+        return found
+
+    def get_own_run(run_id: int) -> Any:
+        run = get_run(run_id)
+        return checked(run, (run.fab_id, run.fab_version) == APP_NAME)
+
+    def get_own_fab(fab_hash: str, run_id: int) -> Any:
+        fab = get_fab(fab_hash, run_id)
+        return checked(fab, same_app(fab.content, own))
+
+    return get_own_run, get_own_fab
 
 
 def same_app(bundle: bytes, own: bytes, most: int = 2**20) -> bool:
