@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -275,6 +276,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "no samples": (with_fact(GOOD, samples=0), "claims 0 samples"),
     "samples as text": (with_fact(GOOD, samples="9" * 500), "samples"),
     "metrics": (with_fact(GOOD, metrics={"a\nb": 1}), "metrics"),
+    "a metric of infinity": (with_fact(GOOD, metrics={"accuracy": math.inf}), "metrics"),
+    "a metric whose mean overflows": (with_fact(GOOD, metrics={"accuracy": 1e308}), "metrics"),
+    "a metric that no float holds": (with_fact(GOOD, metrics={"accuracy": 10**400}), "metrics"),
     "a path in a name": (with_entry(GOOD, "../../etc/passwd", dtype="F32"), "'../../etc/passwd', which is no tensor"),
     "line breaks in a name": (with_entry(GOOD, "a\nb" * 90, dtype="F32"), "no tensor"),
     "a tensor less": (forged(GOOD, lambda h: h.pop(Q)), "lacks 1 of"),
@@ -301,6 +305,11 @@ def test_hostile_updates_are_refused_by_name(name: str):
     assert says in text
     assert "\n" not in text
     assert len(text) < 200
+
+
+@pytest.mark.parametrize("loss", [10**400, math.inf, "low", None], ids=["vast", "inf", "text", "none"])
+def test_a_loss_that_is_no_number_is_not_known(loss: Any):
+    assert math.isnan(decode_update(with_fact(GOOD, loss=loss), work(), BASE).loss)
 
 
 @given(data=st.data())

@@ -5,6 +5,7 @@ Every run is compared with the same clients in one process: the network must cha
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -28,7 +29,7 @@ from processes import SOURCE, board_of, is_training, kill_tree, processes_of, ru
 
 from lorgnette.federate.folder import read_deployment, with_own_settings
 from lorgnette.federate.journal import Journal
-from lorgnette.federate.keys import make_keys
+from lorgnette.federate.keys import make_keys, public_key_pem
 from lorgnette.federate.run import FederationFolder, Server, federate
 from lorgnette.federate.site import Site
 from lorgnette.federate.transport import InProcess
@@ -169,7 +170,10 @@ def assert_strangers_are_kept_out(port: int, ca_file: Path) -> None:
     assert status("/v1/control/list-nodes", **from_afar) == 403
     assert status("/v1/control/start-run", **from_afar) == 403
     assert status("/v1/runtime/acquire-task", **from_afar) == 403
-    assert status("/v1/fleet/pull-messages", **from_afar) not in (200, 403)  # reached, and refused without a key
+    assert status("/v1/fleet/pull-messages", **from_afar) == 403
+    key = base64.b64encode(public_key_pem(ca_file.parent / "sites" / "north.pub")).decode()
+    assert status("/v1/fleet/pull-messages", **from_afar, **{"flwr-public-key": key}) == 401  # it signed nothing
+    assert status("/v1/control/start-run", **from_afar, **{"flwr-public-key": key}) == 403
 
 
 def test_a_node_loses_power(tmp_path: Path, temporary: Path):

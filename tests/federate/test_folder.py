@@ -70,6 +70,7 @@ def test_a_site_sets_its_data_and_device_alone(tmp_path: Path):
         ("addres: fed:1", "did you mean address"),
         ("address: https://fed.example.org:8000/", "HOST:PORT"),
         ("address: fed.example.org:99999", "HOST:PORT"),
+        ("listen: 10.0.0.5", "0.0.0.0 and 127.0.0.1 do"),
         ("min_samples: 0", "at least 1"),
         ("recipe: 3", "recipe"),
         ("federate: {roundz: 3}", "did you mean rounds"),

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import zipfile
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lorgnette.federate.guard import OnlyNodes, same_app
+from lorgnette.federate.folder import APP_NAME
+from lorgnette.federate.guard import KEY_HEADER, OnlyNodes, only_its_own, own_app_only, same_app
+
+KEY = b"-----BEGIN PUBLIC KEY-----"
 
 
-def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5") -> str:
+def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5", key: bytes = KEY) -> str:
     """'passed', or the status or the event that the guard sent instead."""
     reached, sent = [], []
 
@@ -22,8 +29,15 @@ def asked(path: str, peer: str | None, kind: str = "http", own: str = "10.0.0.5"
     async def send(event: dict[str, Any]) -> None:
         sent.append(event)
 
-    scope = {"type": kind, "path": path, "client": None if peer is None else (peer, 5), "server": (own, 8000)}
-    asyncio.run(OnlyNodes(app)(scope, None, send))
+    headers = [(b"host", b"fed.example.org"), (KEY_HEADER, base64.b64encode(key))]
+    scope = {
+        "type": kind,
+        "path": path,
+        "headers": headers,
+        "client": None if peer is None else (peer, 5),
+        "server": (own, 8000),
+    }
+    asyncio.run(OnlyNodes(app, [KEY])(scope, None, send))
     assert len(reached) + bool(sent) == 1
     return "passed" if reached else str(sent[0].get("status", sent[0]["type"]))
 
@@ -45,6 +59,11 @@ def test_strangers_start_no_runs_and_register_no_nodes(path: str):
     assert asked(path, "not an address") == "403"
 
 
+def test_who_names_no_key_of_a_site_is_not_listened_to():
+    assert asked("/v1/fleet/push-object", "203.0.113.9", key=b"another") == "403"
+    assert asked("/health", "203.0.113.9", key=b"another") == "passed"
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.0.0.5"])
 def test_this_machine_may_do_anything(peer: str):
     assert asked("/v1/control/start-run", peer) == "passed"
@@ -53,6 +72,18 @@ def test_this_machine_may_do_anything(peer: str):
 def test_other_kinds_of_connections():
     assert asked("/v1/fleet/x", "203.0.113.9", "websocket") == "websocket.close"
     assert asked("", None, "lifespan") == "passed"
+
+
+@pytest.mark.parametrize("inside", [[7], [7, 7], [1], [8], [7, 8]])
+def test_a_node_sends_in_its_own_name_alone(inside: list[int]):
+    messages = [SimpleNamespace(metadata=SimpleNamespace(src_node_id=number)) for number in inside]
+    asking = SimpleNamespace(node=SimpleNamespace(node_id=7), messages_list=messages)
+    push = only_its_own(lambda request, state: (request, state))
+    if set(inside) == {7}:
+        assert push(request=asking, state="kept") == (asking, "kept")
+    else:
+        with pytest.raises(PermissionError):
+            push(request=asking, state="kept")
 
 
 def bundle(files: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -85,3 +116,37 @@ def test_the_own_app_is_known_however_it_is_packed():
 )
 def test_another_program_is_not_run(other: bytes):
     assert not same_app(other, bundle(APP))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 250), st.integers(1, 255))
+def test_a_damaged_bundle_is_refused_or_the_same(place: int, flip: int):
+    """A node must not end because of what a server sends it."""
+    damaged = bytearray(bundle(APP))
+    damaged[place % len(damaged)] ^= flip
+    if same_app(bytes(damaged), bundle(APP)):  # a date, say
+        with zipfile.ZipFile(io.BytesIO(damaged)) as archive:
+            assert {name: archive.read(name) for name in archive.namelist()} == APP
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "fits"),
+    [
+        (*APP_NAME, True),
+        (APP_NAME[0], f"{APP_NAME[1]}.01234567/../../../../../../tmp/evil", False),
+        ("lorgnette/../evil", APP_NAME[1], False),
+    ],
+)
+def test_a_run_cannot_lead_a_node_to_another_folder(name: str, version: str, fits: bool):
+    """Flower takes the folder of the program from the run's name and version, which are the server's to choose."""
+    run, fab = SimpleNamespace(fab_id=name, fab_version=version), SimpleNamespace(content=bundle(APP))
+    get_run, get_fab = own_app_only(lambda run_id: run, lambda fab_hash, run_id: fab, bundle(APP), PermissionError)
+    assert get_fab("hash", 1) is fab
+    if fits:
+        assert get_run(1) is run
+    else:
+        with pytest.raises(PermissionError):
+            get_run(1)
+    fab.content = b"PK"
+    with pytest.raises(PermissionError):
+        get_fab("hash", 1)

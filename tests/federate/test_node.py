@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from processes import SOURCE, processes_of, wait_for
 
 from lorgnette.federate import node
 from lorgnette.federate.node import NODE_ID, Waits, coming_back
-from lorgnette.federate.programs import child
+from lorgnette.federate.programs import _is_gone, child, environment
 from lorgnette.files import take_lock
 
 
@@ -53,7 +54,8 @@ class Server:
         return type("Response", (), {"node_id": self.number})
 
     def deactivate(self, node_id: int) -> None:
-        assert node_id == self.number
+        if node_id != self.number:
+            raise PermissionError("it is another's")
         self.online = False
         self.gone.append(node_id)
 
@@ -66,6 +68,37 @@ def test_a_node_that_was_killed_says_goodbye_for_the_one_before(tmp_path: Path, 
     activate(server, "again")
     assert server.gone == [1]
     assert (tmp_path / "node-id").read_text() == "2"
+
+
+def test_a_node_and_its_server_that_were_killed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What says goodbye for the node before is not lost while nobody listens."""
+    monkeypatch.setenv(NODE_ID, str(tmp_path / "node-id"))
+    server = Server()
+    coming_back(Server.activate, Server.deactivate)(server, "first")
+
+    def unreachable(*_: object) -> None:
+        raise ConnectionRefusedError("no server")
+
+    with pytest.raises(ConnectionRefusedError):
+        coming_back(unreachable, unreachable)(server, "while the server is gone")
+    coming_back(Server.activate, Server.deactivate)(server, "again")
+    assert server.gone == [1]
+
+
+@pytest.mark.parametrize("stale", ["", "seven", "7"])
+def test_a_number_that_is_not_the_node_s_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: str
+):
+    """The file is damaged, or of a server whose database was lost: why it is shut out is what the log should say."""
+    monkeypatch.setenv(NODE_ID, str(tmp_path / "node-id"))
+    (tmp_path / "node-id").write_text(stale)
+    server = Server()
+    server.online = True
+    with pytest.raises(ConnectionError, match="it is online"):
+        coming_back(Server.activate, Server.deactivate)(server, "first")
+    server.online = False
+    coming_back(Server.activate, Server.deactivate)(server, "later")
+    assert (tmp_path / "node-id").read_text() == "1"
 
 
 def test_a_node_of_another_folder_cannot_throw_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -88,6 +121,30 @@ def test_a_lock_is_for_one_and_ends_with_it(tmp_path: Path):
         assert not take_lock(second)
         first.close()
         assert take_lock(second)
+
+
+def test_flower_s_programs_take_no_settings_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Some open more ports; one makes Flower's server believe a stranger who says that it is this machine."""
+    for name in ("FORWARDED_ALLOW_IPS", "FLWR_INTERNAL_GRPC_CONTROL_API", "NO_PROXY", "KEPT"):
+        monkeypatch.setenv(name, "*" if name.startswith("FORWARDED") else "1")
+    found = environment(tmp_path)
+    assert "FORWARDED_ALLOW_IPS" not in found
+    assert "FLWR_INTERNAL_GRPC_CONTROL_API" not in found
+    assert found["KEPT"] == "1"
+    monkeypatch.setattr(os, "environ", found)
+    assert urllib.request.proxy_bypass_environment("127.0.0.1:9100")
+    assert found["NO_PROXY"].startswith("1,")
+
+
+def test_nobody_waits_for_what_ended_and_is_not_reaped():
+    """As in a container without an init process, where every stop would take as long as a deaf program's."""
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    assert not _is_gone(alive.pid, 0.2)
+    assert alive.stdin is not None
+    alive.stdin.write(b"\n")
+    alive.stdin.close()
+    assert _is_gone(alive.pid, 20)  # not reaped: that is what wait would do
+    assert alive.wait() == 0
 
 
 STUBBORN = """

@@ -179,6 +179,7 @@ def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch:
         ({"clock": -500.0}, "its clock is 499 s off"),
         ({"clock": None}, "not one of this version"),
         ({"samples": "many"}, "not one of this version"),
+        ({"samples": float("inf")}, "not one of this version"),
     ],
 )
 def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], says: str):
@@ -191,13 +192,31 @@ def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], say
     assert says in problem
     assert bool(problem) == bool(says)
     assert judge(Reply("north", b"", "not there"), deployment, facts)[0] == "not there"
+    assert "not one of this version" in judge(Reply("north", b"[" * 10**5), deployment, facts)[0]
 
 
 def test_the_commands_that_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = str(tmp_path / "study")
     settings = "--data.preset glyphs --data.samples 40 --data.image_size 16 --model.base none --model.architecture tiny"
-    assert main(["federate", "init", folder, "clip", "--host", "localhost", "--rounds", "4", *settings.split()]) == 0
-    assert read_deployment(folder).config.rounds == 4
+    assert (
+        main(
+            [
+                "federate",
+                "init",
+                folder,
+                "clip",
+                "--host",
+                "localhost",
+                "--rounds",
+                "4",
+                "--local-steps",
+                "7",
+                *settings.split(),
+            ]
+        )
+        == 0
+    )
+    assert (read_deployment(folder).config.rounds, read_deployment(folder).config.local_steps) == (4, 7)
     assert read_deployment(folder).listen == "127.0.0.1"
     assert main(["federate", "keys", folder, "--sites", "2"]) == 0
     assert "site-2" in capsys.readouterr().out

@@ -147,3 +147,28 @@ def test_asking_needs_no_torch(tmp_path: Path):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout == "b'HELLO' False False\n"
     assert time.monotonic() - begun < 10
+
+
+FLOODED = """
+import resource, socket, sys, time
+from lorgnette.federate.worker import ask, serving
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+with serving(lambda request, hung_up: request, sys.argv[1]) as port:
+    held = []
+    try:
+        while True:
+            held.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+    except OSError:
+        time.sleep(0.5)
+    for connection in held:
+        connection.close()
+    time.sleep(0.5)
+    print(ask(sys.argv[1], b"still here", 10))
+"""
+
+
+def test_strangers_who_take_all_connections_stop_it_only_as_long_as_they_hold_them(tmp_path: Path):
+    words = [sys.executable, "-c", FLOODED, str(tmp_path / "worker.json")]
+    env = os.environ | {"PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=env, check=False)
+    assert done.stdout == "b'still here'\n", done.stderr

@@ -68,7 +68,7 @@ def run(words: list[str]) -> int:
         about += "stay in a folder. Here all clients run on this machine, one after another."
         print(f"{settings_page(words[0], recipe_class, {}, example, about)}\n\nfederation:\n{_own_page()}")
         return 0
-    own, of_federation, of_room = sorted_words(words[1:])
+    own, of_federation, of_room = sorted_words(words[1:], OPTIONS)
     if "resume" in own:
         return _resume(words[0], own, of_federation + of_room)
     return _start(words[0], recipe_class, own, of_federation, of_room)
@@ -146,9 +146,9 @@ def _run(
 # -------------------------------------------------------------------------------------------- words and files
 
 
-def sorted_words(words: list[str]) -> tuple[dict[str, str], Words, Words]:
+def sorted_words(words: list[str], options_of_verb: OwnOptions) -> tuple[dict[str, str], Words, Words]:
     """The options of the verb, of the federation (`--local-steps` is `--local_steps`), and settings of the room."""
-    own, options = split_words(words, OPTIONS)
+    own, options = split_words(words, options_of_verb)
     of_federation: Words = []
     of_room: Words = []
     for option, values in options:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette import settings
-from lorgnette.cli.words import OwnOptions, settings_from_file, split_words
+from lorgnette.cli.words import OwnOptions, settings_from_file
 from lorgnette.systems import ROOMS, room
 
 OPTIONS: OwnOptions = {
@@ -36,17 +36,16 @@ def run(words: list[str]) -> int:
         options = "\n".join(f"  {f'--{name} {value}':<24}{about}" for name, (value, about) in OPTIONS.items())
         print(PAGE.format(rooms=", ".join(ROOMS), options=options))
         return 0 if {"-h", "--help"} & set(words) else 2
-    from lorgnette.cli.federate import FEDERATION, federation
+    from lorgnette.cli.federate import FEDERATION, federation, sorted_words
 
     folder, name = words[0], words[1]
     recipe_class = room(name).Recipe
-    own, given = split_words(words[2:], OPTIONS)
+    own, of_federation, of_room = sorted_words(words[2:], OPTIONS)
     if "host" not in own:
         raise ValueError("--host: not given; the name under which sites reach this server, as fed.example.org")
-    config = federation([(option, values) for option, values in given if option in FEDERATION])
-    rest = [(option, values) for option, values in given if option not in FEDERATION]
+    config = federation(of_federation)
     values = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
-    values = settings.override(values, settings.from_options(recipe_class, rest, [*OPTIONS, *sorted(FEDERATION)]))
+    values = settings.override(values, settings.from_options(recipe_class, of_room, [*OPTIONS, *sorted(FEDERATION)]))
     recipe = settings.make_recipe(recipe_class, values)
     if getattr(recipe.data, "classes", None) == () and not getattr(recipe.data, "preset", ""):
         raise ValueError("--data.classes: name them, so that all sites number them alike; benign malignant, say")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lorgnette.cli.arguments import Arguments, whole
 
 
@@ -31,7 +33,7 @@ def run(words: list[str]) -> int:
     from lorgnette.federate.keys import make_keys, site_names
 
     hosts = list(options.host)
-    has_settings = options.folder and _exists(options.folder, SETTINGS_FILE)
+    has_settings = (Path(options.folder) / SETTINGS_FILE).is_file()
     if has_settings:
         own = read_deployment(options.folder).host
         hosts = list(dict.fromkeys([own, *hosts]))
@@ -45,9 +47,3 @@ def run(words: list[str]) -> int:
         print(f"{name:<10} {path}: hand it to this site, to nobody else")
     print(f"authority  {made.authority}: needed only to make new certificates; keep it off the server")
     return 0
-
-
-def _exists(folder: str, name: str) -> bool:
-    from pathlib import Path
-
-    return (Path(folder) / name).is_file()

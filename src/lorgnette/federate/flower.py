@@ -32,7 +32,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from lorgnette.federate.folder import APP_FILES
-from lorgnette.federate.guard import OnlyNodes, same_app
+from lorgnette.federate.guard import OnlyNodes, only_its_own, own_app_only
+from lorgnette.federate.keys import public_key_pem
 from lorgnette.federate.node import HEARTBEAT_SECONDS, POLL_SECONDS, Waits, coming_back
 from lorgnette.federate.programs import end_group_with_input
 from lorgnette.federate.transport import Reply
@@ -94,7 +95,8 @@ class GridTransport:
             yield Reply(name, b"", "it is not connected")
         there = [name for name in work if name in nodes]
         messages = [_message(kind, round, work[name], nodes[name], deadline) for name in there]
-        waiting = dict(zip(self.grid.push_messages(messages), there, strict=True))
+        sent = zip(self.grid.push_messages(messages), there, strict=True)
+        waiting = {id: name for id, name in sent if id is not None}  # None: the node has just been taken away
         while waiting and (deadline is None or time.monotonic() - started < deadline):
             for reply in self.grid.pull_messages(list(waiting)):
                 name = waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -116,12 +118,17 @@ def _message(kind: str, round: int, data: bytes, node_id: int, deadline: float |
 
 def _reply(name: str, reply: Message, seconds: float) -> Reply:
     if reply.has_error():
-        return Reply(name, b"", f"Flower: {' '.join(str(reply.error.reason).split())[:200]}", seconds)
+        return Reply(name, b"", f"Flower: {_line(reply.error.reason)[:200]}", seconds)
     record = reply.content.get(RECORD)
     content: dict[str, Any] = dict(record) if isinstance(record, ConfigRecord) else {}
     if not isinstance(content.get("data"), bytes):
         return Reply(name, b"", "its answer is not one of Lorgnette's", seconds)
-    return Reply(name, content["data"], " ".join(str(content.get("error", "")).split())[:500], seconds)
+    return Reply(name, content["data"], _line(content.get("error", ""))[:500], seconds)
+
+
+def _line(text: object) -> str:
+    """A stranger's words in one line, without what steers a terminal."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
 
 
 # ------------------------------------------------------------------------------------------ at a site
@@ -182,20 +189,28 @@ def _pull_again_soon() -> None:
 
 def _superlink() -> None:
     """Flower's server link, with strangers kept to the interface of the nodes."""
-    import flwr.superlink.main
-
     command: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
     assert "get_popen_detach_kwargs" in vars(command), "Flower 1.41 has it"
     command.get_popen_detach_kwargs = dict  # what it starts stays in this group, to end with it
+    sites = Path(os.environ[FOLDER]) / "server" / "sites"
+    guard_server([public_key_pem(file) for file in sites.glob("*.pub")])
+    command.flower_superlink()
+
+
+def guard_server(keys: Sequence[bytes]) -> None:
+    """Keep what Flower's server will answer to what nodes with these public keys (PEM) may ask."""
+    import flwr.superlink.main
+    from flwr.superlink.servicer.fleet import fleet_handlers
+
     make = flwr.superlink.main.create_app
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
         app = make(*args, **kwargs)
-        app.add_middleware(OnlyNodes)
+        app.add_middleware(OnlyNodes, keys=keys)
         return app
 
     flwr.superlink.main.create_app = guarded
-    command.flower_superlink()
+    fleet_handlers.push_messages = only_its_own(fleet_handlers.push_messages)
 
 
 def _supernode() -> None:
@@ -226,18 +241,19 @@ def _supernode() -> None:
     @contextlib.contextmanager
     def guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
         with connect(*args, **kwargs) as (node_id, receive, send, get_run, get_fab, *others):
-
-            def get_own_fab(fab_hash: str, run_id: int) -> Any:
-                fab = get_fab(fab_hash, run_id)
-                if not same_app(fab.content, own):
-                    print("refused: the server sent another program than Lorgnette's app", flush=True)
-                    raise RunNotRunningException
-                return fab
-
-            yield (node_id, receive, send, get_run, get_own_fab, *others)
+            yield (node_id, receive, send, *own_app_only(get_run, get_fab, own, RunNotRunningException), *others)
 
     node._init_connection = guarded
     flower_supernode()
+
+
+def _error_without_paths(code: int, reason: str) -> Any:
+    """What Flower tells the server where not even our app could be started: a full disk, say."""
+    from flwr.app import Error
+
+    from lorgnette.federate.worker import without_paths
+
+    return Error(code=code, reason=without_paths(reason))
 
 
 def _executor() -> None:
@@ -246,8 +262,10 @@ def _executor() -> None:
     from flwr.supercore.constant import TaskType
     from flwr.supercore.superexec.executor import LaunchResult
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
-    from flwr.supernode.runtime.run_clientapp import run_clientapp
+    from flwr.supernode.runtime import run_clientapp
 
+    assert "Error" in vars(run_clientapp), "Flower 1.41 makes its reasons with it"
+    run_clientapp.Error = _error_without_paths
     _pull_again_soon()
     forks = multiprocessing.get_context("fork")  # nothing else runs in this process
 
@@ -256,7 +274,7 @@ def _executor() -> None:
             return LaunchResult.failed(f"a node runs client apps, not {spec.task_type}")
         multiprocessing.active_children()  # reaps those that are done
         words = (spec.runtime_api_address, spec.token, spec.insecure, None, spec.parent_pid)
-        forks.Process(target=run_clientapp, args=words, daemon=True).start()
+        forks.Process(target=run_clientapp.run_clientapp, args=words, daemon=True).start()
         return LaunchResult.accepted()
 
     SubprocessExecutor.launch = launch

@@ -12,6 +12,8 @@ from typing import Any
 from lorgnette.federate.programs import environment
 from lorgnette.files import write_text
 
+CALL_SECONDS = 120.0
+
 
 class FlowerCommand:
     """Flower's command line, against our own link."""
@@ -41,13 +43,17 @@ class FlowerCommand:
         return (self._call("list", "here", "--run-id", run_id).get("runs") or [{}])[0]
 
     def _call(self, *words: str) -> dict[str, Any]:
-        done = subprocess.run(
-            [self.program, *words, "--format", "json"],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            done = subprocess.run(
+                [self.program, *words, "--format", "json"],
+                env=self.env,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=CALL_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return {"error-message": f"Flower's link did not answer within {CALL_SECONDS:.0f} s"}
         start = done.stdout.find("{")
         try:
             return json.loads(done.stdout[start:]) if start >= 0 else {"error-message": done.stderr}

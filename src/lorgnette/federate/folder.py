@@ -55,6 +55,8 @@ clientapp = "federation_app:client"
 
 APP_FILES = {"pyproject.toml": _PROJECT, "federation_app.py": _APP}
 """The app; a node runs no other."""
+APP_NAME = ("lorgnette/lorgnette-federation", "1.0.0")
+"""Publisher and name, version: Flower makes the name of a folder from them."""
 
 _README = """\
 # A federation with Lorgnette {version}
@@ -100,7 +102,7 @@ class Deployment:
     address: str
     """Where sites reach the server, HOST:PORT."""
     listen: str = "0.0.0.0"
-    """The server's own address to listen on: 127.0.0.1 for this machine alone."""
+    """Where the server listens: 127.0.0.1 for this machine alone; its own programs reach it there in any case."""
     base: str = ""
     """Digest of the base model that every site must have."""
     schema: str = ""
@@ -115,6 +117,8 @@ class Deployment:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}", self.address) or self.port > 65535:
             raise ValueError(f"address: {self.address!r} does not work; HOST:PORT does, as fed.example.org:8000")
+        if self.listen not in ("0.0.0.0", "127.0.0.1"):
+            raise ValueError(f"listen: {self.listen!r} does not work; 0.0.0.0 and 127.0.0.1 do")
         if self.min_samples < 1:
             raise ValueError(f"min_samples: {self.min_samples} is too small; at least 1 works")
         if not 0 <= self.gather < float("inf"):

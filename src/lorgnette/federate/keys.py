@@ -16,7 +16,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lorgnette.federate.certificates import (
     certificate_hosts,
@@ -29,15 +28,10 @@ from lorgnette.federate.certificates import (
     sign_authority,
     sign_server,
 )
+from lorgnette.federate.programs import LOCAL
 from lorgnette.files import make_folder
 
-if TYPE_CHECKING:
-    pass
-
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")  # also a file name, a node name and a column of the report
-
-
-LOCAL = ("localhost", "127.0.0.1")
 
 
 @dataclass(frozen=True)

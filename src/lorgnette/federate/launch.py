@@ -41,6 +41,7 @@ from lorgnette.files import make_folder, take_lock
 RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0)  # waits before a node that ended is started again
 LOOK_SECONDS = 0.5
 ASK_FLOWER_SECONDS = 20.0
+BEGIN_SECONDS = 600.0  # until there is a board; Flower would let a run wait for ever
 
 Show = Callable[[str], None]
 
@@ -198,9 +199,12 @@ def _supernode(folder: Path, deployment: Deployment) -> Iterator[tuple[subproces
 
 def _watch(flower: FlowerCommand, run_id: str, kept: tuple[Path, str], show_page: Callable[[Board], None]) -> Board:
     """Show the board whenever it changes, until the rounds end."""
-    last, asked = None, time.monotonic()
+    last, began = None, time.monotonic()
+    asked = began
     while True:
         board = _board(*kept)
+        if last is None and board is None and time.monotonic() - began > BEGIN_SECONDS:
+            raise ValueError(f"the rounds did not begin: {kept[0].parent / 'superlink.log'} may say why")
         if board is not None and board != last:
             show_page(board)
             last = board
@@ -228,6 +232,6 @@ def _board(file: Path, serving: str) -> Board | None:
     """The board of this start of the server, once there is one."""
     try:
         board = Board.read(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: of a start before this one, by another version
         return None
     return board if board.serving == serving else None

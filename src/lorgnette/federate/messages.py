@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lorgnette.federate.schemes import SCHEMES
 from lorgnette.federate.settings import Precision
 from lorgnette.federate.state import AdapterState, Trained, factors_digest
 
+_LARGEST_NUMBER = 1e100
 _MOST_METRICS = 64
 
 
@@ -186,15 +187,19 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
     if not isinstance(metrics, dict) or len(metrics) > _MOST_METRICS:
         raise Refused("its metrics are no table")
     for name, value in metrics.items():
-        if len(name) > 64 or not name.isprintable() or type(value) not in (int, float):
+        if len(name) > 64 or not name.isprintable() or math.isnan(_number(value)):
             raise Refused("its metrics are no table of numbers")
-    number = float(loss) if isinstance(loss, int | float) else math.nan
     message: Message = decode(data, schema, work.precision)
     tensors = message.tensors
     if work.precision != "fp32":
         start = flatten(work.state, work.trained)
         tensors = {name: value + start[name] if value.is_floating_point() else value for name, value in tensors.items()}
-    return Received(unflatten(tensors, work.state), samples, number, {n: float(v) for n, v in metrics.items()})
+    return Received(unflatten(tensors, work.state), samples, _number(loss), {n: float(v) for n, v in metrics.items()})
+
+
+def _number(value: Any) -> float:
+    """A stranger's number; NaN where it is none, or so large that a mean over clients could overflow."""
+    return float(value) if type(value) in (int, float) and abs(value) <= _LARGEST_NUMBER else math.nan
 
 
 def change_norm(state: AdapterState, start: AdapterState) -> float:

@@ -24,19 +24,29 @@ from lorgnette.files import make_folder
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
+LOCAL = ("localhost", "127.0.0.1")
 
 
 def environment(flower_home: Path) -> dict[str, str]:
-    """What Flower's programs are started with: no reports home, its files in `flower_home`."""
+    """What Flower's programs are started with: no reports home, its files in `flower_home`.
+
+    Settings of Flower's own are left out, since some open more ports, and so is whom its server believes about where
+    a request came from (`lorgnette.federate.guard` relies on that). A proxy is not asked for what stays on this
+    machine: between node and client process the update travels without TLS.
+    """
     make_folder(flower_home)
+    others = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_") and k != "FORWARDED_ALLOW_IPS"}
+    direct = ",".join([os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), *LOCAL]).strip(",")
     own = {
+        "no_proxy": direct,
+        "NO_PROXY": direct,
         "FLWR_HOME": str(flower_home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; every message starts a process
     }
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return os.environ | own | {"PATH": path}  # its programs find each other by name
+    return others | own | {"PATH": path}  # its programs find each other by name
 
 
 def flower_words(*words: str) -> list[str]:
@@ -58,7 +68,7 @@ def child(words: list[str], env: Mapping[str, str], log: Path) -> Iterator[subpr
     finally:
         assert process.stdin is not None
         process.stdin.close()  # it ends itself, with what it started
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             if not _is_gone(process.pid, STOP_SECONDS + 2, process.poll):
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -78,7 +88,7 @@ def end_group_with_input() -> None:
     os.setsid()
     while os.read(0, 4096):
         pass
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
         if not _is_gone(group, STOP_SECONDS):
             os.killpg(group, signal.SIGKILL)
@@ -90,12 +100,27 @@ def _is_gone(group: int, seconds: float, reap: Callable[[], object] = lambda: No
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         reap()
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+        if not _is_alive(group):
             return True
         time.sleep(0.05)
     return False
+
+
+def _is_alive(group: int) -> bool:
+    """Whether a process of a group still runs: one that ended and was not reaped (who would, in a container?) does not.
+
+    A signal reaches it on Linux, so `/proc` is asked, too; macOS has none and refuses the signal.
+    """
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, its_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return not Path("/proc/self/stat").exists()
 
 
 @contextlib.contextmanager
@@ -183,8 +208,10 @@ def reachable(address: str, ca_file: str | os.PathLike[str], timeout: float = 10
         ValueError: not reachable, or its certificate is not one of this authority for this name; one line.
     """
     try:
-        context = ssl.create_default_context(cafile=str(ca_file))
-        with urllib.request.urlopen(f"https://{address}/health", timeout=timeout, context=context) as reply:
+        secure = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(ca_file)))
+        proxies = urllib.request.ProxyHandler({} if address.rpartition(":")[0] in LOCAL else None)
+        opener = urllib.request.build_opener(secure, proxies)
+        with opener.open(f"https://{address}/health", timeout=timeout) as reply:
             date = reply.headers.get("date")
     except ssl.SSLCertVerificationError as error:
         raise ValueError(

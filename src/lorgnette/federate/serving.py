@@ -181,7 +181,7 @@ def judge(reply: Reply, deployment: Deployment, facts: Mapping[str, str]) -> tup
         said = json.loads(reply.data[:4096])
         samples, clock = int(said["samples"]), float(said["clock"])
         base, schema = str(said["base"]), str(said["schema"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "its answer to a greeting is not one of this version", None
     late = abs(time.time() - clock) - reply.seconds
     if late > CLOCK_SECONDS:

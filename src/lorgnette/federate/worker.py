@@ -24,6 +24,7 @@ import secrets
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def serving(answer: Answer, endpoint: str | os.PathLike[str]) -> Iterator[int]:
         answer: what to do; a ValueError that it raises becomes a refusal with its text (without file names).
         endpoint: file to write port and secret to; it goes away with the worker.
     """
-    endpoint, secret, one_at_a_time = Path(endpoint), secrets.token_bytes(32), threading.Lock()
+    endpoint, secret = Path(endpoint), secrets.token_bytes(32)
+    one_at_a_time, closing = threading.Lock(), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         _write_endpoint(endpoint, port, secret)
@@ -104,8 +106,11 @@ def serving(answer: Answer, endpoint: str | os.PathLike[str]) -> Iterator[int]:
             while True:
                 try:
                     connection, _ = listener.accept()
-                except OSError:  # closed below
-                    return
+                except OSError:
+                    if closing.is_set():
+                        return
+                    time.sleep(LOOK_SECONDS)  # strangers hold all the connections that a process may have
+                    continue
                 threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
         def serve(connection: socket.socket) -> None:
@@ -125,6 +130,7 @@ def serving(answer: Answer, endpoint: str | os.PathLike[str]) -> Iterator[int]:
             yield port
         finally:
             endpoint.unlink(missing_ok=True)
+            closing.set()
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
     thread.join(timeout=5)
