@@ -162,7 +162,7 @@ def check_settings(verb: str, name: str, *words: str) -> None:
     """Read `ROOM --setting value ...` as `lorgnette train` and `federate` do, up to the recipe."""
     recipe_class = room(name).Recipe
     if verb == "federate":
-        own, of_federation, options = federate.sorted_words(list(words))
+        own, of_federation, options = federate.sorted_words(list(words), federate.OPTIONS)
         federate.federation(of_federation)
     else:
         own, options = split_words(words, train.OPTIONS)

@@ -277,7 +277,8 @@ def _executor() -> None:
         forks.Process(target=run_clientapp.run_clientapp, args=words, daemon=True).start()
         return LaunchResult.accepted()
 
-    SubprocessExecutor.launch = launch
+    if sys.platform == "linux":  # Apple's libraries do not bear a fork
+        SubprocessExecutor.launch = launch
     flower_superexec()
 
 
