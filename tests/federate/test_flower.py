@@ -31,6 +31,7 @@ from lorgnette.federate.folder import read_deployment, with_own_settings
 from lorgnette.federate.journal import Journal
 from lorgnette.federate.keys import make_keys, public_key_pem
 from lorgnette.federate.run import FederationFolder, Server, federate
+from lorgnette.federate.serving import held_out
 from lorgnette.federate.site import Site
 from lorgnette.federate.transport import InProcess
 from lorgnette.systems import clip
@@ -69,7 +70,7 @@ def unbroken(study: Path, folder: Path) -> Path:
         if seed.exists():
             shutil.copyfile(seed, store / "noise.key")
         clients[name] = Site(name, deployment, recipe, store).client
-    _, test = clip.loaders(deployment.recipe.data, deployment.recipe.train)
+    test = held_out(deployment.recipe)
     server = Server(deployment.recipe, replace(deployment.config, deadline=None), FederationFolder(folder), test)
     server.keep(server.rounds.run(InProcess(clients)))
     return folder

@@ -17,6 +17,7 @@ from lorgnette.federate.folder import (
     write_deployment,
 )
 from lorgnette.federate.settings import FederateConfig
+from lorgnette.systems import clip
 from lorgnette.systems.superres import Recipe
 
 
@@ -24,8 +25,13 @@ def test_settings_come_back(tmp_path: Path):
     study = make_study(tmp_path, ranks=(2, 4), scheme="stack")
     deployment = read_deployment(study)
     assert deployment.config.ranks == (2, 4)
-    for name in SITES:
-        assert read_deployment(study / "sites" / name) == deployment
+    for name in SITES:  # all but the server's own data
+        at_site = read_deployment(study / "sites" / name)
+        assert at_site.recipe.data == replace(deployment.recipe.data, root=None)
+        assert replace(at_site, recipe=deployment.recipe) == deployment
+        assert "held-out" not in (study / "sites" / name / "deployment.yaml").read_text()
+        with pytest.raises(ValueError, match=r"data\.root: not set"):
+            clip.loaders(with_own_settings(at_site, {}).data)
     other = Deployment(Recipe(lora=None), FederateConfig(), "[2001:db8::1]:9000")
     (tmp_path / "other").mkdir()
     write_deployment(other, tmp_path / "other")

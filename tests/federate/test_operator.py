@@ -41,6 +41,10 @@ def test_it_comes_back_from_its_file(tmp_path: Path):
     board(NotUsed(1, "north", "its schema differs"))
     board(NotUsed(1, "a stranger", "it was not asked"))
     board(done(1, missing=[], seconds=1.0, metrics={"loss": 0.5}))
+    board(NotUsed(1, "north", "it is not connected"))
+    assert board.sites["north"].state == "not connected"
+    board(NotUsed(1, "north", "its schema differs"))
+    assert board.sites["north"].state == "refused"
     board(RoundsEnded(1, "done", 0, {}))
     assert not board.is_over
     board.finish("finished")

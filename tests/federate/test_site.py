@@ -27,7 +27,7 @@ from lorgnette.federate.folder import read_deployment, write_deployment
 from lorgnette.federate.messages import Local, encode_work
 from lorgnette.federate.operator import Board
 from lorgnette.federate.programs import reachable
-from lorgnette.federate.serving import judge
+from lorgnette.federate.serving import differences, held_out, judge
 from lorgnette.federate.site import open_site
 from lorgnette.federate.transport import Reply
 from lorgnette.federate.worker import WorkerRefused, ask, packed, unpacked
@@ -230,3 +230,17 @@ def test_the_commands_that_need_no_network(tmp_path: Path, capsys: pytest.Captur
     assert "the same at every site" in capsys.readouterr().err
     assert main(["federate", "init", str(tmp_path / "x"), "clip", "--host", "fed.example.org"]) == 2
     assert "--data.classes" in capsys.readouterr().err
+
+
+def test_the_server_scores_with_all_its_pictures_where_none_are_dealt_out(study: Path):
+    recipe = read_deployment(study).recipe
+    assert [len(batch["label"]) for batch in held_out(recipe)] == [12]
+    assert [len(batch["label"]) for batch in held_out(recipe, dealt_out=True)] == [3]
+
+
+def test_settings_that_changed_are_named(study: Path):
+    deployment = read_deployment(study)
+    recipe, config = deployment.recipe, deployment.config
+    other = replace(recipe, train=replace(recipe.train, lr=0.5)), replace(config, rounds=9)
+    assert differences((recipe, config), (recipe, config)) == []
+    assert differences((recipe, config), other) == [f"train.lr {recipe.train.lr} -> 0.5", "rounds 3 -> 9"]

@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
         own.get("listen", "127.0.0.1" if here else "0.0.0.0"),
         min_samples=_number(own, "min-samples", 1),
         gather=float(_number(own, "gather", 120)),
-        evaluate=_has_held_out(name, recipe),
+        evaluate=_has_held_out(recipe),
     )
     from lorgnette.federate.serving import facts_of
 
@@ -79,9 +79,11 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _has_held_out(name: str, recipe: Any) -> bool:
+def _has_held_out(recipe: Any) -> bool:
+    from lorgnette.federate.serving import held_out
+
     try:
-        return len(room(name).loaders(recipe.data, recipe.train)[1]) > 0
+        return len(held_out(recipe)) > 0
     except ValueError as error:
         if "not set" in str(error):
             return False

@@ -17,10 +17,14 @@ def run(words: list[str]) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="the federation's")
     options = parser.read(words)
 
+    from lorgnette.federate.launch import is_serving
     from lorgnette.federate.operator import Board, page
 
     file = Path(options.folder) / "run" / "board.json"
     if not file.is_file():
         raise FileNotFoundError(f"no {file}: `lorgnette federate serve {options.folder}` was not started yet")
-    print(page(Board.read(file)))
+    board = Board.read(file)
+    print(page(board))
+    if not board.is_over and not is_serving(options.folder):
+        print(f"\nno server is running: `lorgnette federate serve {options.folder}` goes on")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,14 +62,12 @@ def _flower() -> str:
 
 
 def _own_key(folder: Path) -> str:
-    from lorgnette.federate.keys import private_key_matches
+    from lorgnette.federate.keys import private_key_matches, require_private
 
     key = folder / "node.key"
     if not key.is_file():
         raise FileNotFoundError(f"no {key}: it comes with the folder, or from ssh-keygen (docs)")
-    mode = stat.S_IMODE(key.stat().st_mode)
-    if mode & 0o077:
-        raise ValueError(f"{key} can be read by others (mode {mode:o}): chmod 600 {key}")
+    require_private(key)
     if not private_key_matches(key, folder / "node.pub"):
         raise ValueError(f"{key} and node.pub are not one pair: the server would not know this site")
     return "private, and the pair of node.pub"

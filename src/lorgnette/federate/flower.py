@@ -35,6 +35,7 @@ from lorgnette.federate.folder import APP_FILES
 from lorgnette.federate.guard import OnlyNodes, only_its_own, own_app_only
 from lorgnette.federate.keys import public_key_pem
 from lorgnette.federate.node import HEARTBEAT_SECONDS, POLL_SECONDS, Waits, coming_back
+from lorgnette.federate.operator import NOT_CONNECTED
 from lorgnette.federate.programs import end_group_with_input
 from lorgnette.federate.transport import Reply
 
@@ -92,7 +93,7 @@ class GridTransport:
         started = time.monotonic()
         nodes = self._nodes()
         for name in work.keys() - nodes.keys():
-            yield Reply(name, b"", "it is not connected")
+            yield Reply(name, b"", NOT_CONNECTED)
         there = [name for name in work if name in nodes]
         messages = [_message(kind, round, work[name], nodes[name], deadline) for name in there]
         sent = zip(self.grid.push_messages(messages), there, strict=True)

@@ -1,6 +1,6 @@
 """The folder of a federation: its settings, the app that Flower carries, and where everything lies. Imports no torch.
 
-DIR/deployment.yaml       room, recipe, rounds, address: the same file at the server and at every site
+DIR/deployment.yaml       room, recipe, rounds, address: the same at the server and, without its data, at every site
 DIR/app/                  the Flower app: two lines that name Lorgnette; it depends on nothing
 DIR/server/               certificate, keys of the sites (see `lorgnette.federate.keys`)
 DIR/run/                  the server's: journal, adapter/, report.html, board.json, logs, Flower's own files
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ FORMAT_VERSION = 1
 SETTINGS_FILE = "deployment.yaml"
 OWN_GROUPS = ("data",)  # what a site may set for itself, beside OWN_SETTINGS
 OWN_SETTINGS = ("train.device", "train.workers")
+DATA_FOLDERS = ("root", "lr", "hr", "lq", "gt", "test", "test_lr", "test_lq")  # fields of `data` in some room
 
 _APP = '''\
 """What Flower starts. Everything is in the installed package; this file only names it."""
@@ -63,9 +63,8 @@ _README = """\
 
 Room: {room}. Sites reach the server at {address}.
 
-At the server, in this folder:
+At the server, with `lorgnette[{extras}]` {version} installed (from a checkout: Getting started in its docs), here:
 
-    pip install 'lorgnette[{extras}]=={version}'
     lorgnette federate keys . --sites {sites} --host {host}
     lorgnette federate serve .
 
@@ -80,9 +79,9 @@ Both programs may be stopped and started again at any time; the rounds go on whe
 _SITE_README = """\
 # {site}: a site of a federation with Lorgnette {version}
 
-Room: {room}. The server is at {address}. On the machine that has the data:
+Room: {room}. The server is at {address}. On the machine that has the data, with `lorgnette[{extras}]`
+{version} installed (from a checkout: Getting started in its docs):
 
-    pip install 'lorgnette[{extras}]=={version}'
     lorgnette federate check {site} --data.root FOLDER
     lorgnette federate node {site} --data.root FOLDER
 
@@ -183,11 +182,20 @@ def make_folder_of(deployment: Deployment, folder: str | os.PathLike[str], sites
 
 
 def copy_settings_to_sites(folder: str | os.PathLike[str]) -> list[Path]:
-    """Put `deployment.yaml` and a README into every folder under `sites/`; returns those folders."""
+    """Put `deployment.yaml` and a README into every folder under `sites/`; returns those folders.
+
+    The server's own folders of data are left out: they are not the sites' to know, and a site that forgets to name its
+    own is told so.
+    """
     found = sorted(path.parent for path in (Path(folder) / "sites").glob("*/ca.crt"))
-    facts = _facts(read_deployment(folder)) if found else {}
+    if not found:
+        return []
+    deployment = read_deployment(folder)
+    data = deployment.recipe.data
+    without = replace(data, **{name: None for name in DATA_FOLDERS if getattr(data, name, None) is not None})
+    facts = _facts(deployment)
     for site in found:
-        shutil.copyfile(Path(folder) / SETTINGS_FILE, site / SETTINGS_FILE)
+        write_deployment(replace(deployment, recipe=replace(deployment.recipe, data=without)), site)
         write_text(site / "README.md", _SITE_README.format(**facts, site=site.name))
     return found
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,13 @@ def private_key_matches(private: str | os.PathLike[str], public: str | os.PathLi
     return pem == key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+def require_private(path: Path) -> None:
+    """A one-line ValueError where others than its owner can read a key."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise ValueError(f"{path} can be read by others (mode {mode:o}): chmod 600 {path}")
 
 
 def write_private(path: Path, content: bytes) -> None:

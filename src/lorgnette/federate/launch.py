@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.federate.flower_command import FlowerCommand
-from lorgnette.federate.folder import Deployment, copy_settings_to_sites, read_deployment
-from lorgnette.federate.keys import write_private
+from lorgnette.federate.folder import SETTINGS_FILE, Deployment, copy_settings_to_sites, read_deployment
+from lorgnette.federate.keys import require_private, write_private
 from lorgnette.federate.node import NODE_ID
 from lorgnette.federate.operator import Board, page
 from lorgnette.federate.programs import (
@@ -31,6 +31,7 @@ from lorgnette.federate.programs import (
     free_port,
     is_up,
     listens,
+    reachable,
     require_flower,
     require_free_port,
     says_ready,
@@ -68,7 +69,9 @@ def serve(
     deployment = read_deployment(folder)
     public_keys = sorted((folder / "server" / "sites").glob("*.pub"))
     if not public_keys:
-        raise FileNotFoundError(f"{folder} has no keys: `lorgnette federate keys {folder}` makes them")
+        raise FileNotFoundError(
+            f"{folder} has no keys: `lorgnette federate keys {folder} --sites north,south` makes them"
+        )
     require_flower()
     copy_settings_to_sites(folder)
     run = make_folder(folder / "run")
@@ -80,6 +83,15 @@ def serve(
         show(f"listening on {deployment.listen}:{deployment.port} for {', '.join(file.stem for file in public_keys)}")
         run_id = flower.start_run(folder / "app")
         return _watch(flower, run_id, (run / "board.json", serving), show_page or (lambda board: show(page(board))))
+
+
+def is_serving(folder: str | os.PathLike[str]) -> bool:
+    """Whether the rounds of a federation's folder are being run now, on this machine."""
+    lock = Path(folder) / "run" / "lock"
+    if not lock.is_file():
+        return False
+    with lock.open("r+") as file:
+        return not take_lock(file)
 
 
 def simulate(
@@ -129,6 +141,7 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
     for name in ("ca.crt", "node.key"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}: the server's operator hands it out with the folder")
+    require_private(folder / "node.key")
     require_flower()
     run = make_folder(folder / "run")
     worker = [sys.executable, "-m", "lorgnette.federate.site", str(folder), json.dumps(dict(given))]
@@ -139,6 +152,10 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
         while True:
             with child(worker, os.environ, log) as warm, started(warm, log, lambda: says_ready(log)):
                 show(f"{folder.name} is ready and calls {deployment.address}")
+                try:
+                    reachable(deployment.address, folder / "ca.crt")
+                except ValueError as error:
+                    show(f"{error} It is tried again until it answers")
                 _keep_node(folder, deployment, warm, show)
             show(f"the worker ended ({log} may say why): starting again")
             time.sleep(RESTART_SECONDS[-1])
@@ -154,8 +171,15 @@ def _keep_node(folder: Path, deployment: Deployment, warm: subprocess.Popen[byte
                 time.sleep(LOOK_SECONDS)
         tries = 0 if time.monotonic() - began > 60 else tries + 1
         wait = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
-        show(f"the node ended ({folder / 'run' / 'node.log'} says why): starting again in {wait:.0f} s")
+        show(f"the node ended ({_why(folder / 'run' / 'node.log')}): starting again in {wait:.0f} s")
         time.sleep(wait)
+
+
+def _why(log: Path) -> str:
+    """What a node's log says of its end, for whoever looks."""
+    if "Failed to activate SuperNode" in log.read_text(errors="replace"):
+        return "the server does not let this key in: is node.pub in its server/sites, and was it served since?"
+    return f"{log} says why"
 
 
 @contextlib.contextmanager
@@ -167,7 +191,12 @@ def _superlink(folder: Path, deployment: Deployment, serving: str) -> Iterator[s
         *("--ssl-keyfile", str(keys / "server.key"), "--enable-supernode-auth"),
         *("--disable-runtime-dependency-installation", "--database", str(run / "superlink.db")),
     ]
-    require_free_port(deployment.listen, deployment.port)
+    try:
+        require_free_port(deployment.listen, deployment.port)
+    except ValueError as error:
+        if is_serving(folder):
+            raise ValueError(f"a server of {folder} is running already: stop it first, or leave it be") from None
+        raise ValueError(f"{error}: stop what listens there, or change the port in {SETTINGS_FILE}") from None
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SERVING": serving}
     log = run / "superlink.log"
     address = f"127.0.0.1:{deployment.port}"

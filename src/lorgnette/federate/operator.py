@@ -20,7 +20,8 @@ from lorgnette.files import read_json, write_json
 
 FORMAT_VERSION = 1
 WAITING, KEEPING = "waiting for sites", "keeping the adapter"
-State = Literal["not yet seen", "ready", "training", "answered", "late", "refused", "not asked"]
+NOT_CONNECTED = "it is not connected"
+State = Literal["not yet seen", "ready", "training", "answered", "late", "refused", "not connected", "not asked"]
 
 
 @dataclass
@@ -98,7 +99,8 @@ class Board:
                 line.rounds += 1
             case NotUsed():
                 if event.client in self.sites:
-                    self.failed(event.client, event.reason)
+                    away = event.reason == NOT_CONNECTED
+                    self.failed(event.client, event.reason, "not connected" if away else "refused")
             case RoundDone():
                 self.round_seconds.append(event.record["seconds"])
                 self.metrics, self.phase = _numbers(event.record.get("metrics")), "between rounds"

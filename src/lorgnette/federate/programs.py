@@ -178,7 +178,7 @@ def require_free_port(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise ValueError(f"cannot listen on {host}:{port} ({error.strerror}): another port may work") from None
+        raise ValueError(f"cannot listen on {host}:{port} ({os.strerror(error.errno or 0)})") from None
 
 
 def free_port() -> int:

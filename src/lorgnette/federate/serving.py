@@ -12,9 +12,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lorgnette.federate.codec import Schema
 from lorgnette.federate.folder import SETTINGS_FILE, Deployment, read_deployment
@@ -114,8 +114,9 @@ def _run(
     if not home.started:
         home.start(recipe, config)
     elif home.settings() != (recipe, config):
-        raise ValueError(f"{SETTINGS_FILE} changed since these rounds began: put it back, or move run/ away")
-    test = room_of(recipe).loaders(recipe.data, recipe.train)[1] if deployment.evaluate else []
+        changed = ", ".join(differences(home.settings(), (recipe, config)))
+        raise ValueError(f"{SETTINGS_FILE} changed since the rounds began ({changed}): put it back, or move run/ away")
+    test = held_out(recipe, dealt_out=SIMULATED in os.environ) if deployment.evaluate else []
     server = Server(recipe, config, home, test, [board])
     if SIMULATED in os.environ:
         name_of = simulated_names(connect([], lambda node: str(node.node_id)), len(names), SIMULATION_SECONDS).get
@@ -123,12 +124,46 @@ def _run(
     else:
         keys = public_keys(folder)
         network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
-    gather(network, deployment, facts_of(server.adapter, server.made, deployment), board)
+    saved = home.journal.latest()
+    if saved is None or saved.round < config.rounds:  # else nobody is asked: what is left is to keep the adapter
+        gather(network, deployment, facts_of(server.adapter, server.made, deployment), board)
     outcome = server.rounds.run(network)
     if outcome.reason == "interrupted":
         raise KeyboardInterrupt
     server.keep(outcome)
     board.finish("finished" if outcome.reason == "done" else outcome.reason)
+
+
+def held_out(recipe: Any, dealt_out: bool = False) -> Sequence[Any]:
+    """The batches that the server scores rounds with: all images of its own folder, since it trains on none.
+
+    Args:
+        recipe: with the server's data.
+        dealt_out: whether the folder is also what clients of a simulation train on; then a part is held out.
+
+    Raises:
+        ValueError, FileNotFoundError: no data is set, or it is not there.
+    """
+    data = recipe.data
+    if not dealt_out and data.root is not None and data.test is None:
+        data = replace(data, test=data.root)
+    return room_of(recipe).loaders(data, recipe.train)[1]
+
+
+def differences(before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
+    """`rounds 60 -> 50` for each setting of the recipe and the rounds that is another one."""
+    from lorgnette.recipe import recipe_to_dict
+
+    was, now = ({**_flat(recipe_to_dict(recipe)), **_flat(asdict(config))} for recipe, config in (before, after))
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return [f"{name} {was.get(name)} -> {now.get(name)}" for name in names]
+
+
+def _flat(tree: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{start}{name}.") if isinstance(value, dict) else {f"{start}{name}": value}
+    return flat
 
 
 def simulated_names(network: Network, count: int, seconds: float) -> dict[str, str]:
