@@ -72,8 +72,10 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="also the usual Flower app, in turn with ours")
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     options = parser.parse_args()
-    if not shutil.which("flower-superlink", path=programs.environment(Path(tempfile.mkdtemp()))["PATH"]):
-        print("left out: needs lorgnette[federated]")
+    try:
+        programs.require_flower()
+    except ValueError as error:
+        print(f"left out: {error}")
         return
     found: list[dict[str, Any]] = []
     print(

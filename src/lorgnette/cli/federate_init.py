@@ -51,10 +51,11 @@ def run(words: list[str]) -> int:
         raise ValueError("--data.classes: name them, so that all sites number them alike; benign malignant, say")
 
     from lorgnette.federate.folder import Deployment, make_folder_of
+    from lorgnette.federate.programs import LOCAL
     from lorgnette.federate.state import Adapter
     from lorgnette.recipe import build
 
-    here = own["host"] in ("localhost", "127.0.0.1")
+    here = own["host"] in LOCAL
     deployment = Deployment(
         recipe,
         config,
