@@ -31,7 +31,7 @@ RECIPE = superres.Recipe(
 WHOLE = replace(RECIPE, lora=None)
 
 
-def shaken(recipe: superres.Recipe) -> superres.Task:
+def shaken(recipe: superres.Recipe) -> superres.SuperResolution:
     task = build(recipe)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def shaken(recipe: superres.Recipe) -> superres.Task:
     return task
 
 
-def state(task: superres.Task) -> dict[str, bytes]:
+def state(task: superres.SuperResolution) -> dict[str, bytes]:
     return {name: tensor.contiguous().numpy().tobytes() for name, tensor in task.state_dict().items()}
 
 

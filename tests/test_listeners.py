@@ -16,8 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from lorgnette.batches import ListedBatches
 from lorgnette.events import Evaluated, Finished, Started, Stepped

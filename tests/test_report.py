@@ -11,8 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lorgnette.charts import HEIGHT, WIDTH, line_chart, log_ticks, number, ticks
 from lorgnette.report import most_changed, write_report

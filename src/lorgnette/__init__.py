@@ -5,90 +5,30 @@ The names below are imported when they are first used, so that `import lorgnette
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lorgnette.version import __version__
+from lorgnette.common.lazy import lazy
+from lorgnette.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from lorgnette import lora, systems
-    from lorgnette.checkpoint import load, load_recipe, save
+    from lorgnette import lora as lora, systems as systems
+    from lorgnette.checkpoint import load as load, load_recipe as load_recipe, save as save
     from lorgnette.lora import (
-        LoRAConfig,
-        LoRAConv2d,
-        LoRALinear,
-        count_parameters,
-        freeze_base_params,
-        get_lora_params,
-        get_lora_state_dict,
-        inject_lora,
-        load_adapter,
-        load_lora_state_dict,
-        merge_lora_weights,
-        save_adapter,
+        LoRAConfig as LoRAConfig,
+        LoRAConv2d as LoRAConv2d,
+        LoRALinear as LoRALinear,
+        count_parameters as count_parameters,
+        freeze_base_params as freeze_base_params,
+        get_lora_params as get_lora_params,
+        get_lora_state_dict as get_lora_state_dict,
+        inject_lora as inject_lora,
+        load_adapter as load_adapter,
+        load_lora_state_dict as load_lora_state_dict,
+        merge_lora_weights as merge_lora_weights,
+        save_adapter as save_adapter,
     )
-    from lorgnette.recipe import TrainConfig, build
-    from lorgnette.task import Task
-    from lorgnette.train import evaluate, fit
+    from lorgnette.recipe import TrainConfig as TrainConfig, build as build
+    from lorgnette.task import Task as Task
+    from lorgnette.train import evaluate as evaluate, fit as fit
 
-_HOME = {
-    "Task": "task",
-    "TrainConfig": "recipe",
-    "build": "recipe",
-    "evaluate": "train",
-    "fit": "train",
-    "load": "checkpoint",
-    "load_recipe": "checkpoint",
-    "save": "checkpoint",
-    "LoRAConfig": "lora",
-    "LoRAConv2d": "lora",
-    "LoRALinear": "lora",
-    "count_parameters": "lora",
-    "freeze_base_params": "lora",
-    "get_lora_params": "lora",
-    "get_lora_state_dict": "lora",
-    "inject_lora": "lora",
-    "load_adapter": "lora",
-    "load_lora_state_dict": "lora",
-    "merge_lora_weights": "lora",
-    "save_adapter": "lora",
-}
-_MODULES = ("lora", "systems")
-
-__all__ = [
-    "LoRAConfig",
-    "LoRAConv2d",
-    "LoRALinear",
-    "Task",
-    "TrainConfig",
-    "__version__",
-    "build",
-    "count_parameters",
-    "evaluate",
-    "fit",
-    "freeze_base_params",
-    "get_lora_params",
-    "get_lora_state_dict",
-    "inject_lora",
-    "load",
-    "load_adapter",
-    "load_lora_state_dict",
-    "load_recipe",
-    "lora",
-    "merge_lora_weights",
-    "save",
-    "save_adapter",
-    "systems",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -15,8 +15,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from lorgnette import exif as exif_data
-from lorgnette import png_tiff
+from lorgnette import exif as exif_data, png_tiff
 from lorgnette.files import atomic_write
 from lorgnette.folders import SUFFIXES, find_images, pair_images
 from lorgnette.pixels import crop_to_multiple, to_samples, to_uint8

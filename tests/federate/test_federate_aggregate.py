@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from federate_layers import adapted, base_model, weights, worst_error
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lorgnette import lora

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lorgnette.federate.codec import Refused, Schema, Spec, decode, encode, flatten
 from lorgnette.federate.feedback import rounded_update

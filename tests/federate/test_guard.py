@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lorgnette.federate.folder import APP_NAME
 from lorgnette.federate.guard import KEY_HEADER, OnlyNodes, only_its_own, own_app_only, same_app

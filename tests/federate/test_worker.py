@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lorgnette.federate.worker import WorkerRefused, WorkerUnreachable, ask, serving, without_paths
 

@@ -8,14 +8,14 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from lora_cases import cases
 from torch import nn
 
 from lorgnette.lora import (
     LoRAConfig,
     disabled,
+    dora as dora_module,
     effective_parameter,
     fingerprint,
     get_lora_params,
@@ -28,7 +28,6 @@ from lorgnette.lora import (
     unmerge_lora_weights,
     verify,
 )
-from lorgnette.lora import dora as dora_module
 from lorgnette.lora.parameter import sites
 from lorgnette.optim import make_optimizer
 from lorgnette.recipe import TrainConfig

@@ -8,8 +8,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lorgnette import lora
 from lorgnette.nn.feature_cache import FeatureCache

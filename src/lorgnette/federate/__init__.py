@@ -5,62 +5,24 @@ Settings import no torch; the rest is imported when it is used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lorgnette.federate.settings import FederateConfig
+from lorgnette.common.lazy import lazy
+from lorgnette.federate.settings import FederateConfig as FederateConfig
 
 if TYPE_CHECKING:
-    from lorgnette.federate.aggregate import Aggregated, Global, Update
-    from lorgnette.federate.client import LocalClient, Places
-    from lorgnette.federate.codec import Refused
-    from lorgnette.federate.journal import Journal
-    from lorgnette.federate.rounds import Outcome, Rounds
-    from lorgnette.federate.schemes import SCHEMES
-    from lorgnette.federate.state import Adapter, AdapterState
-    from lorgnette.federate.transport import Client, InProcess, Reply, Transport
+    from lorgnette.federate.aggregate import Aggregated as Aggregated, Global as Global, Update as Update
+    from lorgnette.federate.client import LocalClient as LocalClient, Places as Places
+    from lorgnette.federate.codec import Refused as Refused
+    from lorgnette.federate.journal import Journal as Journal
+    from lorgnette.federate.rounds import Outcome as Outcome, Rounds as Rounds
+    from lorgnette.federate.schemes import SCHEMES as SCHEMES
+    from lorgnette.federate.state import Adapter as Adapter, AdapterState as AdapterState
+    from lorgnette.federate.transport import (
+        Client as Client,
+        InProcess as InProcess,
+        Reply as Reply,
+        Transport as Transport,
+    )
 
-_HOME = {
-    "SCHEMES": "schemes",
-    "Adapter": "state",
-    "AdapterState": "state",
-    "Aggregated": "aggregate",
-    "Client": "transport",
-    "Global": "aggregate",
-    "InProcess": "transport",
-    "Journal": "journal",
-    "LocalClient": "client",
-    "Outcome": "rounds",
-    "Places": "client",
-    "Refused": "codec",
-    "Reply": "transport",
-    "Rounds": "rounds",
-    "Transport": "transport",
-    "Update": "aggregate",
-}
-
-__all__ = [
-    "SCHEMES",
-    "Adapter",
-    "AdapterState",
-    "Aggregated",
-    "Client",
-    "FederateConfig",
-    "Global",
-    "InProcess",
-    "Journal",
-    "LocalClient",
-    "Outcome",
-    "Places",
-    "Refused",
-    "Reply",
-    "Rounds",
-    "Transport",
-    "Update",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

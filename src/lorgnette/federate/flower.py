@@ -220,8 +220,7 @@ def _supernode() -> None:
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore import heartbeat
     from flwr.supercore.run import RunNotRunningException
-    from flwr.supernode import fleet_http_connection
-    from flwr.supernode import start_client_internal as node
+    from flwr.supernode import fleet_http_connection, start_client_internal as node
     from flwr.supernode.cli import flower_supernode
     from flwr.supernode.fleet_http_client import FleetHttpClient
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss
 
 from lorgnette.systems.clip.scores import calibration_error, confusion, confusion_picture, scores

@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lorgnette.systems.clip.recipe import Data, Model, Recipe, adapter_preset
+from lorgnette.common.lazy import lazy
+from lorgnette.systems.clip.recipe import (
+    Data as Data,
+    Model as Model,
+    Recipe as Recipe,
+    adapter_preset as adapter_preset,
+)
 
 if TYPE_CHECKING:
-    from lorgnette.systems.clip.data import default_steps, loaders
-    from lorgnette.systems.clip.evaluate import evaluation
-    from lorgnette.systems.clip.label import Label, classify
-    from lorgnette.systems.clip.miniature import tiny
-    from lorgnette.systems.clip.model import CLIPClassifier
-    from lorgnette.systems.clip.task import Classification, make_task
-    from lorgnette.systems.clip.weights import from_upstream
+    from lorgnette.systems.clip.data import default_steps as default_steps, loaders as loaders
+    from lorgnette.systems.clip.evaluate import evaluation as evaluation
+    from lorgnette.systems.clip.label import Label as Label, classify as classify
+    from lorgnette.systems.clip.miniature import tiny as tiny
+    from lorgnette.systems.clip.model import CLIPClassifier as CLIPClassifier
+    from lorgnette.systems.clip.task import (
+        Classification as Classification,
+        make_task as make_task,
+    )
+    from lorgnette.systems.clip.weights import from_upstream as from_upstream
 
-    Task = Classification
-
-# What needs torch is imported when it is asked for: the settings alone answer `--help`.
-_LAZY = {
-    "CLIPClassifier": "model",
-    "Classification": "task",
-    "Label": "label",
-    "classify": "label",
-    "default_steps": "data",
-    "evaluation": "evaluate",
-    "from_upstream": "weights",
-    "loaders": "data",
-    "make_task": "task",
-    "tiny": "miniature",
-}
-
-__all__ = [
-    "CLIPClassifier",
-    "Classification",
-    "Data",
-    "Label",
-    "Model",
-    "Recipe",
-    "Task",
-    "adapter_preset",
-    "classify",
-    "default_steps",
-    "evaluation",
-    "from_upstream",
-    "loaders",
-    "make_task",
-    "tiny",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Task":
-        name = "Classification"
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)
