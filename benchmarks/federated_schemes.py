@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from lorgnette import build, evaluate, fit
+from lorgnette.common.files import read_json, write_json
 from lorgnette.federate.run import federate
 from lorgnette.federate.schemes import SCHEMES
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.files import read_json, write_json
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from lorgnette import lora
+from lorgnette.common.identity import identity
 from lorgnette.images import Image
 from lorgnette.near_tiles import NearReuse
-from lorgnette.nn.identity import identity
 from lorgnette.recipe import build
 from lorgnette.rendering import render_picture
 from lorgnette.systems import restore, superres

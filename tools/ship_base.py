@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import lorgnette
 from lorgnette.checkpoint import RECIPE_FILE, load_recipe, recipe_text
-from lorgnette.files import atomic_write, write_text
+from lorgnette.common.files import atomic_write, write_text
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lorgnette import lora
 from lorgnette.checkpoint import RunFolder, load, recipe_text, save
+from lorgnette.common.files import make_folder
 from lorgnette.events import Listener
-from lorgnette.files import make_folder
 from lorgnette.images import Image, imresize, pair_images, read_image, to_uint8, write_image
 from lorgnette.listeners import read_metrics
 from lorgnette.pictures import busiest, labelled_grid

@@ -16,7 +16,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from lorgnette import exif as exif_data, png_tiff
-from lorgnette.files import atomic_write
+from lorgnette.common.files import atomic_write
 from lorgnette.folders import SUFFIXES, find_images, pair_images
 from lorgnette.pixels import crop_to_multiple, to_samples, to_uint8
 from lorgnette.resize import imresize

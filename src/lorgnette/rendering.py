@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lorgnette.common.identity import identity
 from lorgnette.images import imresize
 from lorgnette.near_tiles import NearReuse
-from lorgnette.nn.identity import identity
 from lorgnette.tile_cache import TILINGS, ExactReuse, TileCache
 from lorgnette.tiling import Render, Tile, Tiling, process_in_tiles
 

@@ -18,7 +18,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from lorgnette.charts import decimals, line_chart, number
-from lorgnette.files import write_text
+from lorgnette.common.files import write_text
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]  # a PNG file, or (H, W, 3) or (H, W) uint8
 Captioned = tuple[str, Picture] | tuple[str, Picture, Picture]  # caption, picture; or caption, before, after

@@ -11,7 +11,7 @@ result then is that of the same tiling without a cache, bit for bit: every tile 
 Near: a tile is taken if it is near enough to the very input its kept output was computed from (its anchor). See
 `lorgnette.near_tiles`.
 
-Kept outputs are found under the stream, the model with its adapter and device (`lorgnette.nn.identity`), the
+Kept outputs are found under the stream, the model with its adapter and device (`lorgnette.common.identity`), the
 precision, the place of the output pixels within the crop, and the pixels. So a cut, other weights, another adapter or
 another stream never meet what belongs elsewhere, and nothing has to be cleared.
 """
@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.nn.bounded_store import BoundedStore
+from lorgnette.common.store import BoundedStore
 from lorgnette.tiling import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20

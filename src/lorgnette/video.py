@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lorgnette.files import make_folder
+from lorgnette.common.files import make_folder
 from lorgnette.images import Image
 from lorgnette.systems import room_of
 from lorgnette.task import Task

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lorgnette.files import make_folder, read_json, take_lock, write_json
+from lorgnette.common.files import make_folder, read_json, take_lock, write_json
 
 FORMAT_VERSION = 1
 JOB_FILE, LOG_FILE, FRAMES = "job.json", "frames.log", "frames"  # the last: a folder for what is no record

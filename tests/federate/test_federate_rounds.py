@@ -32,7 +32,7 @@ BASE = "base"
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the many small files here none has to outlive a power cut."""
-    monkeypatch.setattr("lorgnette.files._flush_to_disk", lambda path: None)
+    monkeypatch.setattr("lorgnette.common.files._flush_to_disk", lambda path: None)
 
 
 def start() -> AdapterState:

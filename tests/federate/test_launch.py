@@ -12,11 +12,11 @@ import pytest
 from flower_cases import make_study
 
 from lorgnette.cli import main
+from lorgnette.common.files import take_lock
 from lorgnette.federate import flower_command, launch
 from lorgnette.federate.flower_command import FlowerCommand
 from lorgnette.federate.folder import read_deployment
 from lorgnette.federate.operator import Board
-from lorgnette.files import take_lock
 
 
 class Hanging:

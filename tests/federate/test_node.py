@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from processes import SOURCE, processes_of, wait_for
 
+from lorgnette.common.files import take_lock
 from lorgnette.federate import node
 from lorgnette.federate.node import NODE_ID, Waits, coming_back
 from lorgnette.federate.programs import _is_gone, child, environment
-from lorgnette.files import take_lock
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from lorgnette import lora
-from lorgnette.nn.bounded_store import ENTRY, BoundedStore
+from lorgnette.common.store import ENTRY, BoundedStore
 from lorgnette.nn.swin import SwinTransformerBlock
 from lorgnette.nn.window_cache import WindowCache
 

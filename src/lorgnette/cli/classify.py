@@ -8,7 +8,7 @@ from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, whole
 from lorgnette.cli.output import table
-from lorgnette.files import write_json
+from lorgnette.common.files import write_json
 
 
 def run(words: list[str]) -> int:
@@ -17,7 +17,7 @@ def run(words: list[str]) -> int:
     if options.adapter and options.classes:
         raise ValueError("--classes: an adapter knows its own classes; leave one of the two out")
 
-    from lorgnette.cli.device import to_device
+    from lorgnette.common.devices import to_device
     from lorgnette.folders import find_images
     from lorgnette.images import read_image
     from lorgnette.systems import room

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_json, whole
 from lorgnette.cli.output import figure, size, table
-from lorgnette.files import write_json
+from lorgnette.common.files import write_json
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, factor, whole
-from lorgnette.files import make_folder
+from lorgnette.common.files import make_folder
 from lorgnette.systems import ROOMS
 
 
@@ -113,7 +113,7 @@ def _check_target(target: Path) -> None:
 def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     """The task and its room's `enhance`."""
     from lorgnette.checkpoint import load, load_recipe
-    from lorgnette.cli.device import to_device
+    from lorgnette.common.devices import to_device
     from lorgnette.recipe import build
     from lorgnette.systems import room, room_name
 

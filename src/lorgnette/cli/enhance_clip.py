@@ -64,7 +64,7 @@ def refuse_options(options: argparse.Namespace) -> None:
 
 def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
     """Enhance a clip; returns the exit status."""
-    from lorgnette.files import write_json
+    from lorgnette.common.files import write_json
     from lorgnette.video import check_output, enhance_video, open_clip, working_folder
 
     target = _target(source, out, options.frames)

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, factor
 from lorgnette.cli.output import metrics_table
-from lorgnette.files import write_json
+from lorgnette.common.files import write_json
 from lorgnette.systems import ROOMS, room
 
 
@@ -25,7 +25,7 @@ def run(words: list[str]) -> int:
 def _folder(options: argparse.Namespace) -> int:
     """Score on the folder `--data`."""
     from lorgnette.checkpoint import load, load_recipe
-    from lorgnette.cli.device import to_device
+    from lorgnette.common.devices import to_device
     from lorgnette.recipe import build
     from lorgnette.systems import room_name, room_of
 
@@ -66,7 +66,7 @@ def _folder(options: argparse.Namespace) -> int:
 def _option_file(options: argparse.Namespace) -> int:
     """Score the network of an option file on every data set that it names, whole."""
     from lorgnette import settings
-    from lorgnette.cli.device import to_device
+    from lorgnette.common.devices import to_device
     from lorgnette.recipe import build
 
     for name in ("adapter", "data", "lr", "scales", "levels"):

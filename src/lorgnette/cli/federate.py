@@ -14,8 +14,8 @@ from lorgnette import settings
 from lorgnette.cli.output import figure, size, table
 from lorgnette.cli.settings_page import about_setting, option_lines, settings_page, shown_default
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
+from lorgnette.common.files import write_json
 from lorgnette.federate.settings import FederateConfig, Settings
-from lorgnette.files import write_json
 from lorgnette.systems import ROOMS, room
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ def run(words: list[str]) -> int:
     add_json(parser)
     options = parser.read(words)
 
+    from lorgnette.common.files import write_json
     from lorgnette.federate.launch import serve, simulate
     from lorgnette.federate.programs import stopping_on_terminate
-    from lorgnette.files import write_json
 
     pages = Pages()
     run_rounds = simulate if options.simulate else serve

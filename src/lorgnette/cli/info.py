@@ -11,7 +11,7 @@ from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_json
 from lorgnette.cli.output import size
-from lorgnette.files import nearest, read_json, write_json
+from lorgnette.common.files import nearest, read_json, write_json
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 LISTED = 20  # tensors or layers that are named one by one

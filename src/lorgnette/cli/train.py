@@ -15,7 +15,7 @@ from lorgnette import settings
 from lorgnette.cli.output import figure, table
 from lorgnette.cli.settings_page import settings_page
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
-from lorgnette.files import write_json
+from lorgnette.common.files import write_json
 from lorgnette.systems import ROOMS, room
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorgnette.common.files import write_text
 from lorgnette.federate.programs import environment
-from lorgnette.files import write_text
 
 CALL_SECONDS = 120.0
 

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lorgnette.common.files import write_text
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.files import write_text
 from lorgnette.recipe import recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
 from lorgnette.version import __version__

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.federate.aggregate import Global
 from lorgnette.federate.products import Product
 from lorgnette.federate.state import AdapterState
-from lorgnette.files import atomic_write, make_folder, write_text
 from lorgnette.listeners.metrics_file import read_metrics
 
 FORMAT_VERSION = 1

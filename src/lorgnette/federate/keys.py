@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorgnette.common.files import make_folder
 from lorgnette.federate.certificates import (
     certificate_hosts,
     certificate_pem,
@@ -30,7 +31,6 @@ from lorgnette.federate.certificates import (
     sign_server,
 )
 from lorgnette.federate.programs import LOCAL
-from lorgnette.files import make_folder
 
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")  # also a file name, a node name and a column of the report
 

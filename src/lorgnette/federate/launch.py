@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lorgnette.common.files import make_folder, take_lock
 from lorgnette.federate.flower_command import FlowerCommand
 from lorgnette.federate.folder import SETTINGS_FILE, Deployment, copy_settings_to_sites, read_deployment
 from lorgnette.federate.keys import require_private, write_private
@@ -37,7 +38,6 @@ from lorgnette.federate.programs import (
     says_ready,
     started,
 )
-from lorgnette.files import make_folder, take_lock
 
 RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0)  # waits before a node that ended is started again
 LOOK_SECONDS = 0.5

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lorgnette.files import write_text
+from lorgnette.common.files import write_text
 
 NODE_ID = "LORGNETTE_NODE_ID"  # environment: file for the number that the server knows this node by
 POLL_SECONDS = 0.1

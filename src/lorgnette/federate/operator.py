@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from lorgnette.common.files import read_json, write_json
 from lorgnette.federate.events import Answered, Event, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
-from lorgnette.files import read_json, write_json
 
 FORMAT_VERSION = 1
 WAITING, KEEPING = "waiting for sites", "keeping the adapter"

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lorgnette.files import make_folder
+from lorgnette.common.files import make_folder
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0

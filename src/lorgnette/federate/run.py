@@ -14,6 +14,7 @@ import yaml
 
 from lorgnette.batches import Batches, DrawnBatches, derived_seed
 from lorgnette.checkpoint import load_recipe, recipe_text, save
+from lorgnette.common.files import make_folder, read_json, write_text
 from lorgnette.federate.aggregate import Global
 from lorgnette.federate.client import LocalClient, Place, Places
 from lorgnette.federate.events import Listener
@@ -24,7 +25,6 @@ from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.federate.split import Indices, Part, read_manifest, split, write_manifest
 from lorgnette.federate.store import FolderStore
 from lorgnette.federate.transport import InProcess
-from lorgnette.files import make_folder, read_json, write_text
 from lorgnette.lora import LoRAConfig, adapted_layers
 from lorgnette.recipe import build
 from lorgnette.settings import from_mapping, make_recipe, read_yaml

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorgnette.common.files import make_folder, take_lock
 from lorgnette.federate.codec import Schema
 from lorgnette.federate.folder import SETTINGS_FILE, Deployment, read_deployment
 from lorgnette.federate.operator import Board
@@ -23,7 +24,6 @@ from lorgnette.federate.run import FederationFolder, Server
 from lorgnette.federate.simulated import simulated_clients
 from lorgnette.federate.state import Adapter, AdapterState
 from lorgnette.federate.transport import Reply, Transport
-from lorgnette.files import make_folder, take_lock
 from lorgnette.systems import room_of
 
 SERVING = "LORGNETTE_SERVING"  # environment: a word for this start of the server

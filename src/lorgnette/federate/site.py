@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorgnette.common.files import make_folder
 from lorgnette.federate.client import LocalClient, Places
 from lorgnette.federate.folder import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.keys import write_private
@@ -26,7 +27,6 @@ from lorgnette.federate.programs import end_group_with_input, stopping_on_termin
 from lorgnette.federate.serving import facts_of
 from lorgnette.federate.store import FolderStore
 from lorgnette.federate.worker import serving, unpacked
-from lorgnette.files import make_folder
 from lorgnette.recipe import build
 from lorgnette.systems import room_of
 from lorgnette.version import __version__

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lorgnette.batches import Draw
-from lorgnette.files import read_json, write_json
+from lorgnette.common.files import read_json, write_json
 
 FORMAT_VERSION = 1
 Indices = NDArray[np.int64]

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lorgnette.common.files import nearest
 from lorgnette.federate.products import Product, narrowed, truncated
-from lorgnette.files import nearest
 from lorgnette.lora import LowRank, adapted_layers, fingerprint, trained_tensors
 from lorgnette.lora.base import STARTS
 from lorgnette.lora.parameter import LoRAParameter, sites

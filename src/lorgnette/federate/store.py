@@ -11,8 +11,8 @@ from typing import Protocol
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorgnette.files import atomic_write, make_folder
-from lorgnette.tensors import read_tensors
+from lorgnette.common.files import atomic_write, make_folder
+from lorgnette.common.tensors import read_tensors
 
 
 class Store(Protocol):

@@ -28,8 +28,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lorgnette.common.files import read_json
 from lorgnette.federate.keys import write_private
-from lorgnette.files import read_json
 
 GREETING = b"LGW1"
 HANDSHAKE_SECONDS = 10.0

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorgnette.common.files import write_text
 from lorgnette.events import Evaluated, Event, Started
-from lorgnette.files import write_text
 from lorgnette.listeners.record import record
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import PIL.Image
 
+from lorgnette.common.files import atomic_write
 from lorgnette.events import Evaluated, Event, Started
-from lorgnette.files import atomic_write
 from lorgnette.report import Captioned
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lorgnette.files import read_json
+from lorgnette.common.files import read_json
 from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig, starts_from_base
 from lorgnette.lora.fitting import load_onto

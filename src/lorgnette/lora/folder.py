@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorgnette.files import atomic_write, make_folder, read_json
+from lorgnette.common.files import atomic_write, make_folder, read_json
 
 WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lorgnette.files import atomic_write, nearest
+from lorgnette.common.files import atomic_write, nearest
 from lorgnette.lora.adapter import load_adapter
 from lorgnette.lora.base import LowRank, is_adapted
 from lorgnette.lora.config import LoRAConfig

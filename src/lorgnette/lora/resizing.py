@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lorgnette.files import nearest
+from lorgnette.common.files import nearest
 from lorgnette.lora.base import LowRank, adapted_layers
 from lorgnette.lora.parameter import LoRAParameter
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lorgnette.files import nearest, read_json
+from lorgnette.common.files import nearest, read_json
 from lorgnette.lora.adapter import load_adapter, save_adapter
 from lorgnette.lora.attention import update_readers
 from lorgnette.lora.base import LowRank, adapted_layers, is_adapted

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.nn.identity import identity
+from lorgnette.common.identity import identity
 from lorgnette.nn.recompute import linear_dtype, recomputed
 from lorgnette.nn.transformer import Mlp, check_heads, joined, normed
 from lorgnette.nn.window_cache import WindowCache

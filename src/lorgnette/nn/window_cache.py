@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorgnette.nn.bounded_store import BoundedStore
+from lorgnette.common.store import BoundedStore
 
 MAX_BYTES = 1024 * 2**20
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from lorgnette.files import nearest
+from lorgnette.common.files import nearest
 
 ROOMS: dict[str, str] = {
     "superres": "lorgnette.systems.superres",

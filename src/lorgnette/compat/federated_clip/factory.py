@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from lorgnette import lora
+from lorgnette.common.files import make_folder, nearest, write_text
 from lorgnette.compat.federated_clip.clip_wrapper import CLIPLoRAWrapper
 from lorgnette.compat.federated_clip.lora_config import LoRAConfig
 from lorgnette.compat.federated_clip.model import FederatedCLIPModel
-from lorgnette.files import make_folder, nearest, write_text
 from lorgnette.settings import read_yaml
 
 FORMAT_VERSION = 1

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorgnette.files import read_json
+from lorgnette.common.files import read_json
+from lorgnette.common.tensors import check_state, float_state, read_tensors
 from lorgnette.systems.clip.layouts import deduced, renamed
 from lorgnette.systems.clip.model import ARCHITECTURES, CLIPClassifier, TextHead, linear_head, random_head
 from lorgnette.systems.clip.preprocess import PUBLISHED, Normalisation
 from lorgnette.systems.clip.recipe import Data, Model
 from lorgnette.systems.clip.tokens import Tokenizer, small_rules, small_vocabulary
-from lorgnette.tensors import check_state, float_state, read_tensors
 
 SHIPPED = Path(__file__).parent / "base"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lorgnette.common.tensors import check_state, float_state, read_tensors
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Model
-from lorgnette.tensors import check_state, float_state, read_tensors
 
 SHIPPED = Path(__file__).parent / "base"
 ADDED = re.compile(r".*\.self_attention\.lora_cache\.(map_A|map_B|gate)")

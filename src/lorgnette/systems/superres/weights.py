@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lorgnette.common.tensors import check_state, float_state, read_tensors
 from lorgnette.systems.superres.encoders import EDSR, ENCODERS, make_encoder
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.recipe import Model
-from lorgnette.tensors import check_state, float_state, read_tensors
 
 SHIPPED = Path(__file__).parent / "base"
 SHIPPED_ENCODER = "edsr-baseline"
