@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorgnette.images import Image, imresize, read_image
+from lorgnette.images.file import Image, imresize, read_image
 from lorgnette.recipe import build
 from lorgnette.systems import restore, superres
-from lorgnette.tile_cache import TILINGS, TileCache
+from lorgnette.tiles.cache import TILINGS, TileCache
 
 Pixels = NDArray[np.float32]
 ROOMS = {"restore": restore, "superres": superres}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorgnette import demo, load
-from lorgnette.images import read_image
+from lorgnette.images.file import read_image
 from lorgnette.listeners import MetricsFile, read_metrics
 
 

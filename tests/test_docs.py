@@ -19,7 +19,7 @@ from lorgnette import lora, settings
 from lorgnette.cli import VERBS, federate, federate_init, main, train
 from lorgnette.cli.arguments import Arguments
 from lorgnette.cli.words import settings_from_file, split_words
-from lorgnette.images import Image, write_image
+from lorgnette.images.file import Image, write_image
 from lorgnette.systems import ROOMS, room
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorgnette.folders import find_images, pair_images
+from lorgnette.images.folders import find_images, pair_images
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -14,8 +14,16 @@ import tifffile
 import torch
 from PIL import ImageCms
 
-from lorgnette import images
-from lorgnette.images import Image, ImageError, read_image, to_uint8, write_image
+from lorgnette.images import (
+    Image,
+    ImageError,
+    crop_to_multiple,
+    exif as exif_data,
+    png_tiff,
+    read_image,
+    to_uint8,
+    write_image,
+)
 
 ORIENTATION, ARTIST, EXIF_IFD, EXPOSURE, EXIF_WIDTH, GPS_IFD = 0x0112, 0x013B, 0x8769, 0x829A, 0xA002, 0x8825
 
@@ -147,10 +155,10 @@ def test_orientation(tmp_path: Path, kind: str, orientation: int):
     elif kind == "tif16":
         tifffile.imwrite(path, samples.astype(np.uint16) * 257, extratags=[(ORIENTATION, "H", 1, orientation, True)])
     else:
-        images.png_tiff.write_png(path, samples.astype(np.uint16)[..., None] * 257, None, exif.tobytes())
+        png_tiff.write_png(path, samples.astype(np.uint16)[..., None] * 257, None, exif.tobytes())
     image = read_image(path)
     np.testing.assert_array_equal(to_uint8(image.pixels[..., 0]), expected)
-    assert image.exif is None or ORIENTATION not in images.exif_data.tags(image.exif)
+    assert image.exif is None or ORIENTATION not in exif_data.tags(image.exif)
 
 
 def _with_exif(samples: np.ndarray, exif: PIL.Image.Exif) -> PIL.Image.Image:
@@ -302,7 +310,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.png_tiff, "write_png", disk_full)
+    monkeypatch.setattr(png_tiff, "write_png", disk_full)
     with pytest.raises(ImageError, match="No space left on device"):
         write_image(path, picture(False, False, 16))
     assert path.read_bytes() == before
@@ -310,6 +318,6 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_crop_to_multiple():
-    assert images.crop_to_multiple(torch.zeros(1, 3, 10, 13), 4).shape == (1, 3, 8, 12)
+    assert crop_to_multiple(torch.zeros(1, 3, 10, 13), 4).shape == (1, 3, 8, 12)
     with pytest.raises(ValueError, match="3 x 9"):
-        images.crop_to_multiple(np.zeros((3, 9)), 4)
+        crop_to_multiple(np.zeros((3, 9)), 4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorgnette.metrics import luma, psnr, ssim
+from lorgnette.images.metrics import luma, psnr, ssim
 
 generator = torch.Generator().manual_seed(0)
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from lorgnette.near_tiles import NearReuse, enlarged, least_cosine, noise_power
-from lorgnette.tile_cache import TileCache
-from lorgnette.tiling import Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
+from lorgnette.tiles.cache import TileCache
+from lorgnette.tiles.near import NearReuse, enlarged, least_cosine, noise_power
+from lorgnette.tiles.plan import Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
 
 TILING, LARGEST = Tiling(16, 3, 2), 96
 WEIGHT = torch.rand(3, 3, 5, 5, generator=torch.Generator().manual_seed(0)) - 0.5

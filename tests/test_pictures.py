@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorgnette.pictures import LABEL, MARGIN, busiest, labelled_grid
+from lorgnette.report.grid import LABEL, MARGIN, busiest, labelled_grid
 
 
 def test_each_picture_stands_in_its_place():

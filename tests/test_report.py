@@ -13,8 +13,8 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.charts import HEIGHT, WIDTH, line_chart, log_ticks, number, ticks
-from lorgnette.report import most_changed, write_report
+from lorgnette.report.charts import HEIGHT, WIDTH, line_chart, log_ticks, number, ticks
+from lorgnette.report.page import most_changed, write_report
 
 VOID = {"meta", "img", "input", "br"}
 HOSTILE = """</pre></title><script>alert(1)</script><img src="http://x.example/a.png" onerror='alert(1)'>&"""

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from lorgnette.images import crop_to_multiple, find_images, read_image, to_uint8
-from lorgnette.metrics import psnr
-from lorgnette.resize import imresize
+from lorgnette.images.file import crop_to_multiple, find_images, read_image, to_uint8
+from lorgnette.images.metrics import psnr
+from lorgnette.images.resize import imresize
 
 DATA = Path(os.environ.get("LORGNETTE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "images"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the images in {DATA} (set LORGNETTE_DATA)")

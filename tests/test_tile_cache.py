@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from lorgnette import lora
 from lorgnette.common.identity import identity
-from lorgnette.images import Image
-from lorgnette.near_tiles import NearReuse
+from lorgnette.images.file import Image
 from lorgnette.recipe import build
-from lorgnette.rendering import render_picture
 from lorgnette.systems import restore, superres
-from lorgnette.tile_cache import ExactReuse, TileCache
-from lorgnette.tiling import Tile, Tiling, process_in_tiles
+from lorgnette.tiles.cache import ExactReuse, TileCache
+from lorgnette.tiles.near import NearReuse
+from lorgnette.tiles.plan import Tile, Tiling, process_in_tiles
+from lorgnette.tiles.render import render_picture
 
 TILING = Tiling(tile=16, halo=3, blend=2)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from lorgnette.tiling import Tile, plan_tiles, process_in_tiles
+from lorgnette.tiles.plan import Tile, plan_tiles, process_in_tiles
 
 lengths = st.integers(1, 90)
 

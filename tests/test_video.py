@@ -25,10 +25,10 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from lorgnette import build
-from lorgnette.images import Image, read_image, to_uint8, write_image
+from lorgnette.images.file import Image, read_image, to_uint8, write_image
 from lorgnette.systems import restore, superres
 from lorgnette.task import Task
-from lorgnette.tile_cache import TILINGS, TileCache
+from lorgnette.tiles.cache import TILINGS, TileCache
 from lorgnette.video import enhance_video, open_clip, working_folder
 from lorgnette.video_clip import Clip, Colour, Frame
 from lorgnette.video_codecs import choose_encoding

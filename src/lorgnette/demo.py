@@ -21,11 +21,11 @@ from lorgnette import lora
 from lorgnette.checkpoint import RunFolder, load, recipe_text, save
 from lorgnette.common.files import make_folder
 from lorgnette.events import Listener
-from lorgnette.images import Image, imresize, pair_images, read_image, to_uint8, write_image
+from lorgnette.images.file import Image, imresize, pair_images, read_image, to_uint8, write_image
 from lorgnette.listeners import read_metrics
-from lorgnette.pictures import busiest, labelled_grid
 from lorgnette.recipe import TrainConfig, build
-from lorgnette.report import Captioned, write_report
+from lorgnette.report.grid import busiest, labelled_grid
+from lorgnette.report.page import Captioned, write_report
 from lorgnette.systems.superres.camera import Camera
 from lorgnette.systems.superres.data import TestImages, loaders
 from lorgnette.systems.superres.enlarge import enhance

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lorgnette.common.files import make_folder
-from lorgnette.images import Image
+from lorgnette.images.file import Image
 from lorgnette.systems import room_of
 from lorgnette.task import Task
-from lorgnette.tile_cache import TileCache
+from lorgnette.tiles.cache import TileCache
 from lorgnette.video_clip import Clip, Frame, Progress, Source, Target
 from lorgnette.video_codecs import check_container
 from lorgnette.video_folder import FolderSource, FolderTarget

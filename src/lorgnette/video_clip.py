@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lorgnette.video_journal import Journal
 
 if TYPE_CHECKING:
-    from lorgnette.images import Image
+    from lorgnette.images.file import Image
 
 READ_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob"),

@@ -10,8 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from lorgnette.folders import SUFFIXES
-from lorgnette.images import Image, read_image, write_image
+from lorgnette.images.file import Image, read_image, write_image
+from lorgnette.images.folders import SUFFIXES
 from lorgnette.video_clip import RGB, Clip, Colour, Frame, Progress
 from lorgnette.video_journal import FRAMES, Journal
 

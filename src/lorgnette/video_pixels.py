@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lorgnette.images import Image
-from lorgnette.pixels import to_samples
+from lorgnette.images.file import Image
+from lorgnette.images.pixels import to_samples
 from lorgnette.video_clip import FULL, LIMITED, Clip, Colour
 from lorgnette.video_codecs import Encoding
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorgnette.images import MAX_PIXELS
+from lorgnette.images.file import MAX_PIXELS
 from lorgnette.video_clip import FULL, RGB, Clip, Colour, Frame
 from lorgnette.video_pixels import FFmpegError, av, to_image
 

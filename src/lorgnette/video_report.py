@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorgnette.images import Image, imresize, to_uint8
-from lorgnette.report import Captioned, write_report
+from lorgnette.images.file import Image, imresize, to_uint8
+from lorgnette.report.page import Captioned, write_report
 from lorgnette.video_clip import Clip
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), 
 
 
 def write_video_report(path: str | os.PathLike[str], done: Enhanced, clip: Clip, before: Image, after: Image) -> None:
-    """Write a self-contained page; see `lorgnette.report.write_report`.
+    """Write a self-contained page; see `lorgnette.report.page.write_report`.
 
     Args:
         path: the HTML file.

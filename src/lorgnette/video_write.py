@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lorgnette.images import Image
+from lorgnette.images.file import Image
 from lorgnette.video_clip import Clip, Frame, Progress
 from lorgnette.video_codecs import Encoding, choose_encoding
 from lorgnette.video_journal import Journal

@@ -18,8 +18,8 @@ def run(words: list[str]) -> int:
         raise ValueError("--classes: an adapter knows its own classes; leave one of the two out")
 
     from lorgnette.common.devices import to_device
-    from lorgnette.folders import find_images
-    from lorgnette.images import read_image
+    from lorgnette.images.file import read_image
+    from lorgnette.images.folders import find_images
     from lorgnette.systems import room
 
     files = [file for path in map(Path, options.images) for file in (find_images(path) if path.is_dir() else [path])]

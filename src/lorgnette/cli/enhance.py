@@ -86,7 +86,7 @@ def _file_job(source: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _folder_jobs(source: Path, out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
-    from lorgnette.folders import find_images
+    from lorgnette.images.folders import find_images
 
     if out.is_file():
         raise ValueError(f"{out} is a file: for a folder of images, give a folder")
@@ -99,7 +99,7 @@ def _folder_jobs(source: Path, out: Path, overwrite: bool) -> list[tuple[Path, P
 
 def _check_target(target: Path) -> None:
     """Find out before the work whether the file can be written."""
-    from lorgnette.images import check_output
+    from lorgnette.images.file import check_output
 
     check_output(target)
     folder = make_folder(target.parent)
@@ -134,7 +134,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
     from tqdm import tqdm
 
-    from lorgnette.images import check_output, read_image, write_image
+    from lorgnette.images.file import check_output, read_image, write_image
 
     image = read_image(source)
     check_output(target, alpha=image.alpha is not None)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from lorgnette.folders import SUFFIXES
+from lorgnette.images.folders import SUFFIXES
 from lorgnette.video_clip import READ_SUFFIXES
 from lorgnette.video_codecs import CONTAINERS, ENCODERS
 
@@ -144,7 +144,7 @@ def _cache(options: argparse.Namespace) -> Any:
         raise ValueError("--tolerance: is for --cache near")
     if options.cache == "off":
         return None
-    from lorgnette.tile_cache import TileCache
+    from lorgnette.tiles.cache import TileCache
 
     return TileCache(mode=options.cache, **({} if options.tolerance is None else {"tolerance": options.tolerance}))
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lorgnette.charts import number
 from lorgnette.federate.accounting import DELTA, epsilon
 from lorgnette.federate.events import (
     Answered,
@@ -26,7 +25,8 @@ from lorgnette.federate.events import (
 )
 from lorgnette.listeners.metrics_file import read_metrics
 from lorgnette.listeners.record import change
-from lorgnette.report import write_report
+from lorgnette.report.charts import number
+from lorgnette.report.page import write_report
 from lorgnette.settings import read_yaml
 
 COUNTED, REFUSED, MISSING, IDLE = (47, 127, 123), (196, 62, 48), (233, 168, 64), (236, 238, 240)

@@ -11,7 +11,7 @@ import PIL.Image
 
 from lorgnette.common.files import atomic_write
 from lorgnette.events import Evaluated, Event, Started
-from lorgnette.report import Captioned
+from lorgnette.report.page import Captioned
 
 
 class SamplePictures:

@@ -10,7 +10,7 @@ from lorgnette.events import Evaluated, Event, Finished, Started, Stepped
 from lorgnette.listeners.metrics_file import read_metrics
 from lorgnette.listeners.pictures import before_and_after
 from lorgnette.listeners.record import in_words, record
-from lorgnette.report import write_report
+from lorgnette.report.page import write_report
 
 
 class Report:

@@ -14,7 +14,7 @@ import pytest
 
 from lorgnette import build, fit, load, save
 from lorgnette.cli import main
-from lorgnette.images import Image, read_image
+from lorgnette.images.file import Image, read_image
 from lorgnette.systems import clip
 
 

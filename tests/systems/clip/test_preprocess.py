@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image as Pillow
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lorgnette.images import Image
+from lorgnette.images.file import Image
 from lorgnette.systems.clip.preprocess import PUBLISHED, levels, random_square, square, unit
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lorgnette import build, evaluate, fit
-from lorgnette.images import Image
+from lorgnette.images.file import Image
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
 from lorgnette.systems.clip import glyphs

@@ -14,7 +14,7 @@ import yaml
 
 from lorgnette.cli import main
 from lorgnette.compat.basicsr.archs import build_network
-from lorgnette.images import Image, write_image
+from lorgnette.images.file import Image, write_image
 from lorgnette.optim import lr_factor, make_optimizer
 from lorgnette.settings import from_mapping, make_recipe
 from lorgnette.systems.restore import Data, MambaIR, Recipe, Restoration, evaluation, read_options, read_test_options

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorgnette.images import Image, write_image
+from lorgnette.images.file import Image, write_image
 from lorgnette.systems.restore import Data, MambaIR, Restoration, enhance, evaluation
 from lorgnette.systems.restore.data import TestImages
 from lorgnette.systems.restore.evaluate import non_local_means

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lorgnette.batches import Draw
-from lorgnette.images import Image, read_image, write_image
+from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems.restore import Data, Model, Recipe, default_steps, loaders
 from lorgnette.systems.restore.data import ImageFolder, PairedFolders, TestImages

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lorgnette import build
-from lorgnette.images import Image
-from lorgnette.metrics import psnr
+from lorgnette.images.file import Image
+from lorgnette.images.metrics import psnr
 from lorgnette.systems import restore
 from lorgnette.systems.restore.degradations import noisy_for_tables
 from lorgnette.systems.restore.evaluate import non_local_means

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.batches import Draw
-from lorgnette.images import Image, imresize, write_image
+from lorgnette.images.file import Image, imresize, write_image
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems.superres import Data, Recipe, default_steps, loaders
 from lorgnette.systems.superres.data import (

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from lorgnette.images import Image, imresize, read_image, write_image
+from lorgnette.images.file import Image, imresize, read_image, write_image
 from lorgnette.systems.superres import enhance
 from lorgnette.systems.superres.encoders import EDSR
 from lorgnette.systems.superres.enlarge import MAX_SCALE, output_size
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.task import SuperResolution
-from lorgnette.tiling import Tile
+from lorgnette.tiles.plan import Tile
 
 
 @pytest.fixture(scope="module")

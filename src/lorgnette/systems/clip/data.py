@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorgnette.batches import Draw, DrawnBatches
-from lorgnette.crops import split
-from lorgnette.folders import find_images
-from lorgnette.images import read_image
+from lorgnette.images.file import read_image
+from lorgnette.images.folders import find_images
+from lorgnette.images.patches import split
 from lorgnette.recipe import TrainConfig
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.preprocess import levels, random_square, square, unit

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lorgnette.images import Image
+from lorgnette.images.file import Image
 from lorgnette.systems.clip.preprocess import levels, square, unit
 from lorgnette.systems.clip.task import CHUNK, Classification
 
@@ -26,7 +26,7 @@ def classify(task: Classification, images: Sequence[Image], top: int = 1) -> lis
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
-        images: from `lorgnette.images.read_image`, of any size: CLIP sees their middle square.
+        images: from `lorgnette.images.file.read_image`, of any size: CLIP sees their middle square.
         top: answers for each picture.
 
     Returns:

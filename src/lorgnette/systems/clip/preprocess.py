@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from lorgnette.images import Image, to_uint8
+from lorgnette.images.file import Image, to_uint8
 
 
 class Normalisation(NamedTuple):

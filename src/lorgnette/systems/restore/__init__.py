@@ -8,7 +8,7 @@ from lorgnette.common.lazy import lazy
 from lorgnette.systems.restore.recipe import Data as Data, Model as Model, Recipe as Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.crops import default_steps as default_steps
+    from lorgnette.images.patches import default_steps as default_steps
     from lorgnette.systems.restore.basicsr import read_options as read_options, read_test_options as read_test_options
     from lorgnette.systems.restore.clean import enhance as enhance
     from lorgnette.systems.restore.data import loaders as loaders

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.crops import channels_first
-from lorgnette.images import Image
-from lorgnette.rendering import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.images.file import Image
+from lorgnette.images.patches import channels_first
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
-from lorgnette.tile_cache import TileCache
-from lorgnette.tiling import Tile, Tiling
+from lorgnette.tiles.cache import TileCache
+from lorgnette.tiles.plan import Tile, Tiling
+from lorgnette.tiles.render import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
 """The scan reaches over the whole image, but what is far away counts little."""
@@ -42,7 +42,7 @@ def enhance(
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
-        image: from `lorgnette.images.read_image`.
+        image: from `lorgnette.images.file.read_image`.
         scale: None, or the network's own factor: it knows no other.
         size: None, or (H, W) that this factor gives.
         tile: side of the tiles in input pixels; smaller needs less memory. Unset: 256, or 48 with a cache, 32 in its

@@ -8,7 +8,7 @@ from lorgnette.common.lazy import lazy
 from lorgnette.systems.superres.recipe import Data as Data, Model as Model, Recipe as Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.crops import default_steps as default_steps
+    from lorgnette.images.patches import default_steps as default_steps
     from lorgnette.systems.superres.data import loaders as loaders
     from lorgnette.systems.superres.enlarge import enhance as enhance
     from lorgnette.systems.superres.evaluate import evaluation as evaluation

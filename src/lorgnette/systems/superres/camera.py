@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.images import crop_to_multiple, imresize, to_uint8
+from lorgnette.images.file import crop_to_multiple, imresize, to_uint8
 
 
 @dataclass(frozen=True)

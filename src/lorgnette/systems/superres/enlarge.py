@@ -10,12 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lorgnette.images import Image
-from lorgnette.rendering import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.images.file import Image
 from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE
 from lorgnette.systems.superres.task import SuperResolution
-from lorgnette.tile_cache import TileCache
-from lorgnette.tiling import Tile, Tiling
+from lorgnette.tiles.cache import TileCache
+from lorgnette.tiles.plan import Tile, Tiling
+from lorgnette.tiles.render import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
 
 MAX_SCALE = 32.0
 DEFAULT_SCALE = 2.0
@@ -68,7 +68,7 @@ def enhance(
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
-        image: from `lorgnette.images.read_image`.
+        image: from `lorgnette.images.file.read_image`.
         scale: factor, or (y, x); any real number from 1 to 32. With neither it nor `size`: 2.
         size: (H, W) instead of `scale`.
         tile: side of the tiles in input pixels; smaller needs less memory. Unset: 320, or 48 with a cache, 32 in its

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lorgnette.images import find_images, imresize, pair_images
+from lorgnette.images.file import find_images, imresize, pair_images
 from lorgnette.systems.superres.data import TestImages
 from lorgnette.systems.superres.task import SuperResolution, image_scores
 

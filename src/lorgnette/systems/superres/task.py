@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images import imresize, to_uint8
-from lorgnette.metrics import psnr, ssim
+from lorgnette.images.file import imresize, to_uint8
+from lorgnette.images.metrics import psnr, ssim
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.recipe import Recipe
 from lorgnette.systems.superres.weights import load_base

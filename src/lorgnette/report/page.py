@@ -17,8 +17,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from lorgnette.charts import decimals, line_chart, number
 from lorgnette.common.files import write_text
+from lorgnette.report.charts import decimals, line_chart, number
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]  # a PNG file, or (H, W, 3) or (H, W) uint8
 Captioned = tuple[str, Picture] | tuple[str, Picture, Picture]  # caption, picture; or caption, before, after
@@ -242,7 +242,7 @@ document.querySelectorAll('.slider input').forEach(function (input) {
 
 def _page(title: str, header: str, body: str) -> str:
     """The policy lets the browser run this one script alone, and load nothing."""
-    style = (resources.files("lorgnette") / "report.css").read_text(encoding="utf-8")
+    style = (resources.files("lorgnette.report") / "report.css").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'"
     return f"""<!doctype html>

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
-from lorgnette.images import imresize
-from lorgnette.near_tiles import NearReuse
-from lorgnette.tile_cache import TILINGS, ExactReuse, TileCache
-from lorgnette.tiling import Render, Tile, Tiling, process_in_tiles
+from lorgnette.images.file import imresize
+from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
+from lorgnette.tiles.near import NearReuse
+from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles
 
 LEAST_TILE = 16
 
@@ -55,7 +55,7 @@ def render_picture(
     Args:
         model: what `render` runs, in eval mode; the cache has to know which one it is.
         image: (B, C, H, W).
-        render: see `lorgnette.tiling.process_in_tiles`.
+        render: see `lorgnette.tiles.plan.process_in_tiles`.
         out_size: (H', W').
         tiling: into tiles.
         largest: side of a tile that the room can do: near tiles are joined up to it.
@@ -63,7 +63,7 @@ def render_picture(
         cache: reuses tiles of earlier frames of the stream.
         stream: to which the frame belongs.
         settings: what else the result depends on, such as the precision.
-        corrected: see `lorgnette.near_tiles.NearReuse`.
+        corrected: see `lorgnette.tiles.near.NearReuse`.
 
     Returns:
         (B, C', H', W').

@@ -15,11 +15,11 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from lorgnette import exif as exif_data, png_tiff
 from lorgnette.common.files import atomic_write
-from lorgnette.folders import SUFFIXES, find_images, pair_images
-from lorgnette.pixels import crop_to_multiple, to_samples, to_uint8
-from lorgnette.resize import imresize
+from lorgnette.images import exif as exif_data, png_tiff
+from lorgnette.images.folders import SUFFIXES, find_images, pair_images
+from lorgnette.images.pixels import crop_to_multiple, to_samples, to_uint8
+from lorgnette.images.resize import imresize
 
 __all__ = [
     "MAX_PIXELS",

@@ -1,4 +1,4 @@
-"""Tiles that are near enough to earlier ones are reused: the near mode of `lorgnette.tile_cache.TileCache`.
+"""Tiles that are near enough to earlier ones are reused: the near mode of `lorgnette.tiles.cache.TileCache`.
 
 A tile is compared with its anchors, the inputs that its kept outputs were computed from; never with the frame before,
 so that small changes do not add up unseen. It is near if no block of 8 x 8 pixels differs by more than the
@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.tile_cache import TileCache, as_grid, compact
-from lorgnette.tiling import Render, Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
+from lorgnette.tiles.cache import TileCache, as_grid, compact
+from lorgnette.tiles.plan import Render, Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
 
 BLOCK = 8
 CELLS = (32, 16, BLOCK)

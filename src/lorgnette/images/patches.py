@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images import read_image
+from lorgnette.images.file import read_image
 
 T = TypeVar("T")
 

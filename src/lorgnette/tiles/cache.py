@@ -9,7 +9,7 @@ Exact: a tile is taken from the cache if the pixels it is computed from, halo in
 result then is that of the same tiling without a cache, bit for bit: every tile is computed by itself, in one shape.
 
 Near: a tile is taken if it is near enough to the very input its kept output was computed from (its anchor). See
-`lorgnette.near_tiles`.
+`lorgnette.tiles.near`.
 
 Kept outputs are found under the stream, the model with its adapter and device (`lorgnette.common.identity`), the
 precision, the place of the output pixels within the crop, and the pixels. So a cut, other weights, another adapter or
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorgnette.common.store import BoundedStore
-from lorgnette.tiling import Render, Tile, Tiling
+from lorgnette.tiles.plan import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20
 TILINGS = {"exact": Tiling(tile=48, halo=5, blend=2), "near": Tiling(tile=32, halo=5, blend=2)}

@@ -1,0 +1,22 @@
+"""Pictures: files, pixels, resizing, metrics, patches to learn from. What the rooms of pictures share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lorgnette.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from lorgnette.images.file import (
+        Image as Image,
+        ImageError as ImageError,
+        check_output as check_output,
+        read_image as read_image,
+        write_image as write_image,
+    )
+    from lorgnette.images.folders import find_images as find_images, pair_images as pair_images
+    from lorgnette.images.metrics import luma as luma, psnr as psnr, ssim as ssim
+    from lorgnette.images.pixels import crop_to_multiple as crop_to_multiple, to_uint8 as to_uint8
+    from lorgnette.images.resize import imresize as imresize
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -1,0 +1,1 @@
+"""Large images and frames of clips, piece by piece; pieces that frames share are computed once."""
