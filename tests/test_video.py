@@ -29,13 +29,13 @@ from lorgnette.images.file import Image, read_image, to_uint8, write_image
 from lorgnette.systems import restore, superres
 from lorgnette.task import Task
 from lorgnette.tiles.cache import TILINGS, TileCache
-from lorgnette.video import enhance_video, open_clip, working_folder
-from lorgnette.video_clip import Clip, Colour, Frame
-from lorgnette.video_codecs import choose_encoding
-from lorgnette.video_journal import Journal
-from lorgnette.video_pixels import to_frame
-from lorgnette.video_read import VideoSource, read_clip
-from lorgnette.video_write import Packer, formats_of, write_video
+from lorgnette.video.clip import Clip, Colour, Frame
+from lorgnette.video.codecs import choose_encoding
+from lorgnette.video.enhance import enhance_video, open_clip, working_folder
+from lorgnette.video.journal import Journal
+from lorgnette.video.pixels import to_frame
+from lorgnette.video.read import VideoSource, read_clip
+from lorgnette.video.write import Packer, formats_of, write_video
 from video_helpers import decoded, make_clip, packets, pixels, scene, times
 
 ROOMS = {"restore": restore, "superres": superres}
@@ -322,7 +322,7 @@ KILLED = """
     from pathlib import Path
     sys.path.insert(0, {here!r})
     from test_video import ROOMS, tiny_task
-    from lorgnette.video import enhance_video
+    from lorgnette.video.enhance import enhance_video
 
     def told(what, done, total):
         print(what, done, flush=True)
@@ -696,7 +696,7 @@ def test_an_encoder_that_refuses_does_so_at_the_first_frame(cleaner: Task, tmp_p
 
 def test_without_pyav_one_line_says_how_to_get_it(cleaner: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = make_clip(tmp_path / "in.mp4", scene(1, (36, 48)))
-    for name in ("lorgnette.video_pixels", "lorgnette.video_read", "lorgnette.video_write"):
+    for name in ("lorgnette.video.pixels", "lorgnette.video.read", "lorgnette.video.write"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "av", None)
     line = refusal(lambda: enhance_video(cleaner, source, tmp_path / "out.mp4"))
@@ -727,7 +727,7 @@ def test_the_report_of_a_cache_has_its_figures_and_a_heat_map(cleaner: Task, tmp
 
 
 def test_a_heat_map_has_the_colours_of_its_shares():
-    from lorgnette.video_report import heat_map
+    from lorgnette.video.report import heat_map
 
     picture = np.full((40, 60, 3), 255, np.uint8)
     painted = heat_map(np.array([[0.0, 1.0], [0.5, 0.25]]), picture)

@@ -102,7 +102,7 @@ def times(path: Path) -> list[float]:
 
 def pixels(path: Path) -> list[NDArray[np.float32]]:
     """Frames (H, W, 3) in [0, 1] as Lorgnette reads them."""
-    from lorgnette.video_read import VideoSource
+    from lorgnette.video.read import VideoSource
 
     return [frame.image.pixels for frame in VideoSource(path).frames()]
 

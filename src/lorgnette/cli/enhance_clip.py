@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.images.folders import SUFFIXES
-from lorgnette.video_clip import READ_SUFFIXES
-from lorgnette.video_codecs import CONTAINERS, ENCODERS
+from lorgnette.video.clip import READ_SUFFIXES
+from lorgnette.video.codecs import CONTAINERS, ENCODERS
 
 _OPTIONS = {
     "frames": False,
@@ -65,7 +65,7 @@ def refuse_options(options: argparse.Namespace) -> None:
 def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
     """Enhance a clip; returns the exit status."""
     from lorgnette.common.files import write_json
-    from lorgnette.video import check_output, enhance_video, open_clip, working_folder
+    from lorgnette.video.enhance import check_output, enhance_video, open_clip, working_folder
 
     target = _target(source, out, options.frames)
     check_output(source, target)
@@ -98,7 +98,7 @@ def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[],
     finally:
         bars.close()
     if options.json:
-        from lorgnette.video_report import figures
+        from lorgnette.video.report import figures
 
         write_json(options.json, figures(done, clip.clip))
     for note in done.notes:

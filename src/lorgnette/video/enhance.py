@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,35 +23,12 @@ from lorgnette.images.file import Image
 from lorgnette.systems import room_of
 from lorgnette.task import Task
 from lorgnette.tiles.cache import TileCache
-from lorgnette.video_clip import Clip, Frame, Progress, Source, Target
-from lorgnette.video_codecs import check_container
-from lorgnette.video_folder import FolderSource, FolderTarget
-from lorgnette.video_journal import Journal
+from lorgnette.video.clip import Clip, Enhanced, Frame, Progress, Source, Target
+from lorgnette.video.codecs import check_container
+from lorgnette.video.folder import FolderSource, FolderTarget
+from lorgnette.video.journal import Journal
 
 WORKING = ".part"  # what the name of the working folder adds to that of the output
-
-
-@dataclass(frozen=True)
-class Enhanced:
-    """What came of a clip.
-
-    Attributes:
-        path: The output.
-        frames: In it.
-        resumed: Of these, frames that an earlier run had done.
-        size: `(H, W)` of a frame of the output.
-        seconds: Computing time of each frame, of earlier runs too.
-        reuse: For each frame which tiles came from the cache, (rows, columns) of bool; empty without a cache.
-        notes: What could not be kept, in words.
-    """
-
-    path: Path
-    frames: int
-    resumed: int
-    size: tuple[int, int]
-    seconds: Sequence[float]
-    reuse: Sequence[NDArray[np.bool_]]
-    notes: Sequence[str]
 
 
 def enhance_video(
@@ -141,7 +116,7 @@ def enhance_video(
             notes=_notes(clip, out),
         )
         if report is not None and after is not None:
-            from lorgnette.video_report import write_video_report
+            from lorgnette.video.report import write_video_report
 
             write_video_report(report, done, clip, next(frames.frames()).image, after)
         journal.remove()
@@ -169,7 +144,7 @@ def open_clip(source: str | os.PathLike[str], rate: float | Fraction = 25, trunc
         if not 0 < rate <= 1000:
             raise ValueError(f"rate: {rate} does not work; frames per second, such as 25, do")
         return FolderSource(source, Fraction(rate).limit_denominator(1001))
-    from lorgnette.video_read import VideoSource
+    from lorgnette.video.read import VideoSource
 
     return VideoSource(source, truncated)
 
@@ -215,7 +190,7 @@ def _target(target: Path, source: Source, codec: str | None, quality: int | None
         names = [file.name for file in source.files] if isinstance(source, FolderSource) else None
         return FolderTarget(target, names, 95 if quality is None else quality, overwrite)
     check_container(target, codec)
-    from lorgnette.video_write import VideoTarget
+    from lorgnette.video.write import VideoTarget
 
     return VideoTarget(target, source.clip, codec, 80 if quality is None else quality)
 

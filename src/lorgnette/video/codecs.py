@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from lorgnette.video_clip import Clip, Colour
+from lorgnette.video.clip import Clip, Colour
 
 CONTAINERS = {
     ".mp4": ("h264", "hevc", "av1", "mpeg4"),

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from lorgnette.images.file import Image, imresize, to_uint8
 from lorgnette.report.page import Captioned, write_report
-from lorgnette.video_clip import Clip
+from lorgnette.video.clip import Clip
 
 if TYPE_CHECKING:
-    from lorgnette.video import Enhanced
+    from lorgnette.video.clip import Enhanced
 
 # From computed anew to reused: viridis at 0, 1/4, ... 1 (by S. van der Walt and N. Smith, CC0).
 _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float32)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lorgnette.images.file import Image
 from lorgnette.images.pixels import to_samples
-from lorgnette.video_clip import FULL, LIMITED, Clip, Colour
-from lorgnette.video_codecs import Encoding
+from lorgnette.video.clip import FULL, LIMITED, Clip, Colour
+from lorgnette.video.codecs import Encoding
 
 try:
     import av

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lorgnette.video_journal import Journal
+from lorgnette.video.journal import Journal
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lorgnette.images.file import Image
 
 READ_SUFFIXES = (
@@ -146,3 +149,26 @@ class Target(Protocol):
 
 def _usual_matrix(size: tuple[int, int]) -> int:
     return BT709 if size[1] >= 1280 or size[0] > 576 else SMPTE170M
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What came of a clip.
+
+    Attributes:
+        path: The output.
+        frames: In it.
+        resumed: Of these, frames that an earlier run had done.
+        size: `(H, W)` of a frame of the output.
+        seconds: Computing time of each frame, of earlier runs too.
+        reuse: For each frame which tiles came from the cache, (rows, columns) of bool; empty without a cache.
+        notes: What could not be kept, in words.
+    """
+
+    path: Path
+    frames: int
+    resumed: int
+    size: tuple[int, int]
+    seconds: Sequence[float]
+    reuse: Sequence[NDArray[np.bool_]]
+    notes: Sequence[str]

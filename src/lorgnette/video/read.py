@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette.images.file import MAX_PIXELS
-from lorgnette.video_clip import FULL, RGB, Clip, Colour, Frame
-from lorgnette.video_pixels import FFmpegError, av, to_image
+from lorgnette.video.clip import FULL, RGB, Clip, Colour, Frame
+from lorgnette.video.pixels import FFmpegError, av, to_image
 
 if TYPE_CHECKING:
     from av.container import InputContainer

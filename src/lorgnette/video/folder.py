@@ -12,8 +12,8 @@ from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.folders import SUFFIXES
-from lorgnette.video_clip import RGB, Clip, Colour, Frame, Progress
-from lorgnette.video_journal import FRAMES, Journal
+from lorgnette.video.clip import RGB, Clip, Colour, Frame, Progress
+from lorgnette.video.journal import FRAMES, Journal
 
 
 class FolderSource:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lorgnette.images.file import Image
-from lorgnette.video_clip import Clip, Frame, Progress
-from lorgnette.video_codecs import Encoding, choose_encoding
-from lorgnette.video_journal import Journal
-from lorgnette.video_pixels import FFmpegError, av, to_frame, to_image
-from lorgnette.video_read import open_container, read_clip
+from lorgnette.video.clip import Clip, Frame, Progress
+from lorgnette.video.codecs import Encoding, choose_encoding
+from lorgnette.video.journal import Journal
+from lorgnette.video.pixels import FFmpegError, av, to_frame, to_image
+from lorgnette.video.read import open_container, read_clip
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -76,7 +76,7 @@ class VideoTarget:
     Args:
         path: appears when all frames are done.
         clip: what the frames are made of.
-        codec: see `lorgnette.video_codecs.choose_encoding`, also for `quality`.
+        codec: see `lorgnette.video.codecs.choose_encoding`, also for `quality`.
         quality: 1 to 100.
     """
 
