@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from lorgnette import build, evaluate, fit, lora
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
+from lorgnette.train.config import TrainConfig
 
 FIGURES = ("accuracy", "nll", "ece")
 RATES = {"head alone": 1e-2, "adapters, r 8": 3e-3, "adapters, r 16": 3e-3, "whole network": 1e-3}

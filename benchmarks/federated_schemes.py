@@ -25,8 +25,8 @@ from lorgnette.common.files import read_json, write_json
 from lorgnette.federate.run import federate
 from lorgnette.federate.schemes import SCHEMES
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
+from lorgnette.train.config import TrainConfig
 
 CENTRALISED = "centralised"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.batches import Draw, DrawnBatches, ListedBatches, derived_seed
+from lorgnette.train.batches import Draw, DrawnBatches, ListedBatches, derived_seed
 
 
 class Numbers:

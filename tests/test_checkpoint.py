@@ -16,9 +16,10 @@ import yaml
 
 from lorgnette import lora
 from lorgnette.checkpoint import Checkpoints, RunFolder, load, load_recipe, save
-from lorgnette.events import Finished, Stepped
-from lorgnette.recipe import TrainConfig, build, recipe_from_dict, recipe_to_dict
+from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.systems import superres
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Finished, Stepped
 
 RECIPE = superres.Recipe(
     model=superres.Model(encoder="edsr-tiny", base="none"),

@@ -9,7 +9,7 @@ import pytest
 
 from lorgnette import demo, load
 from lorgnette.images.file import read_image
-from lorgnette.listeners import MetricsFile, read_metrics
+from lorgnette.train.listeners import MetricsFile, read_metrics
 
 
 @pytest.fixture(scope="module")

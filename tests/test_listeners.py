@@ -18,9 +18,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 
-from lorgnette.batches import ListedBatches
-from lorgnette.events import Evaluated, Finished, Started, Stepped
-from lorgnette.listeners import (
+from lorgnette.train.batches import ListedBatches
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Evaluated, Finished, Started, Stepped
+from lorgnette.train.listeners import (
     MetricsFile,
     ProgressBar,
     Report,
@@ -31,9 +32,8 @@ from lorgnette.listeners import (
     record,
     run_listeners,
 )
-from lorgnette.recipe import TrainConfig
-from lorgnette.task import Task
-from lorgnette.train import fit
+from lorgnette.train.loop import fit
+from lorgnette.train.task import Task
 
 
 def started(step=0, total=100):
@@ -369,5 +369,5 @@ def test_a_run_that_was_killed_and_resumed_is_told_whole(tmp_path, capsys):
 
 
 def test_importing_listeners_and_report_imports_no_torch():
-    code = "import sys, lorgnette.listeners, lorgnette.report.page; sys.exit('torch' in sys.modules)"
+    code = "import sys, lorgnette.train.listeners, lorgnette.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lorgnette import lora
-from lorgnette.optim import Averaged, frozen_norms, lr_factor, make_optimizer
-from lorgnette.recipe import TrainConfig
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.optim import Averaged, frozen_norms, lr_factor, make_optimizer
 
 
 def adapted(modules_to_save: list[str] | None = None) -> nn.Module:

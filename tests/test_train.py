@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorgnette import lora
-from lorgnette.batches import Draw, DrawnBatches
 from lorgnette.cli import main
-from lorgnette.events import Evaluated, Event, Finished, Started, Stepped
-from lorgnette.recipe import TrainConfig
-from lorgnette.task import Task
-from lorgnette.train import MAX_SKIPPED, evaluate, fit
+from lorgnette.train.batches import Draw, DrawnBatches
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
+from lorgnette.train.loop import MAX_SKIPPED, evaluate, fit
+from lorgnette.train.task import Task
 
 BASE = TrainConfig(steps=6, lr=0.05, warmup_steps=2, batch_size=4, device="cpu")
 
@@ -545,7 +545,7 @@ import os, random, signal, sys, threading
 
 from lorgnette import listeners
 from lorgnette.cli import main
-from lorgnette.events import Stepped
+from lorgnette.train.events import Stepped
 
 if __name__ == "__main__":
     step, delay = int(sys.argv[1]), float(sys.argv[2])
@@ -667,7 +667,7 @@ from dataclasses import replace
 import torch
 
 from test_train import BASE, Toy, points, listed
-from lorgnette.train import fit
+from lorgnette.train.loop import fit
 
 if __name__ == "__main__":
     task, seen = Toy(), []

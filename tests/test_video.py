@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from lorgnette import build
 from lorgnette.images.file import Image, read_image, to_uint8, write_image
 from lorgnette.systems import restore, superres
-from lorgnette.task import Task
 from lorgnette.tiles.cache import TILINGS, TileCache
+from lorgnette.train.task import Task
 from lorgnette.video.clip import Clip, Colour, Frame
 from lorgnette.video.codecs import choose_encoding
 from lorgnette.video.enhance import enhance_video, open_clip, working_folder

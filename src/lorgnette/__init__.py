@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         merge_lora_weights as merge_lora_weights,
         save_adapter as save_adapter,
     )
-    from lorgnette.recipe import TrainConfig as TrainConfig, build as build
-    from lorgnette.task import Task as Task
-    from lorgnette.train import evaluate as evaluate, fit as fit
+    from lorgnette.recipe import build as build
+    from lorgnette.train.config import TrainConfig as TrainConfig
+    from lorgnette.train.loop import evaluate as evaluate, fit as fit
+    from lorgnette.train.task import Task as Task
 
 __getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from lorgnette import lora
 from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.common.tensors import read_tensors
-from lorgnette.events import Event, Finished, Stepped
 from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
-from lorgnette.task import Task
+from lorgnette.train.events import Event, Finished, Stepped
+from lorgnette.train.task import Task
 
 RECIPE_FILE = "recipe.yaml"
 MODEL_FILE = "model.safetensors"

@@ -20,10 +20,8 @@ from torch import Tensor
 from lorgnette import lora
 from lorgnette.checkpoint import RunFolder, load, recipe_text, save
 from lorgnette.common.files import make_folder
-from lorgnette.events import Listener
 from lorgnette.images.file import Image, imresize, pair_images, read_image, to_uint8, write_image
-from lorgnette.listeners import read_metrics
-from lorgnette.recipe import TrainConfig, build
+from lorgnette.recipe import build
 from lorgnette.report.grid import busiest, labelled_grid
 from lorgnette.report.page import Captioned, write_report
 from lorgnette.systems.superres.camera import Camera
@@ -31,7 +29,10 @@ from lorgnette.systems.superres.data import TestImages, loaders
 from lorgnette.systems.superres.enlarge import enhance
 from lorgnette.systems.superres.recipe import Data, Recipe
 from lorgnette.systems.superres.task import SuperResolution, image_scores
-from lorgnette.train import evaluate, fit
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Listener
+from lorgnette.train.listeners import read_metrics
+from lorgnette.train.loop import evaluate, fit
 
 # Both views of the motorcycle stand on one side: a scene must not be on both.
 TRAINING_SCENES = ("astronaut", "motorcycle_left", "motorcycle_right", "immunohistochemistry", "retina")

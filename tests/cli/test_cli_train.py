@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from cli_helpers import TINY
 
-from lorgnette import listeners
 from lorgnette.cli import main
-from lorgnette.events import Stepped
+from lorgnette.train import listeners
+from lorgnette.train.events import Stepped
 
 
 def train(*words: object, photos: Path) -> int:

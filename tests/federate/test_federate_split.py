@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.batches import Draw, DrawnBatches
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.federate.split import Part, by_size, dirichlet, evenly, read_manifest, split, write_manifest
+from lorgnette.train.batches import Draw, DrawnBatches
 
 
 @given(

@@ -29,8 +29,8 @@ from lorgnette.lora import (
     verify,
 )
 from lorgnette.lora.parameter import sites
-from lorgnette.optim import make_optimizer
-from lorgnette.recipe import TrainConfig
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.optim import make_optimizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, at import

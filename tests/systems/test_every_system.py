@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from lorgnette import lora
 from lorgnette.checkpoint import load, load_recipe, save
-from lorgnette.events import Finished
-from lorgnette.recipe import TrainConfig, build, recipe_from_dict, recipe_to_dict
+from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.systems import ROOMS, room, room_name
-from lorgnette.task import Task
-from lorgnette.train import evaluate, fit
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Finished
+from lorgnette.train.loop import evaluate, fit
+from lorgnette.train.task import Task
 
 PROTOCOL = ("Recipe", "Model", "Data", "loaders", "Task", "make_task", "from_upstream", "tiny")
 

@@ -13,7 +13,7 @@ from lorgnette.common.files import write_json
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
     from lorgnette.demo import Outcome
-    from lorgnette.events import Listener
+    from lorgnette.train.events import Listener
 
 
 def run(words: list[str]) -> int:
@@ -53,7 +53,7 @@ def _arguments() -> Arguments:
 
 
 def _listeners(folder: RunFolder) -> list[Listener]:
-    from lorgnette import listeners
+    from lorgnette.train import listeners
 
     return [listeners.ProgressBar(), listeners.MetricsFile(folder.metrics_file)]
 
@@ -72,7 +72,7 @@ def _table(outcome: Outcome) -> str:
 
 
 def _figures(outcome: Outcome, seed: int) -> dict[str, Any]:
-    from lorgnette.listeners.record import finite
+    from lorgnette.train.listeners.record import finite
 
     paths = {name: str(Path(getattr(outcome, name))) for name in ("adapter", "comparison", "enlarged", "report")}
     rows = [asdict(row) | {"metrics": finite(row.metrics)} for row in outcome.rows]

@@ -97,7 +97,7 @@ def _bar(images: Any) -> Any:
 
 
 def _finite(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    from lorgnette.listeners.record import finite
+    from lorgnette.train.listeners.record import finite
 
     return {name: finite(metrics) for name, metrics in rows.items()}
 

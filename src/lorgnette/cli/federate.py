@@ -194,7 +194,7 @@ def _own_page() -> str:
 
 
 def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFolder) -> str:
-    from lorgnette.listeners.record import change
+    from lorgnette.train.listeners.record import change
 
     said = []
     first = next((line["metrics"] for line in lines if line.get("metrics")), {})

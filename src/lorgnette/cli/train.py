@@ -20,8 +20,8 @@ from lorgnette.systems import ROOMS, room
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
-    from lorgnette.events import Finished
-    from lorgnette.task import Task
+    from lorgnette.train.events import Finished
+    from lorgnette.train.task import Task
 
 OPTIONS: OwnOptions = {
     "config": ("FILE", "settings from a YAML file; those on the command line count more"),
@@ -114,8 +114,8 @@ def _fit(
     json_file: str | None,
 ) -> int:
     from lorgnette.checkpoint import Checkpoints, save
-    from lorgnette.listeners import run_listeners
-    from lorgnette.train import fit
+    from lorgnette.train.listeners import run_listeners
+    from lorgnette.train.loop import fit
 
     batches, test = loaded
     go_on = f"To go on:\n  lorgnette train {name} --resume {shlex.quote(str(folder.path))}"
@@ -175,7 +175,7 @@ def _plan(recipe: Any, folder: RunFolder, batches: Any, test: Sequence[Any], sna
 
 
 def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
-    from lorgnette.listeners.record import change
+    from lorgnette.train.listeners.record import change
 
     lines = []
     if end.best:
@@ -199,7 +199,7 @@ def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
 
 
 def _figures(end: Finished, recipe: Any, folder: RunFolder, task: Task, seconds: float) -> dict[str, Any]:
-    from lorgnette.listeners.record import finite
+    from lorgnette.train.listeners.record import finite
 
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
     return {

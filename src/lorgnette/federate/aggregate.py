@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorgnette.batches import derived_seed
 from lorgnette.federate.products import Product, compressed, distance, norm, total
 from lorgnette.federate.schemes import SCHEMES, Layer, Scheme
 from lorgnette.federate.server_optimizer import ServerOptimizer
 from lorgnette.federate.state import AdapterState
+from lorgnette.train.batches import derived_seed
 
 
 class Update(NamedTuple):

@@ -1,4 +1,4 @@
-"""A client that trains a task of any room with `lorgnette.train.fit` on its own part of the data."""
+"""A client that trains a task of any room with `lorgnette.train.loop.fit` on its own part of the data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorgnette.batches import Batches, ListedBatches, derived_seed
-from lorgnette.events import Event, Stepped
 from lorgnette.federate.feedback import rounded_update
 from lorgnette.federate.messages import Local, decode_work
 from lorgnette.federate.privacy import privatised
@@ -22,9 +20,11 @@ from lorgnette.federate.products import Product
 from lorgnette.federate.state import Adapter, AdapterState
 from lorgnette.federate.store import MemoryStore, Store
 from lorgnette.federate.transport import Cancelled
-from lorgnette.recipe import TrainConfig
-from lorgnette.task import Task
-from lorgnette.train import evaluate, fit
+from lorgnette.train.batches import Batches, ListedBatches, derived_seed
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Event, Stepped
+from lorgnette.train.loop import evaluate, fit
+from lorgnette.train.task import Task
 
 _LAST = 2**31  # no round comes later
 _HOME, _ERRORS = "home:", "lost:"  # of what a client keeps: its own layers, its rounding errors

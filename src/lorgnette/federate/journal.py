@@ -25,7 +25,7 @@ from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.federate.aggregate import Global
 from lorgnette.federate.products import Product
 from lorgnette.federate.state import AdapterState
-from lorgnette.listeners.metrics_file import read_metrics
+from lorgnette.train.listeners.metrics_file import read_metrics
 
 FORMAT_VERSION = 1
 _PARTS = ("A", "B", "tensor", "folded_A", "folded_B", "optimizer")

@@ -23,11 +23,11 @@ from lorgnette.federate.events import (
     RoundsStarted,
     RoundStarted,
 )
-from lorgnette.listeners.metrics_file import read_metrics
-from lorgnette.listeners.record import change
 from lorgnette.report.charts import number
 from lorgnette.report.page import write_report
 from lorgnette.settings import read_yaml
+from lorgnette.train.listeners.metrics_file import read_metrics
+from lorgnette.train.listeners.record import change
 
 COUNTED, REFUSED, MISSING, IDLE = (47, 127, 123), (196, 62, 48), (233, 168, 64), (236, 238, 240)
 """Colours of the picture of who took part."""

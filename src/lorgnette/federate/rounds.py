@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lorgnette.batches import derived_seed
 from lorgnette.federate.aggregate import Global, Update, aggregate
 from lorgnette.federate.events import Event, Listener, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 from lorgnette.federate.inbox import Counted, Inbox
@@ -20,6 +19,7 @@ from lorgnette.federate.schemes import SCHEMES
 from lorgnette.federate.server_optimizer import ServerOptimizer
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.federate.transport import Reply, Transport
+from lorgnette.train.batches import derived_seed
 
 MOST_VOID = 3
 """Rounds in a row without a quorum after which the loop gives up."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 
-from lorgnette.batches import Batches, DrawnBatches, derived_seed
 from lorgnette.checkpoint import load_recipe, recipe_text, save
 from lorgnette.common.files import make_folder, read_json, write_text
 from lorgnette.federate.aggregate import Global
@@ -28,7 +27,8 @@ from lorgnette.federate.transport import InProcess
 from lorgnette.lora import LoRAConfig, adapted_layers
 from lorgnette.recipe import build
 from lorgnette.settings import from_mapping, make_recipe, read_yaml
-from lorgnette.train import evaluate
+from lorgnette.train.batches import Batches, DrawnBatches, derived_seed
+from lorgnette.train.loop import evaluate
 
 CONFIG_FILE, RECIPE_FILE, SPLIT_FILE = "federation.yaml", "recipe.yaml", "split.json"
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lorgnette.batches import Draw
 from lorgnette.common.files import read_json, write_json
+from lorgnette.train.batches import Draw
 
 FORMAT_VERSION = 1
 Indices = NDArray[np.int64]

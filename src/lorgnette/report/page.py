@@ -46,7 +46,7 @@ def write_report(
         path: the HTML file to write.
         title: heading and window title.
         recipe_text: the settings as text; left out if empty.
-        metrics: lines of metrics.jsonl (see `lorgnette.listeners.read_metrics`); may be empty.
+        metrics: lines of metrics.jsonl (see `lorgnette.train.listeners.read_metrics`); may be empty.
         table: rows, one column for each key in the order of first appearance; the first column names the row.
             A value is a text, a number, a tuple (mean, spread) or None; a number in a column whose name
             ends in "size" or "bytes" is in bytes.

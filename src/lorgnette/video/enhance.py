@@ -21,8 +21,8 @@ from torch import nn
 from lorgnette.common.files import make_folder
 from lorgnette.images.file import Image
 from lorgnette.systems import room_of
-from lorgnette.task import Task
 from lorgnette.tiles.cache import TileCache
+from lorgnette.train.task import Task
 from lorgnette.video.clip import Clip, Enhanced, Frame, Progress, Source, Target
 from lorgnette.video.codecs import check_container
 from lorgnette.video.folder import FolderSource, FolderTarget

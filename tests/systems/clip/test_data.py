@@ -9,10 +9,10 @@ import PIL.Image
 import pytest
 import torch
 
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.data import class_names, drawn
+from lorgnette.train.config import TrainConfig
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 
 from lorgnette import build, evaluate, fit
 from lorgnette.images.file import Image
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems import clip
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.weights import SHIPPED
+from lorgnette.train.config import TrainConfig
 
 
 @pytest.mark.parametrize(("preset", "least"), [("glyphs", 0.89), ("digits", 0.33)])

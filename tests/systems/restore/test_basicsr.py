@@ -15,10 +15,10 @@ import yaml
 from lorgnette.cli import main
 from lorgnette.compat.basicsr.archs import build_network
 from lorgnette.images.file import Image, write_image
-from lorgnette.optim import lr_factor, make_optimizer
 from lorgnette.settings import from_mapping, make_recipe
 from lorgnette.systems.restore import Data, MambaIR, Recipe, Restoration, evaluation, read_options, read_test_options
 from lorgnette.systems.restore.basicsr import translate, translate_test
+from lorgnette.train.optim import lr_factor, make_optimizer
 
 SHIPPED = Path(__file__).parents[3] / "options" / "train" / "train_MambaIR_LoRA_Cache.yml"
 LIGHT = """

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lorgnette.batches import Draw
 from lorgnette.images.file import Image, read_image, write_image
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.restore import Data, Model, Recipe, default_steps, loaders
 from lorgnette.systems.restore.data import ImageFolder, PairedFolders, TestImages
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
+from lorgnette.train.batches import Draw
+from lorgnette.train.config import TrainConfig
 
 
 def picture(path: Path, h: int = 40, w: int = 52, seed: int = 0, grey: bool = False) -> Path:

@@ -10,9 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorgnette.batches import Draw
 from lorgnette.images.file import Image, imresize, write_image
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.superres import Data, Recipe, default_steps, loaders
 from lorgnette.systems.superres.data import (
     ImageFolder,
@@ -24,6 +22,8 @@ from lorgnette.systems.superres.data import (
     split,
     unit,
 )
+from lorgnette.train.batches import Draw
+from lorgnette.train.config import TrainConfig
 
 
 def ramp(h: int, w: int) -> np.ndarray:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lorgnette import lora
 from lorgnette.compat.federated_clip.parameters import Parameters, copy_in, from_tensors
-from lorgnette.recipe import TrainConfig, build
+from lorgnette.recipe import build
 from lorgnette.systems import clip
 from lorgnette.systems.clip.scores import scores
+from lorgnette.train.config import TrainConfig
 
 LEARNING_RATES = {True: 1e-3, False: 1e-5}  # of adapters; of all weights
 

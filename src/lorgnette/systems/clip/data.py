@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.batches import Draw, DrawnBatches
 from lorgnette.images.file import read_image
 from lorgnette.images.folders import find_images
 from lorgnette.images.patches import split
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.preprocess import levels, random_square, square, unit
 from lorgnette.systems.clip.recipe import Data
+from lorgnette.train.batches import Draw, DrawnBatches
+from lorgnette.train.config import TrainConfig
 
 PRESET_CLASSES = {"digits": glyphs.DIGITS, "shapes": glyphs.SHAPES, "glyphs": glyphs.THINGS}
 

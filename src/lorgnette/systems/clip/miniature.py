@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.preprocess import unit
 from lorgnette.systems.clip.recipe import VISION_TARGETS, Data, Model, Recipe
+from lorgnette.train.config import TrainConfig
 
 SIDE = 16
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.recipe import TrainConfig
+from lorgnette.train.config import TrainConfig
 
 ROOM = "clip"
 

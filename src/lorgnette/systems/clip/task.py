@@ -16,7 +16,7 @@ from lorgnette.systems.clip.model import CLIPClassifier
 from lorgnette.systems.clip.recipe import Recipe
 from lorgnette.systems.clip.scores import confusion, confusion_picture, scores
 from lorgnette.systems.clip.weights import Source, companions, load_base, make_head
-from lorgnette.task import Task
+from lorgnette.train.task import Task
 
 CHUNK = 64  # images scored at a time
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lorgnette.batches import Draw, DrawnBatches
 from lorgnette.images.file import find_images, pair_images, read_image
 from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
 from lorgnette.systems.restore.recipe import Data, Folders, folders
+from lorgnette.train.batches import Draw, DrawnBatches
+from lorgnette.train.config import TrainConfig
 
 JPEG_BLOCK = 8
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.restore.recipe import DEFAULT_TARGETS, SCAN_PARAMETERS, Data, Model, Recipe
+from lorgnette.train.config import TrainConfig
 
 
 def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:

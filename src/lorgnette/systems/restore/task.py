@@ -15,7 +15,7 @@ from lorgnette.images.metrics import psnr, ssim
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base
-from lorgnette.task import Task
+from lorgnette.train.task import Task
 
 
 class Restoration(Task):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.nn.coords import make_coord
-from lorgnette.recipe import TrainConfig
 from lorgnette.systems.superres.data import shrink
 from lorgnette.systems.superres.recipe import DEFAULT_TARGETS, Data, Model, Recipe
+from lorgnette.train.config import TrainConfig
 
 
 def tiny() -> tuple[Recipe, list[dict[str, Any]], list[dict[str, Any]]]:

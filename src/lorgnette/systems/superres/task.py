@@ -16,7 +16,7 @@ from lorgnette.images.metrics import psnr, ssim
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.recipe import Recipe
 from lorgnette.systems.superres.weights import load_base
-from lorgnette.task import Task
+from lorgnette.train.task import Task
 
 
 class SuperResolution(Task):

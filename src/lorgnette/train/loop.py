@@ -1,4 +1,4 @@
-"""The one training loop. It knows no room, data set, file or metric name; it emits events (lorgnette.events).
+"""The one training loop. It knows no room, data set, file or metric name; it emits events (lorgnette.train.events).
 
 Resuming is derived, not restored: batches are a function of (seed, step), the model's randomness is reseeded from
 (seed, step, rank) before every step, and the learning rate is a function of the step. A snapshot therefore holds
@@ -21,11 +21,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lorgnette.batches import Batches, ListedBatches, derived_seed
-from lorgnette.events import Evaluated, Event, Finished, Listener, Started, Stepped
-from lorgnette.optim import Averaged, copies, copy_into, frozen_norms, lr_factor, make_optimizer
-from lorgnette.recipe import TrainConfig
-from lorgnette.task import Task
+from lorgnette.train.batches import Batches, ListedBatches, derived_seed
+from lorgnette.train.config import TrainConfig
+from lorgnette.train.events import Evaluated, Event, Finished, Listener, Started, Stepped
+from lorgnette.train.optim import Averaged, copies, copy_into, frozen_norms, lr_factor, make_optimizer
+from lorgnette.train.task import Task
 
 SNAPSHOT_VERSION = 1
 MAX_SKIPPED = 10

@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-from lorgnette.events import Evaluated, Event, Finished, Started, Stepped
-from lorgnette.listeners.metrics_file import read_metrics
-from lorgnette.listeners.pictures import before_and_after
-from lorgnette.listeners.record import in_words, record
 from lorgnette.report.page import write_report
+from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
+from lorgnette.train.listeners.metrics_file import read_metrics
+from lorgnette.train.listeners.pictures import before_and_after
+from lorgnette.train.listeners.record import in_words, record
 
 
 class Report:

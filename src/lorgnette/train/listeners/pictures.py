@@ -10,8 +10,8 @@ from pathlib import Path
 import PIL.Image
 
 from lorgnette.common.files import atomic_write
-from lorgnette.events import Evaluated, Event, Started
 from lorgnette.report.page import Captioned
+from lorgnette.train.events import Evaluated, Event, Started
 
 
 class SamplePictures:

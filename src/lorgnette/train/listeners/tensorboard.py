@@ -7,7 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
-from lorgnette.events import Evaluated, Event, Finished, Started, Stepped
+from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
 
 
 def tensorboard_installed() -> bool:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lorgnette.events import Evaluated, Event, Finished, Started, Stepped
 from lorgnette.report.charts import decimals, number
+from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
 
 
 def record(event: Event) -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""Who listens to a training (`lorgnette.train.fit`): each is called with every event. Imports no torch."""
+"""Who listens to a training (`lorgnette.train.loop.fit`): each is called with every event. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from lorgnette.events import Listener
-from lorgnette.listeners.metrics_file import MetricsFile, read_metrics
-from lorgnette.listeners.pictures import SamplePictures
-from lorgnette.listeners.progress import ProgressBar
-from lorgnette.listeners.record import in_words, record
-from lorgnette.listeners.run_report import Report
-from lorgnette.listeners.tensorboard import TensorBoard, tensorboard_installed
+from lorgnette.train.events import Listener
+from lorgnette.train.listeners.metrics_file import MetricsFile, read_metrics
+from lorgnette.train.listeners.pictures import SamplePictures
+from lorgnette.train.listeners.progress import ProgressBar
+from lorgnette.train.listeners.record import in_words, record
+from lorgnette.train.listeners.run_report import Report
+from lorgnette.train.listeners.tensorboard import TensorBoard, tensorboard_installed
 
 __all__ = [
     "MetricsFile",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette import lora
-from lorgnette.recipe import TrainConfig
+from lorgnette.train.config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from lorgnette.recipe import TrainConfig
+    from lorgnette.train.config import TrainConfig
 
-Snapshot = Callable[[], dict[str, Any]]  # the state to resume from, as of the event; see lorgnette.train.fit
+Snapshot = Callable[[], dict[str, Any]]  # the state to resume from, as of the event; see lorgnette.train.loop.fit
 
 
 @dataclass(frozen=True)

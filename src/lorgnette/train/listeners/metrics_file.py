@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.common.files import write_text
-from lorgnette.events import Evaluated, Event, Started
-from lorgnette.listeners.record import record
+from lorgnette.train.events import Evaluated, Event, Started
+from lorgnette.train.listeners.record import record
 
 
 class MetricsFile:

@@ -8,9 +8,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lorgnette.events import Evaluated, Event, Finished, Started, Stepped
-from lorgnette.listeners.record import change, finite, in_words, record
 from lorgnette.report.charts import number
+from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
+from lorgnette.train.listeners.record import change, finite, in_words, record
 
 
 class ProgressBar:
