@@ -543,7 +543,7 @@ TINY = (
 DOOMED = """
 import os, random, signal, sys, threading
 
-from lorgnette import listeners
+from lorgnette.train import listeners
 from lorgnette.cli import main
 from lorgnette.train.events import Stepped
 

@@ -28,7 +28,7 @@ from lorgnette.lora import (
     merge_lora_weights,
     save_adapter,
 )
-from lorgnette.lora.folder import current_file, replace_files
+from lorgnette.lora.files.folder import current_file, replace_files
 
 DATA = Path(__file__).parents[1] / "data" / "adapter_v1"
 CONFIG = LoRAConfig(
@@ -276,7 +276,7 @@ def test_saving_replaces_and_leaves_other_files_alone(trained, folder, make_net)
 KILLED_SAVE = """
 import os, sys
 from pathlib import Path
-from lorgnette.lora import folder
+from lorgnette.lora.files import folder
 
 left = int(sys.argv[2])
 def dying(function):

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lorgnette.lora import LoRAConfig, functions, inject_lora
+from lorgnette.lora import LoRAConfig, inject_lora
+from lorgnette.lora.kernels import fused
 
 LAYERS = {
     "linear": (lambda: nn.Linear(5, 4), (3, 2, 5)),
@@ -38,10 +39,10 @@ def adapt(layer: nn.Module, r: int = 2, dropout: float = 0.0) -> nn.Module:
 @pytest.fixture
 def ordinary(monkeypatch):
     """Switches the fused pass off and on."""
-    fusable = functions.fusable
+    fusable = fused.fusable
 
     def switch(off: bool) -> None:
-        monkeypatch.setattr(functions, "fusable", (lambda *_: False) if off else fusable)
+        monkeypatch.setattr(fused, "fusable", (lambda *_: False) if off else fusable)
 
     return switch
 
@@ -50,8 +51,8 @@ def ordinary(monkeypatch):
 def calls(monkeypatch):
     """Counts the fused passes."""
     count = []
-    adapted = functions._adapted
-    monkeypatch.setattr(functions, "_adapted", lambda *args: (count.append(1), adapted(*args))[1])
+    adapted = fused._adapted
+    monkeypatch.setattr(fused, "_adapted", lambda *args: (count.append(1), adapted(*args))[1])
     return count
 
 
@@ -98,7 +99,7 @@ def test_a_linear_layer_equals_ordinary_operations(rows, width_in, width_out, r,
     x = torch.randn(2, rows, width_in) if contiguous else torch.randn(2, width_in, rows).mT
     fused = gradients(model, x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functions, "fusable", lambda *_: False)
+        patch.setattr(fused, "fusable", lambda *_: False)
         all_close(fused, gradients(model, x))
     assert torch.equal(model(x), fused[0]), "without gradients the same bits"
 
@@ -191,12 +192,12 @@ def test_dropout_is_unbiased_and_draws_once_from_the_random_state():
 
 @pytest.mark.parametrize("dropout", [1e-9, 0.1, 0.5, 1 - 1e-9])
 def test_the_mask_keeps_the_right_share(dropout):
-    mask, gain = functions._dropout_mask(torch.empty(1001, 999), dropout, seed=5)
+    mask, gain = fused._dropout_mask(torch.empty(1001, 999), dropout, seed=5)
     assert mask is not None
     share = mask.float().mean().item()
     assert share == pytest.approx(1 - dropout, abs=2e-3)
     assert 1 / gain == pytest.approx(1 - dropout, abs=2**-16)
-    assert torch.equal(mask, functions._dropout_mask(torch.empty(1001, 999), dropout, seed=5)[0])
+    assert torch.equal(mask, fused._dropout_mask(torch.empty(1001, 999), dropout, seed=5)[0])
     columns = mask.float().mean(0)
     assert columns.max() - columns.min() < 0.15, "no column is favoured"
 

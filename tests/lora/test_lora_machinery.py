@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from lorgnette.lora import (
     LoRAConfig,
     effective_parameter,
-    functions,
     get_lora_params,
     get_lora_state_dict,
     inject_lora,
     load_lora_state_dict,
     merge_lora_weights,
 )
+from lorgnette.lora.kernels import fused
 
 
 class Raw(nn.Module):
@@ -92,7 +92,7 @@ def check_compiled(backend: str, training: bool) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_without_a_graph_break(training):
     x = images()[0]
-    assert functions.fusable(x, make().stem.weight, None), "eagerly, the fused pass is what it is compared with"
+    assert fused.fusable(x, make().stem.weight, None), "eagerly, the fused pass is what it is compared with"
     check_compiled("aot_eager", training)
     explained = torch._dynamo.explain(make().train(training))(x)
     assert explained.graph_break_count == 0

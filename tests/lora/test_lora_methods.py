@@ -15,7 +15,6 @@ from torch import nn
 from lorgnette.lora import (
     LoRAConfig,
     disabled,
-    dora as dora_module,
     effective_parameter,
     fingerprint,
     get_lora_params,
@@ -28,7 +27,8 @@ from lorgnette.lora import (
     unmerge_lora_weights,
     verify,
 )
-from lorgnette.lora.parameter import sites
+from lorgnette.lora.layers import dora as dora_module
+from lorgnette.lora.layers.parameter import sites
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.optim import make_optimizer
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lorgnette.lora import LoRAConfig, get_lora_params, inject_lora, narrow
+from lorgnette.lora import LoRAConfig, get_lora_params, inject_lora
+from lorgnette.lora.kernels import narrow
 
 
 @st.composite

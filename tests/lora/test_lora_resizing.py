@@ -98,7 +98,7 @@ def test_a_smaller_rank_is_the_best_of_its_size_and_says_what_it_lost(rslora: bo
 
 
 def _sites(model):
-    from lorgnette.lora.parameter import sites
+    from lorgnette.lora.layers.parameter import sites
 
     return sites(model)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lorgnette import lora
 from lorgnette.lora import LoRAConfig
-from lorgnette.lora.parameter import sites
+from lorgnette.lora.layers.parameter import sites
 
 DAY = LoRAConfig(r=2, lora_alpha=6, target_modules=["to_qkv", "stem"])
 NIGHT = LoRAConfig(r=5, lora_alpha=3, use_rslora=True, target_modules=["stem", "head", "to_qkv"])

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lorgnette.common.files import nearest
 from lorgnette.federate.products import Product, narrowed, truncated
 from lorgnette.lora import LowRank, adapted_layers, fingerprint, trained_tensors
-from lorgnette.lora.base import STARTS
-from lorgnette.lora.parameter import LoRAParameter, sites
-from lorgnette.lora.stacking import holder
+from lorgnette.lora.layers.base import STARTS
+from lorgnette.lora.layers.parameter import LoRAParameter, sites
+from lorgnette.lora.several.stacking import holder
 
 Trained = Literal["AB", "A", "B"]
 """Which factors a round trains."""

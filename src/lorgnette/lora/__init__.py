@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING
 from lorgnette.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from lorgnette.lora.adapter import load_adapter as load_adapter, save_adapter as save_adapter
-    from lorgnette.lora.allocation import Allocation as Allocation, AllocationRow as AllocationRow, allocate as allocate
-    from lorgnette.lora.attention import (
+    from lorgnette.lora.checks import VerifyReport as VerifyReport, verify as verify
+    from lorgnette.lora.config import LoRAConfig as LoRAConfig
+    from lorgnette.lora.files.adapter import load_adapter as load_adapter, save_adapter as save_adapter
+    from lorgnette.lora.files.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
+    from lorgnette.lora.files.folder import adapter_info as adapter_info, current_file as current_file
+    from lorgnette.lora.files.foreign import export_loralib as export_loralib, import_adapter as import_adapter
+    from lorgnette.lora.layers.attention import (
         LoRAMultiheadAttention as LoRAMultiheadAttention,
         LoRASlicedLinear as LoRASlicedLinear,
     )
-    from lorgnette.lora.base import (
+    from lorgnette.lora.layers.base import (
         LoRALayer as LoRALayer,
         LowRank as LowRank,
         adapted_layers as adapted_layers,
         is_adapted as is_adapted,
     )
-    from lorgnette.lora.checks import VerifyReport as VerifyReport, verify as verify
-    from lorgnette.lora.combining import align_adapters as align_adapters, combine as combine
-    from lorgnette.lora.config import LoRAConfig as LoRAConfig
-    from lorgnette.lora.convolution import (
+    from lorgnette.lora.layers.convolution import (
         LoRAConv1d as LoRAConv1d,
         LoRAConv2d as LoRAConv2d,
         LoRAConv3d as LoRAConv3d,
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
         LoRAConvTranspose2d as LoRAConvTranspose2d,
         LoRAConvTranspose3d as LoRAConvTranspose3d,
     )
-    from lorgnette.lora.embedding import LoRAEmbedding as LoRAEmbedding
-    from lorgnette.lora.eva import initialise_eva as initialise_eva
-    from lorgnette.lora.folder import adapter_info as adapter_info, current_file as current_file
-    from lorgnette.lora.foreign import export_loralib as export_loralib, import_adapter as import_adapter
-    from lorgnette.lora.gate import GateWatch as GateWatch, RankUse as RankUse, watch_gates as watch_gates
-    from lorgnette.lora.identity import Fingerprint as Fingerprint, fingerprint as fingerprint
-    from lorgnette.lora.layers import LoRALinear as LoRALinear
+    from lorgnette.lora.layers.embedding import LoRAEmbedding as LoRAEmbedding
+    from lorgnette.lora.layers.gate import GateWatch as GateWatch, RankUse as RankUse, watch_gates as watch_gates
+    from lorgnette.lora.layers.linear import LoRALinear as LoRALinear
+    from lorgnette.lora.layers.parameter import (
+        LoRAParameter as LoRAParameter,
+        effective_parameter as effective_parameter,
+    )
     from lorgnette.lora.merging import (
         DeltaSurvival as DeltaSurvival,
         delta_survival as delta_survival,
@@ -48,11 +49,17 @@ if TYPE_CHECKING:
         merged as merged,
         unmerge_lora_weights as unmerge_lora_weights,
     )
-    from lorgnette.lora.mixing import per_sample as per_sample
-    from lorgnette.lora.parameter import LoRAParameter as LoRAParameter, effective_parameter as effective_parameter
     from lorgnette.lora.planning import Plan as Plan, PlanRow as PlanRow, plan as plan
-    from lorgnette.lora.resizing import Resized as Resized, ResizedRow as ResizedRow, resize as resize
-    from lorgnette.lora.several import (
+    from lorgnette.lora.ranks.allocation import (
+        Allocation as Allocation,
+        AllocationRow as AllocationRow,
+        allocate as allocate,
+    )
+    from lorgnette.lora.ranks.eva import initialise_eva as initialise_eva
+    from lorgnette.lora.ranks.resizing import Resized as Resized, ResizedRow as ResizedRow, resize as resize
+    from lorgnette.lora.several.combining import align_adapters as align_adapters, combine as combine
+    from lorgnette.lora.several.mixing import per_sample as per_sample
+    from lorgnette.lora.several.named import (
         NamedAdapter as NamedAdapter,
         adapters as adapters,
         add_adapter as add_adapter,

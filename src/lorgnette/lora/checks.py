@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.base import LowRank, adapted_layers
+from lorgnette.lora.layers.base import LowRank, adapted_layers
 
 Forward = Callable[[nn.Module, Any], Any]
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.attention import update_readers
-from lorgnette.lora.base import ADAPTER_TENSORS, LoRALayer, LowRank, is_adapted
-from lorgnette.lora.layers import adapted_class
-from lorgnette.lora.parameter import Site, adapters_of, sites
+from lorgnette.lora.layers.attention import update_readers
+from lorgnette.lora.layers.base import ADAPTER_TENSORS, LoRALayer, LowRank, is_adapted
+from lorgnette.lora.layers.linear import adapted_class
+from lorgnette.lora.layers.parameter import Site, adapters_of, sites
 from lorgnette.lora.state import mark_trained, marked_tensors
 from lorgnette.lora.surgery import place_of, unload_lora
 

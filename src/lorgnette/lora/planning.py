@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lorgnette.lora.base import InPlace
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers.base import InPlace
 from lorgnette.lora.selection import saved_modules, select_layers
 from lorgnette.lora.surgery import Targets, settings_and_choice
 from lorgnette.lora.targets import Target, shapes_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.files import nearest
-from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
-from lorgnette.lora.parameter import is_part, part_name
+from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.layers.parameter import is_part, part_name
 
 _MARK = "_lora_trained"
 IN_PROJ = part_name("in_proj")

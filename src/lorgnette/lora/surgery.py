@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from lorgnette.lora.attention import update_readers
-from lorgnette.lora.base import STARTS, LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.parameter import sites
+from lorgnette.lora.layers.attention import update_readers
+from lorgnette.lora.layers.base import STARTS, LoRALayer, LowRank, adapted_layers, detach_lora
+from lorgnette.lora.layers.parameter import sites
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
 from lorgnette.lora.targets import Target, attach

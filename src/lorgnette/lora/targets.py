@@ -11,12 +11,12 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from lorgnette.lora.attention import reads_raw
-from lorgnette.lora.base import LORA_TENSORS, InPlace, LowRank, factor_shapes, gate_shapes
 from lorgnette.lora.config import LoRAConfig, starts_from_base
-from lorgnette.lora.dora import outputs
-from lorgnette.lora.layers import adapted_class, attach_lora
-from lorgnette.lora.parameter import LoRAParameter, Rows, part_name, part_shapes
+from lorgnette.lora.layers.attention import reads_raw
+from lorgnette.lora.layers.base import LORA_TENSORS, InPlace, LowRank, factor_shapes, gate_shapes
+from lorgnette.lora.layers.dora import outputs
+from lorgnette.lora.layers.linear import adapted_class, attach_lora
+from lorgnette.lora.layers.parameter import LoRAParameter, Rows, part_name, part_shapes
 
 _QKV = ("q", "k", "v")
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.base import GATE, LoRALayer, LowRank, adapted_layers
+from lorgnette.lora.layers.base import GATE, LoRALayer, LowRank, adapted_layers
 
 
 class RankUse(NamedTuple):

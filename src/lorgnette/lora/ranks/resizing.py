@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.files import nearest
-from lorgnette.lora.base import LowRank, adapted_layers
-from lorgnette.lora.parameter import LoRAParameter
+from lorgnette.lora.layers.base import LowRank, adapted_layers
+from lorgnette.lora.layers.parameter import LoRAParameter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.lora import narrow
+from lorgnette.lora.kernels import narrow
 
 
 class Matrix:

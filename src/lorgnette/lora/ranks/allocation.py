@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.base import adapted_layers
-from lorgnette.lora.parameter import LoRAParameter, Site, sites
-from lorgnette.lora.resizing import Resized, resize
+from lorgnette.lora.layers.base import adapted_layers
+from lorgnette.lora.layers.parameter import LoRAParameter, Site, sites
+from lorgnette.lora.ranks.resizing import Resized, resize
 
 
 @dataclass(frozen=True)

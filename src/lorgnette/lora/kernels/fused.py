@@ -13,17 +13,23 @@ Where it does not hold (`fusable`), the layers compute the same by ordinary oper
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lorgnette.lora.base import no_autocast
-from lorgnette.lora.products import Convolution, Matrix
+from lorgnette.lora.kernels.products import Convolution, Matrix
 
 _PLAIN = (Tensor, nn.Parameter)
 _MERGING_MARGIN = 2.0  # measured: what forming the weight costs per element, in elements of a product it replaces
+
+
+def no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    """A context without autocast on this type of device."""
+    available = torch.amp.is_autocast_available(device)  # it is not on 'meta'
+    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
 
 def fusable(x: Tensor, weight: Tensor, bias: Tensor | None, dropout: float = 0.0) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS, STARTS, LowRank, is_adapted
 from lorgnette.lora.config import starts_from_base
+from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS, STARTS, LowRank, is_adapted
 from lorgnette.lora.state import (
     LoadReport,
     base_tensors,

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora import functions
-from lorgnette.lora.base import LoRALayer, LowRank, specialise
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.convolution import (
+from lorgnette.lora.kernels import fused
+from lorgnette.lora.layers.base import LoRALayer, LowRank, specialise
+from lorgnette.lora.layers.convolution import (
     LoRAConv1d,
     LoRAConv2d,
     LoRAConv3d,
@@ -23,8 +23,8 @@ from lorgnette.lora.convolution import (
     LoRAConvTranspose2d,
     LoRAConvTranspose3d,
 )
-from lorgnette.lora.embedding import LoRAEmbedding
-from lorgnette.lora.gate import gated
+from lorgnette.lora.layers.embedding import LoRAEmbedding
+from lorgnette.lora.layers.gate import gated
 
 
 class LoRALinear(LoRALayer, nn.Linear):
@@ -72,9 +72,9 @@ class LoRALinear(LoRALayer, nn.Linear):
             low = gated(self, F.linear(self._dropped(input), self.lora_A.to(input.dtype)), -1)
             return self._plus(super().forward(input), low, self.lora_B)
         A, B = self.factors()
-        if functions.fusable(input, self.weight, self.bias, self.lora_dropout * self.training):
+        if fused.fusable(input, self.weight, self.bias, self.lora_dropout * self.training):
             factors = (A, B, self.scaling, self.lora_dropout if self.training else 0.0)
-            return functions.linear(input, self.weight, self.bias, *factors)
+            return fused.linear(input, self.weight, self.bias, *factors)
         base = super().forward(input)
         # A and B are cast down, never x up: no second copy of x is kept for the backward pass.
         return self._plus(base, F.linear(self._dropped(input), A.to(input.dtype)), B)

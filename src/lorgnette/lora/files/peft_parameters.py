@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from lorgnette.lora.base import ADAPTER_TENSORS, LORA_TENSORS
-from lorgnette.lora.parameter import LoRAParameter, part_name, sites
+from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS
+from lorgnette.lora.layers.parameter import LoRAParameter, part_name, sites
 from lorgnette.lora.selection import matches
 
 _WRAPPER = ".base_layer"

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.base import InPlace, LoRALayer, LowRank, specialise, turn_back
-from lorgnette.lora.parameter import LoRAParameter, effective_parameter
+from lorgnette.lora.layers.base import InPlace, LoRALayer, LowRank, specialise, turn_back
+from lorgnette.lora.layers.parameter import LoRAParameter, effective_parameter
 
 
 class LoRASlicedLinear(InPlace, nn.Linear):

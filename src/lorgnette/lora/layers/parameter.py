@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.base import LoRALayer, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers
 
 Rows = tuple[int, int]
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.base import LoRALayer
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers.base import LoRALayer
 
 
 class LoRAEmbedding(LoRALayer, nn.Embedding):

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.common.files import read_json
-from lorgnette.lora.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig, starts_from_base
-from lorgnette.lora.fitting import load_onto
-from lorgnette.lora.folder import (
+from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
+from lorgnette.lora.files.folder import (
     FORMAT_VERSION,
     MANIFEST,
     PEFT_CONFIG,
@@ -34,9 +33,8 @@ from lorgnette.lora.folder import (
     current_file,
     replace_files,
 )
-from lorgnette.lora.identity import Fingerprint, fingerprint
-from lorgnette.lora.parameter import LoRAParameter
-from lorgnette.lora.peft_format import (
+from lorgnette.lora.files.loading import load_onto
+from lorgnette.lora.files.peft import (
     OWN_TYPE,
     lost_layer,
     peft_config,
@@ -45,7 +43,9 @@ from lorgnette.lora.peft_format import (
     split_starts,
     to_peft,
 )
-from lorgnette.lora.peft_parameters import unwrap
+from lorgnette.lora.files.peft_parameters import unwrap
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.layers.parameter import LoRAParameter
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,

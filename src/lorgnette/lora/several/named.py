@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 from lorgnette.common.files import nearest, read_json
-from lorgnette.lora.adapter import load_adapter, save_adapter
-from lorgnette.lora.attention import update_readers
-from lorgnette.lora.base import LowRank, adapted_layers, is_adapted
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.folder import PEFT_CONFIG, adapter_info, current_file
-from lorgnette.lora.identity import Fingerprint, fingerprint
-from lorgnette.lora.layers import adapted_class
-from lorgnette.lora.parameter import LoRAParameter
-from lorgnette.lora.stacking import Places
+from lorgnette.lora.files.adapter import load_adapter, save_adapter
+from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
+from lorgnette.lora.files.folder import PEFT_CONFIG, adapter_info, current_file
+from lorgnette.lora.layers.attention import update_readers
+from lorgnette.lora.layers.base import LowRank, adapted_layers, is_adapted
+from lorgnette.lora.layers.linear import adapted_class
+from lorgnette.lora.layers.parameter import LoRAParameter
+from lorgnette.lora.several.stacking import Places
 from lorgnette.lora.state import trained_tensors
 from lorgnette.lora.surgery import inject_lora, unload_lora
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from lorgnette.lora.base import LowRank
-from lorgnette.lora.resizing import Resized, ResizedRow, resize_adapter
-from lorgnette.lora.several import all_adapters, check_known, check_new, keep, put_in, shelf_of, take_out
-from lorgnette.lora.stacking import Places, check_linear, holder, rank_axes, scaled_factors, stacked
+from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.ranks.resizing import Resized, ResizedRow, resize_adapter
+from lorgnette.lora.several.named import all_adapters, check_known, check_new, keep, put_in, shelf_of, take_out
+from lorgnette.lora.several.stacking import Places, check_linear, holder, rank_axes, scaled_factors, stacked
 
 
 @torch.no_grad()

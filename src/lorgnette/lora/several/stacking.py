@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.base import LowRank
-from lorgnette.lora.parameter import LoRAParameter
+from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.layers.parameter import LoRAParameter
 
 Places: TypeAlias = dict[str, LowRank]
 """An adapter: by the name of each place, what is there."""

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.base import LowRank
-from lorgnette.lora.convolution import CONV, TRANSPOSED
-from lorgnette.lora.parameter import LoRAParameter
-from lorgnette.lora.several import all_adapters, check_known
-from lorgnette.lora.stacking import check_linear, stacked
+from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.layers.convolution import CONV, TRANSPOSED
+from lorgnette.lora.layers.parameter import LoRAParameter
+from lorgnette.lora.several.named import all_adapters, check_known
+from lorgnette.lora.several.stacking import check_linear, stacked
 from lorgnette.lora.surgery import disabled
 
 Update = Callable[[Any, Tensor, Tensor, Tensor, tuple[int, ...]], Tensor]

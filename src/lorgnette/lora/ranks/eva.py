@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.base import LoRALayer, adapted_layers
-from lorgnette.lora.resizing import resize
+from lorgnette.lora.layers.base import LoRALayer, adapted_layers
+from lorgnette.lora.ranks.resizing import resize
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lorgnette.common.files import atomic_write, nearest
-from lorgnette.lora.adapter import load_adapter
-from lorgnette.lora.base import LowRank, is_adapted
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.fitting import load_onto
-from lorgnette.lora.kohya_format import read_kohya
-from lorgnette.lora.loralib_format import read_loralib, to_loralib
+from lorgnette.lora.files.adapter import load_adapter
+from lorgnette.lora.files.kohya import read_kohya
+from lorgnette.lora.files.loading import load_onto
+from lorgnette.lora.files.loralib import read_loralib, to_loralib
+from lorgnette.lora.layers.base import LowRank, is_adapted
 from lorgnette.lora.state import IN_PROJ, LoadReport
 from lorgnette.lora.targets import Target, parts_of
 
@@ -91,7 +91,7 @@ def export_loralib(model: nn.Module, path: str | os.PathLike[str] | None = None)
     """The adapter as a state dict of microsoft/LoRA (`loralib`), written to a file if `path` is given.
 
     Its layers load it with `load_state_dict(..., strict=False)`, given the same `lora_alpha`; see
-    `lorgnette.lora.loralib_format.to_loralib` on ranks.
+    `lorgnette.lora.files.loralib.to_loralib` on ranks.
 
     Args:
         model: with adapters.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import math
@@ -13,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora import dora
 from lorgnette.lora.config import LoRAConfig, starts_from_base
-from lorgnette.lora.initial import start_from_base
+from lorgnette.lora.kernels.fused import no_autocast
+from lorgnette.lora.layers import dora
+from lorgnette.lora.layers.initial import start_from_base
 
 LORA_TENSORS = ("lora_A", "lora_B")
 STARTS = ("lora_A0", "lora_B0")
@@ -74,12 +74,12 @@ class LowRank(nn.Module):
 
     @property
     def use_dora(self) -> bool:
-        """Whether the update is weight-decomposed: see `lorgnette.lora.dora`."""
+        """Whether the update is weight-decomposed: see `lorgnette.lora.layers.dora`."""
         return "lora_magnitude" in self._parameters
 
     @property
     def dynamic_rank(self) -> bool:
-        """Whether the rank depends on the input, so that no weight holds the update: see `lorgnette.lora.gate`."""
+        """Whether the rank depends on the input: then no weight holds the update; see `lorgnette.lora.layers.gate`."""
         return GATE[0] in self._parameters
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -286,12 +286,6 @@ def adapted_layers(model: nn.Module) -> dict[str, LowRank]:
 def is_adapted(model: nn.Module) -> bool:
     """Whether any layer of the model has an adapter."""
     return any(isinstance(module, LowRank) for module in model.modules())
-
-
-def no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
-    """A context without autocast on this type of device."""
-    available = torch.amp.is_autocast_available(device)  # it is not on 'meta'
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
 
 def _empty(adapted: type[InPlace], base: type[nn.Module]) -> nn.Module:

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.base import GATE, LORA_TENSORS, STARTS, LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.parameter import LoRAParameter, is_part, part_name
-from lorgnette.lora.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
+from lorgnette.lora.files.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
+from lorgnette.lora.layers.base import GATE, LORA_TENSORS, STARTS, LowRank, adapted_layers
+from lorgnette.lora.layers.parameter import LoRAParameter, is_part, part_name
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, get_lora_state_dict, own_tensors, trained_tensors
 

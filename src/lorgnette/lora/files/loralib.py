@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lorgnette.lora.base import LowRank, adapted_layers
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.parameter import LoRAParameter, part_name, sites
+from lorgnette.lora.layers.base import LowRank, adapted_layers
+from lorgnette.lora.layers.parameter import LoRAParameter, part_name, sites
 from lorgnette.lora.state import base_tensors, trained_tensors
 from lorgnette.lora.targets import Target
 

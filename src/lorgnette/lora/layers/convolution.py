@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora import functions
-from lorgnette.lora.base import LoRALayer
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.gate import gated
+from lorgnette.lora.kernels import fused
+from lorgnette.lora.layers.base import LoRALayer
+from lorgnette.lora.layers.gate import gated
 
 CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -60,7 +60,7 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
         if self.use_dora:
             return self._through(input, self._conv_forward)
         dropout = self.lora_dropout * self.training
-        if self._is_simple(input) and functions.fusable(input, self.weight, self.bias, dropout):
+        if self._is_simple(input) and fused.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
         base = super().forward(input)
         x = self._dropped(input)
@@ -94,7 +94,7 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
             padding = (0,) * len(self.stride)
         factors = (*self.factors(), self.scaling, self.lora_dropout if self.training else 0.0)
         geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
-        return functions.conv(x, self.weight, self.bias, *factors, **geometry)
+        return fused.conv(x, self.weight, self.bias, *factors, **geometry)
 
 
 class LoRAConv1d(_LoRAConv, nn.Conv1d):

@@ -1,0 +1,1 @@
+"""Adapter files: our own folders, PEFT, loralib and kohya formats, and the fingerprint of a base."""

@@ -1,0 +1,1 @@
+"""What can be adapted: one file for each type of layer or method."""

@@ -1,0 +1,1 @@
+"""Which rank where: from data (EVA), from budgets, from what was trained."""

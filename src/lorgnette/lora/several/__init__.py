@@ -1,0 +1,1 @@
+"""Several adapters on one model: by name, combined, stacked, one for each sample."""
