@@ -22,11 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorgnette.federate.aggregate import Global, Update, aggregate
-from lorgnette.federate.codec import Schema, decode, encode, flatten
-from lorgnette.federate.products import Product, total, truncated
-from lorgnette.federate.schemes import SCHEMES
-from lorgnette.federate.state import AdapterState
+from lorgnette.federate.aggregation.adapter_state import AdapterState
+from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate
+from lorgnette.federate.aggregation.products import Product, total, truncated
+from lorgnette.federate.aggregation.schemes import SCHEMES
+from lorgnette.federate.wire.codec import Schema, decode, encode, flatten
 
 
 class Case(NamedTuple):

@@ -22,8 +22,8 @@ import torch
 
 from lorgnette import build, evaluate, fit
 from lorgnette.common.files import read_json, write_json
+from lorgnette.federate.aggregation.schemes import SCHEMES
 from lorgnette.federate.run import federate
-from lorgnette.federate.schemes import SCHEMES
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.systems import clip
 from lorgnette.train.config import TrainConfig

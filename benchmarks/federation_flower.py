@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorgnette.federate import launch, programs
+from lorgnette.federate.flower import launch, programs
 
 SAMPLES = {"north": 300, "south": 320, "west": 340}
 PEER_APP = """\
@@ -35,14 +35,14 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from lorgnette.federate.flower import server
+from lorgnette.federate.flower.app import server
 
 __all__ = ["client", "server"]
 client = ClientApp()
 
 
 def answer(kind, message, context):
-    from lorgnette.federate.site import open_site
+    from lorgnette.federate.flower.site import open_site
 
     content, folder = message.content["lorgnette"], Path(context.node_config["folder"])
     site = open_site(folder, {"data.samples": context.node_config["samples"]})

@@ -14,8 +14,8 @@ import pytest
 from cli_helpers import TINY
 
 from lorgnette.cli import main
-from lorgnette.federate import report
-from lorgnette.federate.events import Answered
+from lorgnette.federate.rounds import report
+from lorgnette.federate.rounds.events import Answered
 
 SMALL = "--tiny --clients 2 --rounds 3 --local-steps 1 --precision int8 --scheme ffa --server-optimizer adam".split()
 

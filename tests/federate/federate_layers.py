@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette import lora
-from lorgnette.federate.aggregate import Global, Update, aggregate
-from lorgnette.federate.schemes import SCHEMES, Scheme
-from lorgnette.federate.state import Adapter
+from lorgnette.federate.aggregation.adapter_state import Adapter
+from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate
+from lorgnette.federate.aggregation.schemes import SCHEMES, Scheme
 
 
 class Raw(nn.Module):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from lorgnette.federate.folder import Deployment, copy_settings_to_sites, make_folder_of
-from lorgnette.federate.keys import make_keys
+from lorgnette.federate.deploy.folder import Deployment, copy_settings_to_sites, make_folder_of
+from lorgnette.federate.deploy.keys import make_keys
 from lorgnette.federate.settings import FederateConfig
 
 SITES = ("north", "south", "west")
@@ -40,8 +40,8 @@ def make_study(folder: Path, held_out: int = 6, **rounds: object) -> Path:
         held_out: pictures of each class that the server has; in a simulation they are dealt out.
         rounds: settings of `FederateConfig`.
     """
-    from lorgnette.federate.serving import facts_of
-    from lorgnette.federate.state import Adapter
+    from lorgnette.federate.aggregation.adapter_state import Adapter
+    from lorgnette.federate.flower.serving import facts_of
     from lorgnette.recipe import build
     from lorgnette.systems import clip
 

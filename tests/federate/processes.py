@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flower_cases import own_data
 
-from lorgnette.federate.operator import Board
+from lorgnette.federate.deploy.board import Board
 
 SOURCE = Path(__file__).parents[2] / "src"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy.special import log_ndtr
 
-from lorgnette.federate.accounting import epsilon
+from lorgnette.federate.wire.accounting import epsilon
 
 
 def delta_of(eps: float, mu: float) -> float:

@@ -11,12 +11,12 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lorgnette import lora
-from lorgnette.federate import products
-from lorgnette.federate.aggregate import Global, Update, aggregate, aggregation_error
-from lorgnette.federate.products import Product
-from lorgnette.federate.schemes import SCHEMES, Combined, Layer, Scheme
-from lorgnette.federate.server_optimizer import ServerOptimizer
-from lorgnette.federate.state import Adapter, AdapterState
+from lorgnette.federate.aggregation import products
+from lorgnette.federate.aggregation.adapter_state import Adapter, AdapterState
+from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate, aggregation_error
+from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.aggregation.schemes import SCHEMES, Combined, Layer, Scheme
+from lorgnette.federate.aggregation.server_optimizer import ServerOptimizer
 
 EXACT = [name for name, scheme in SCHEMES.items() if scheme.exact]
 

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.federate.codec import Refused, Schema, Spec, decode, encode, flatten
-from lorgnette.federate.feedback import rounded_update
-from lorgnette.federate.messages import Local, Work, decode_update, decode_work, encode_update, encode_work
-from lorgnette.federate.products import Product
-from lorgnette.federate.quantise import dequantise, quantise, scale_count
-from lorgnette.federate.state import AdapterState
+from lorgnette.federate.aggregation.adapter_state import AdapterState
+from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.wire.codec import Refused, Schema, Spec, decode, encode, flatten
+from lorgnette.federate.wire.feedback import rounded_update
+from lorgnette.federate.wire.messages import Local, Work, decode_update, decode_work, encode_update, encode_work
+from lorgnette.federate.wire.quantise import dequantise, quantise, scale_count
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TOLERANCE = {"fp32": 0.0, "fp16": 2**-11, "bf16": 2**-8, "int8": 1 / 254}

@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorgnette.federate import events
-from lorgnette.federate.aggregate import Global
-from lorgnette.federate.feedback import rounded_update
-from lorgnette.federate.journal import Journal
-from lorgnette.federate.messages import Local, decode_work, encode_work
-from lorgnette.federate.products import Product
-from lorgnette.federate.rounds import Outcome, Rounds, chosen_clients, lr_factor
+from lorgnette.federate.aggregation.adapter_state import AdapterState
+from lorgnette.federate.aggregation.aggregate import Global
+from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.rounds import events
+from lorgnette.federate.rounds.journal import Journal
+from lorgnette.federate.rounds.loop import Outcome, Rounds, chosen_clients, lr_factor
+from lorgnette.federate.rounds.store import FolderStore, MemoryStore, Store
+from lorgnette.federate.rounds.transport import Client, InProcess, Reply
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.federate.state import AdapterState
-from lorgnette.federate.store import FolderStore, MemoryStore, Store
-from lorgnette.federate.transport import Client, InProcess, Reply
+from lorgnette.federate.wire.feedback import rounded_update
+from lorgnette.federate.wire.messages import Local, decode_work, encode_work
 
 BASE = "base"
 
@@ -138,14 +138,14 @@ def test_stopped_anywhere_and_resumed_ends_with_the_same_bits(way: str, tmp_path
 
         journal = Journal(folder)
         if stop and stop[0] == "commit":  # the tensors of the best are there, those of the round are not
-            monkeypatch.setattr("lorgnette.federate.journal.save_file", stopping(stop[1]))
+            monkeypatch.setattr("lorgnette.federate.rounds.journal.save_file", stopping(stop[1]))
         if stop and stop[0] == "line":  # the tensors are there, the line is not
             monkeypatch.setattr(journal, "_write_lines", lambda lines, own=journal._write_lines: late(lines, own, stop))
         clients = {f"c{i}": Walker(f"c{i}", FolderStore(folder / "clients" / f"c{i}"), 5 + i) for i in range(3)}
         try:
             return scored(config, journal, listen).run(InProcess(clients))
         finally:
-            monkeypatch.setattr("lorgnette.federate.journal.save_file", save_file)
+            monkeypatch.setattr("lorgnette.federate.rounds.journal.save_file", save_file)
 
     whole = run(tmp_path / "whole", None)
     for number, stop in enumerate(stops()):

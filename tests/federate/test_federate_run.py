@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from lorgnette import build, evaluate, load, lora
-from lorgnette.federate.aggregate import Global
-from lorgnette.federate.client import LocalClient, Place, Places, Proximal
-from lorgnette.federate.messages import Local, encode_work
-from lorgnette.federate.rounds import Outcome, Rounds
+from lorgnette.federate.aggregation.adapter_state import Adapter
+from lorgnette.federate.aggregation.aggregate import Global
+from lorgnette.federate.rounds.client import LocalClient, Place, Places, Proximal
+from lorgnette.federate.rounds.loop import Outcome, Rounds
+from lorgnette.federate.rounds.split import read_manifest
+from lorgnette.federate.rounds.transport import Cancelled, InProcess
 from lorgnette.federate.run import FederationFolder, Server, federate
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.federate.split import read_manifest
-from lorgnette.federate.state import Adapter
-from lorgnette.federate.transport import Cancelled, InProcess
+from lorgnette.federate.wire.messages import Local, encode_work
 from lorgnette.systems import room
 
 SMALL = FederateConfig(clients=2, rounds=2, local_steps=2)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from lorgnette.federate.rounds.split import Part, by_size, dirichlet, evenly, read_manifest, split, write_manifest
 from lorgnette.federate.settings import FederateConfig
-from lorgnette.federate.split import Part, by_size, dirichlet, evenly, read_manifest, split, write_manifest
 from lorgnette.train.batches import Draw, DrawnBatches
 
 

@@ -27,13 +27,13 @@ import pytest
 from flower_cases import SITES, make_study, own_data
 from processes import SOURCE, board_of, is_training, kill_tree, processes_of, running, start_node, started, wait_for
 
-from lorgnette.federate.folder import read_deployment, with_own_settings
-from lorgnette.federate.journal import Journal
-from lorgnette.federate.keys import make_keys, public_key_pem
+from lorgnette.federate.deploy.folder import read_deployment, with_own_settings
+from lorgnette.federate.deploy.keys import make_keys, public_key_pem
+from lorgnette.federate.flower.serving import held_out
+from lorgnette.federate.flower.site import Site
+from lorgnette.federate.rounds.journal import Journal
+from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.run import FederationFolder, Server, federate
-from lorgnette.federate.serving import held_out
-from lorgnette.federate.site import Site
-from lorgnette.federate.transport import InProcess
 from lorgnette.systems import clip
 
 PATIENCE = 900.0  # seconds for what takes a minute on a machine of its own
@@ -256,7 +256,7 @@ def test_the_client_process_imports_no_torch(tmp_path: Path):
     code = f"""
 import os, sys, threading
 from pathlib import Path
-from lorgnette.federate.worker import serving, unpacked
+from lorgnette.federate.flower.worker import serving, unpacked
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lorgnette.federate.folder import APP_FILES, APP_NAME
-from lorgnette.federate.keys import make_keys, public_key_pem
+from lorgnette.federate.deploy.folder import APP_FILES, APP_NAME
+from lorgnette.federate.deploy.keys import make_keys, public_key_pem
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="needs lorgnette[federated]"),
@@ -28,7 +28,7 @@ class Server:
         from flwr.superlink.servicer.fleet import fleet_handlers
         from starlette.testclient import TestClient
 
-        from lorgnette.federate.flower import guard_server
+        from lorgnette.federate.flower.app import guard_server
 
         made = make_keys(folder, ["north", "south"])
         self.folders = made.sites | make_keys(folder / "other", ["east"]).sites
@@ -146,7 +146,7 @@ def test_what_a_site_says_steers_no_terminal_and_a_node_that_is_gone_holds_nobod
 ):
     from flwr.supercore.task_identity import TaskIdentity
 
-    from lorgnette.federate.flower import GridTransport
+    from lorgnette.federate.flower.app import GridTransport
 
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
@@ -164,7 +164,7 @@ def test_the_app_s_name_is_what_flower_calls_it():
 
 
 def test_a_node_that_cannot_start_the_app_says_so_without_file_names():
-    from lorgnette.federate.flower import _error_without_paths
+    from lorgnette.federate.flower.app import _error_without_paths
 
     said = _error_without_paths(code=7, reason="<class 'OSError'>:<'[Errno 28] No space left: '/home/mary/study/run''>")
     assert (said.code, said.reason) == (7, "(details are in the site's own log)")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flower_cases import SITES, make_study, own_data
 
-from lorgnette.federate.folder import (
+from lorgnette.federate.deploy.folder import (
     Deployment,
     make_folder_of,
     read_deployment,

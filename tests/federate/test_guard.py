@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.federate.folder import APP_NAME
-from lorgnette.federate.guard import KEY_HEADER, OnlyNodes, only_its_own, own_app_only, same_app
+from lorgnette.federate.deploy.folder import APP_NAME
+from lorgnette.federate.flower.guard import KEY_HEADER, OnlyNodes, only_its_own, own_app_only, same_app
 
 KEY = b"-----BEGIN PUBLIC KEY-----"
 

@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lorgnette.federate.certificates import certificate_hosts
-from lorgnette.federate.keys import make_keys, public_key_pem, site_names
+from lorgnette.federate.deploy.certificates import certificate_hosts
+from lorgnette.federate.deploy.keys import make_keys, public_key_pem, site_names
 
 
 @pytest.fixture(scope="module")

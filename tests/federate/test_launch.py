@@ -13,10 +13,10 @@ from flower_cases import make_study
 
 from lorgnette.cli import main
 from lorgnette.common.files import take_lock
-from lorgnette.federate import flower_command, launch
-from lorgnette.federate.flower_command import FlowerCommand
-from lorgnette.federate.folder import read_deployment
-from lorgnette.federate.operator import Board
+from lorgnette.federate.deploy.board import Board
+from lorgnette.federate.deploy.folder import read_deployment
+from lorgnette.federate.flower import command, launch
+from lorgnette.federate.flower.command import FlowerCommand
 
 
 class Hanging:
@@ -44,7 +44,7 @@ def test_a_run_that_never_begins_ends_with_a_reason(tmp_path: Path, monkeypatch:
 
 @pytest.mark.timeout(20)
 def test_a_link_that_hangs_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(flower_command, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(command, "CALL_SECONDS", 0.3)
     link: Any = subprocess.Popen([sys.executable, "-c", ""])
     link.wait()
     flower = FlowerCommand(tmp_path / "flower", link, "127.0.0.1:9", None)

@@ -14,9 +14,9 @@ import pytest
 from processes import SOURCE, processes_of, wait_for
 
 from lorgnette.common.files import take_lock
-from lorgnette.federate import node
-from lorgnette.federate.node import NODE_ID, Waits, coming_back
-from lorgnette.federate.programs import _is_gone, child, environment
+from lorgnette.federate.flower import node
+from lorgnette.federate.flower.node import NODE_ID, Waits, coming_back
+from lorgnette.federate.flower.programs import _is_gone, child, environment
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_nobody_waits_for_what_ended_and_is_not_reaped():
 
 STUBBORN = """
 import signal, subprocess, sys, time
-from lorgnette.federate.programs import end_group_with_input
+from lorgnette.federate.flower.programs import end_group_with_input
 end_group_with_input()
 if sys.argv[1] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -167,10 +167,10 @@ def test_a_child_ends_with_all_that_it_started(
     """Also where it hears no signal, and where whoever started it is killed."""
     monkeypatch.setenv("PYTHONPATH", str(SOURCE))
     words, log = [sys.executable, "-c", STUBBORN, hearing, str(tmp_path)], tmp_path / "log"
-    quick = "import lorgnette.federate.programs as p; p.STOP_SECONDS = 0.5; "
+    quick = "import lorgnette.federate.flower.programs as p; p.STOP_SECONDS = 0.5; "
     words[2] = quick + STUBBORN
     if not killed:
-        monkeypatch.setattr("lorgnette.federate.programs.STOP_SECONDS", 0.5)
+        monkeypatch.setattr("lorgnette.federate.flower.programs.STOP_SECONDS", 0.5)
         with child(words, os.environ, log):
             wait_for("it is up", lambda: b"ready" in log.read_bytes(), 60)
             assert len(processes_of(tmp_path)) == 3  # it, who watches for its end, and what it started

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lorgnette.cli.federate_serve import Pages
-from lorgnette.federate.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
-from lorgnette.federate.operator import Board, duration, page
+from lorgnette.federate.deploy.board import Board, duration, page
+from lorgnette.federate.rounds.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 
 
 def done(number: int, missing: list[str], seconds: float, metrics: dict[str, float]) -> RoundDone:

@@ -21,16 +21,16 @@ from flower_cases import free_port, make_pictures, make_study, own_data
 from processes import SOURCE, wait_for
 
 from lorgnette.cli import main
-from lorgnette.federate.check import check_site
-from lorgnette.federate.codec import peek
-from lorgnette.federate.folder import read_deployment, write_deployment
-from lorgnette.federate.messages import Local, encode_work
-from lorgnette.federate.operator import Board
-from lorgnette.federate.programs import reachable
-from lorgnette.federate.serving import differences, held_out, judge
-from lorgnette.federate.site import open_site
-from lorgnette.federate.transport import Reply
-from lorgnette.federate.worker import WorkerRefused, ask, packed, unpacked
+from lorgnette.federate.deploy.board import Board
+from lorgnette.federate.deploy.folder import read_deployment, write_deployment
+from lorgnette.federate.flower.check import check_site
+from lorgnette.federate.flower.programs import reachable
+from lorgnette.federate.flower.serving import differences, held_out, judge
+from lorgnette.federate.flower.site import open_site
+from lorgnette.federate.flower.worker import WorkerRefused, ask, packed, unpacked
+from lorgnette.federate.rounds.transport import Reply
+from lorgnette.federate.wire.codec import peek
+from lorgnette.federate.wire.messages import Local, encode_work
 from lorgnette.recipe import build
 
 
@@ -41,7 +41,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def work_of(study: Path) -> bytes:
     """What a server sends in round 1."""
-    from lorgnette.federate.state import Adapter
+    from lorgnette.federate.aggregation.adapter_state import Adapter
 
     deployment = read_deployment(study)
     adapter = Adapter(build(deployment.recipe).model)
@@ -72,7 +72,7 @@ def test_the_noise_of_a_site_is_not_the_server_s_to_know(study: Path):
 
 def test_the_worker_is_a_program_that_ends_with_who_started_it(study: Path):
     folder = study / "sites" / "west"
-    words = [sys.executable, "-m", "lorgnette.federate.site", str(folder), json.dumps(own_data(study, "west"))]
+    words = [sys.executable, "-m", "lorgnette.federate.flower.site", str(folder), json.dumps(own_data(study, "west"))]
     env = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
     assert worker.stdin is not None
@@ -134,7 +134,7 @@ def tried(folder: Path, given: dict[str, str]) -> dict[str, str]:
 
 
 def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lorgnette.federate.check.version", lambda name: "1.41.0")
+    monkeypatch.setattr("lorgnette.federate.flower.check.version", lambda name: "1.41.0")
     site = tmp_path / "north"
     shutil.copytree(study / "sites" / "north", site)
     own = own_data(study, "north")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.federate.worker import WorkerRefused, WorkerUnreachable, ask, serving, without_paths
+from lorgnette.federate.flower.worker import WorkerRefused, WorkerUnreachable, ask, serving, without_paths
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -138,7 +138,7 @@ def test_asking_needs_no_torch(tmp_path: Path):
     endpoint = tmp_path / "worker.json"
     with serving(lambda request, hung_up: request.upper(), endpoint):
         code = (
-            "import sys; from lorgnette.federate.worker import ask; "
+            "import sys; from lorgnette.federate.flower.worker import ask; "
             f"print(ask({str(endpoint)!r}, b'hello', 5), 'torch' in sys.modules, 'numpy' in sys.modules)"
         )
         env = os.environ | {"PYTHONPATH": str(SOURCE)}
@@ -150,7 +150,7 @@ def test_asking_needs_no_torch(tmp_path: Path):
 
 FLOODED = """
 import resource, socket, sys, time
-from lorgnette.federate.worker import ask, serving
+from lorgnette.federate.flower.worker import ask, serving
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 with serving(lambda request, hung_up: request, sys.argv[1]) as port:
     held = []

@@ -97,11 +97,11 @@ def test_a_linear_layer_equals_ordinary_operations(rows, width_in, width_out, r,
     torch.manual_seed(data.draw(st.integers(0, 99)))
     model = adapt(nn.Linear(width_in, width_out, bias), r)
     x = torch.randn(2, rows, width_in) if contiguous else torch.randn(2, width_in, rows).mT
-    fused = gradients(model, x)
+    found = gradients(model, x)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused, "fusable", lambda *_: False)
-        all_close(fused, gradients(model, x))
-    assert torch.equal(model(x), fused[0]), "without gradients the same bits"
+        all_close(found, gradients(model, x))
+    assert torch.equal(model(x), found[0]), "without gradients the same bits"
 
 
 @pytest.mark.parametrize("r", [1, 3, 20])
@@ -114,9 +114,9 @@ def test_a_convolution_equals_ordinary_operations(r, layout, ordinary):
         for size in (5, 20):
             x = torch.randn(2, 3, size, size).to(memory_format=layout)
             ordinary(False)
-            fused = gradients(model, x)
+            found = gradients(model, x)
             ordinary(True)
-            all_close(fused, gradients(model, x))
+            all_close(found, gradients(model, x))
 
 
 @layers

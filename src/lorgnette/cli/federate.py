@@ -19,7 +19,7 @@ from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.systems import ROOMS, room
 
 if TYPE_CHECKING:
-    from lorgnette.federate.rounds import Outcome
+    from lorgnette.federate.rounds.loop import Outcome
     from lorgnette.federate.run import FederationFolder
 
 OPTIONS: OwnOptions = {
@@ -115,7 +115,7 @@ def _resume(name: str, own: Mapping[str, str], options: Words) -> int:
 def _run(
     name: str, recipe: Any, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
 ) -> int:
-    from lorgnette.federate.report import ProgressLines
+    from lorgnette.federate.rounds.report import ProgressLines
     from lorgnette.federate.run import federate
 
     home = room(name)

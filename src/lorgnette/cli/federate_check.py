@@ -16,7 +16,7 @@ def run(words: list[str]) -> int:
         "Tries what a site needs before the rounds: keys, server, clock, data, the same base model and adapter. "
         "Nothing is sent. Exit status 2 where something has to be put right.",
     )
-    from lorgnette.federate.check import check_site
+    from lorgnette.federate.flower.check import check_site
 
     good = True
     for finding in check_site(folder, given):
@@ -37,7 +37,7 @@ def site_words(words: list[str], verb: str, example: str, about: str) -> tuple[s
 
     from lorgnette import settings
     from lorgnette.cli.words import split_words
-    from lorgnette.federate.folder import read_deployment, with_own_settings
+    from lorgnette.federate.deploy.folder import read_deployment, with_own_settings
 
     deployment = read_deployment(options.folder)
     _, given = split_words(words[first:], {})

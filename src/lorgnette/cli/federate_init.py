@@ -50,9 +50,9 @@ def run(words: list[str]) -> int:
     if getattr(recipe.data, "classes", None) == () and not getattr(recipe.data, "preset", ""):
         raise ValueError("--data.classes: name them, so that all sites number them alike; benign malignant, say")
 
-    from lorgnette.federate.folder import Deployment, make_folder_of
-    from lorgnette.federate.programs import LOCAL
-    from lorgnette.federate.state import Adapter
+    from lorgnette.federate.aggregation.adapter_state import Adapter
+    from lorgnette.federate.deploy.folder import Deployment, make_folder_of
+    from lorgnette.federate.flower.programs import LOCAL
     from lorgnette.recipe import build
 
     here = own["host"] in LOCAL
@@ -65,10 +65,10 @@ def run(words: list[str]) -> int:
         gather=float(_number(own, "gather", 120)),
         evaluate=_has_held_out(recipe),
     )
-    from lorgnette.federate.serving import facts_of
+    from lorgnette.federate.wire.messages import facts_of
 
     adapter = Adapter(build(recipe).model)
-    deployment = replace(deployment, **facts_of(adapter, adapter.read(), deployment))
+    deployment = replace(deployment, **facts_of(adapter, adapter.read(), deployment.config.personal))
     made = make_folder_of(deployment, folder)
     print(f"made      {made} ({Path(folder) / 'README.md'} has the commands)")
     print(
@@ -81,7 +81,7 @@ def run(words: list[str]) -> int:
 
 
 def _has_held_out(recipe: Any) -> bool:
-    from lorgnette.federate.serving import held_out
+    from lorgnette.federate.flower.serving import held_out
 
     try:
         return len(held_out(recipe)) > 0

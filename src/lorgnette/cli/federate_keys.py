@@ -29,8 +29,8 @@ def run(words: list[str]) -> int:
     )
     options = parser.read(words)
 
-    from lorgnette.federate.folder import SETTINGS_FILE, copy_settings_to_sites, read_deployment
-    from lorgnette.federate.keys import make_keys, site_names
+    from lorgnette.federate.deploy.folder import SETTINGS_FILE, copy_settings_to_sites, read_deployment
+    from lorgnette.federate.deploy.keys import make_keys, site_names
 
     hosts = list(options.host)
     has_settings = (Path(options.folder) / SETTINGS_FILE).is_file()

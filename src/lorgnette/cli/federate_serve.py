@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lorgnette.cli.arguments import Arguments, add_json
 
 if TYPE_CHECKING:
-    from lorgnette.federate.operator import Board
+    from lorgnette.federate.deploy.board import Board
 
 
 def run(words: list[str]) -> int:
@@ -25,8 +25,8 @@ def run(words: list[str]) -> int:
     options = parser.read(words)
 
     from lorgnette.common.files import write_json
-    from lorgnette.federate.launch import serve, simulate
-    from lorgnette.federate.programs import stopping_on_terminate
+    from lorgnette.federate.flower.launch import serve, simulate
+    from lorgnette.federate.flower.programs import stopping_on_terminate
 
     pages = Pages()
     run_rounds = simulate if options.simulate else serve
@@ -46,7 +46,7 @@ class Pages:
         self.said: set[str] = set()
 
     def show(self, board: Board) -> None:
-        from lorgnette.federate.operator import page
+        from lorgnette.federate.deploy.board import page
 
         text = page(board)
         if sys.stdout.isatty():

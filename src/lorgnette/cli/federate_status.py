@@ -17,8 +17,8 @@ def run(words: list[str]) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="the federation's")
     options = parser.read(words)
 
-    from lorgnette.federate.launch import is_serving
-    from lorgnette.federate.operator import Board, page
+    from lorgnette.federate.deploy.board import Board, page
+    from lorgnette.federate.flower.launch import is_serving
 
     file = Path(options.folder) / "run" / "board.json"
     if not file.is_file():

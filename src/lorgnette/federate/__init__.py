@@ -11,18 +11,18 @@ from lorgnette.common.lazy import lazy
 from lorgnette.federate.settings import FederateConfig as FederateConfig
 
 if TYPE_CHECKING:
-    from lorgnette.federate.aggregate import Aggregated as Aggregated, Global as Global, Update as Update
-    from lorgnette.federate.client import LocalClient as LocalClient, Places as Places
-    from lorgnette.federate.codec import Refused as Refused
-    from lorgnette.federate.journal import Journal as Journal
-    from lorgnette.federate.rounds import Outcome as Outcome, Rounds as Rounds
-    from lorgnette.federate.schemes import SCHEMES as SCHEMES
-    from lorgnette.federate.state import Adapter as Adapter, AdapterState as AdapterState
-    from lorgnette.federate.transport import (
+    from lorgnette.federate.aggregation.adapter_state import Adapter as Adapter, AdapterState as AdapterState
+    from lorgnette.federate.aggregation.aggregate import Aggregated as Aggregated, Global as Global, Update as Update
+    from lorgnette.federate.aggregation.schemes import SCHEMES as SCHEMES
+    from lorgnette.federate.rounds.client import LocalClient as LocalClient, Places as Places
+    from lorgnette.federate.rounds.journal import Journal as Journal
+    from lorgnette.federate.rounds.loop import Outcome as Outcome, Rounds as Rounds
+    from lorgnette.federate.rounds.transport import (
         Client as Client,
         InProcess as InProcess,
         Reply as Reply,
         Transport as Transport,
     )
+    from lorgnette.federate.wire.codec import Refused as Refused
 
 __getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -14,16 +14,16 @@ import yaml
 
 from lorgnette.checkpoint import load_recipe, recipe_text, save
 from lorgnette.common.files import make_folder, read_json, write_text
-from lorgnette.federate.aggregate import Global
-from lorgnette.federate.client import LocalClient, Place, Places
-from lorgnette.federate.events import Listener
-from lorgnette.federate.journal import Journal
-from lorgnette.federate.report import Report
-from lorgnette.federate.rounds import Outcome, Rounds
+from lorgnette.federate.aggregation.aggregate import Global
+from lorgnette.federate.rounds.client import LocalClient, Place, Places
+from lorgnette.federate.rounds.events import Listener
+from lorgnette.federate.rounds.journal import Journal
+from lorgnette.federate.rounds.loop import Outcome, Rounds
+from lorgnette.federate.rounds.report import Report
+from lorgnette.federate.rounds.split import Indices, Part, read_manifest, split, write_manifest
+from lorgnette.federate.rounds.store import FolderStore
+from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.settings import FederateConfig, Settings
-from lorgnette.federate.split import Indices, Part, read_manifest, split, write_manifest
-from lorgnette.federate.store import FolderStore
-from lorgnette.federate.transport import InProcess
 from lorgnette.lora import LoRAConfig, adapted_layers
 from lorgnette.recipe import build
 from lorgnette.settings import from_mapping, make_recipe, read_yaml
@@ -159,7 +159,7 @@ def federate(
         config: how it runs.
         folder: for its files; where they are already, it goes on after the last round that was kept.
         loaded: training and held-out batches.
-        listeners: called with each event of `lorgnette.federate.events`.
+        listeners: called with each event of `lorgnette.federate.rounds.events`.
         tiny: remembered with the split: the data is the room's miniature.
 
     Returns:

@@ -1,0 +1,1 @@
+"""How the adapters of many clients become one: pure tensors."""

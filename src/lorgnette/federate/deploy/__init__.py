@@ -1,0 +1,1 @@
+"""A federation on several machines: its folder, its keys, the operator's board."""

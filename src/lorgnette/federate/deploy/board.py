@@ -1,0 +1,231 @@
+"""What an operator sees of a federation under way: sites, round, bytes, errors, time left. Imports no torch.
+
+The process that runs the rounds keeps a `Board`; every change goes into a small JSON file, from which
+`lorgnette federate serve` and `lorgnette federate status` draw their table. Reasons that sites give carry no file names
+(`lorgnette.federate.flower.worker.without_paths`), and nothing else of a site's data is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lorgnette.common.files import read_json, write_json
+from lorgnette.federate.rounds.events import (
+    Answered,
+    Event,
+    NotUsed,
+    RoundDone,
+    RoundsEnded,
+    RoundsStarted,
+    RoundStarted,
+)
+
+FORMAT_VERSION = 1
+WAITING, KEEPING = "waiting for sites", "keeping the adapter"
+NOT_CONNECTED = "it is not connected"
+State = Literal["not yet seen", "ready", "training", "answered", "late", "refused", "not connected", "not asked"]
+
+
+@dataclass
+class SiteLine:
+    """One site."""
+
+    state: State = "not yet seen"
+    samples: int | None = None
+    rounds: int = 0
+    """In how many rounds its update counted."""
+    seconds: float | None = None
+    """From asking to answer, the last time it answered."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+    problem: str = ""
+    """Its last error, and the round it was in."""
+
+
+@dataclass
+class Board:
+    """The state of a federation, as figures.
+
+    Args:
+        path: the file it is kept in; None: nowhere.
+        rounds: how many there are to be.
+        sites: their names.
+    """
+
+    path: Path | None
+    rounds: int
+    sites: dict[str, SiteLine]
+    round: int = 0
+    phase: str = WAITING
+    round_began: float = 0.0
+    round_seconds: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    serving: str = ""
+    """Which start of the server keeps it: one that was killed may still write."""
+    wire_bytes: int | None = None
+    """All that travelled both ways since the server was last started, as Flower counts it; known at the end."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str] | None, rounds: int, sites: Sequence[str], serving: str = "") -> Board:
+        """A new one, with its file written."""
+        lines = {name: SiteLine() for name in sorted(sites)}
+        board = cls(None if path is None else Path(path), rounds, lines, serving=serving)
+        board.keep()
+        return board
+
+    def seen(self, site: str, samples: int | None) -> None:
+        """A site said that it is there."""
+        self.sites[site].state, self.sites[site].samples, self.sites[site].problem = "ready", samples, ""
+        self.keep()
+
+    def failed(self, site: str, reason: str, state: State = "refused") -> None:
+        """A site's part is lost."""
+        self.sites[site].state = state
+        self.sites[site].problem = f"round {self.round}: {reason}" if self.round else reason
+        self.keep()
+
+    def __call__(self, event: Event) -> None:
+        """Follow the rounds, as one of their listeners."""
+        match event:
+            case RoundsStarted():
+                self.round, self.phase = event.round, "between rounds"
+                self.metrics = _numbers(event.record.get("metrics"))
+            case RoundStarted():
+                self.round, self.phase, self.round_began = event.round, "training", time.time()
+                for name, line in self.sites.items():
+                    line.state = "training" if name in event.asked else "not asked"
+            case Answered():
+                line = self.sites[event.client]
+                line.state, line.seconds, line.samples = "answered", event.seconds, event.samples
+                line.bytes_up += event.size
+                line.rounds += 1
+            case NotUsed():
+                if event.client in self.sites:
+                    away = event.reason == NOT_CONNECTED
+                    self.failed(event.client, event.reason, "not connected" if away else "refused")
+            case RoundDone():
+                self.round_seconds.append(event.record["seconds"])
+                self.metrics, self.phase = _numbers(event.record.get("metrics")), "between rounds"
+                for name in event.record["missing"]:
+                    self.failed(name, "no answer in time", "late")
+                for name, client in event.record["clients"].items():
+                    self.sites[name].bytes_down += client["bytes_down"]
+            case RoundsEnded():
+                self.phase = KEEPING
+        self.keep()
+
+    def finish(self, phase: str) -> None:
+        """No more rounds, for this reason."""
+        self.phase = phase
+        self.keep()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more rounds will come."""
+        return self.phase not in (WAITING, "training", "between rounds", KEEPING)
+
+    def problems(self) -> list[str]:
+        """A line for each site whose part was lost: the last reason."""
+        return [f"{name}: {line.problem}" for name, line in self.sites.items() if line.problem]
+
+    def scores(self) -> list[str]:
+        """`accuracy 0.91` for each metric of the last round."""
+        return [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+
+    def seconds_left(self, now: float) -> float | None:
+        """An estimate from the middle one of the last rounds; None before the first is over."""
+        if not self.round_seconds:
+            return None
+        usual = statistics.median(self.round_seconds[-5:])
+        under_way = self.phase == "training"
+        whole = max(0, self.rounds - self.round) * usual
+        return whole + (max(0.0, usual - (now - self.round_began)) if under_way else 0.0)
+
+    def keep(self) -> None:
+        """Write the file anew."""
+        if self.path is not None:
+            content = {"format_version": FORMAT_VERSION, "written": time.time()} | asdict(self)
+            content.pop("path")
+            write_json(self.path, content)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Board:
+        """The board in a file.
+
+        Raises:
+            FileNotFoundError: there is none (yet).
+            ValueError: it is of another version, or damaged.
+        """
+        content: dict[str, Any] = read_json(path)
+        if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
+            raise ValueError(f"{path} is no state of a federation that this program reads")
+        content.pop("written", None)
+        try:
+            sites = {name: SiteLine(**line) for name, line in content.pop("sites").items()}
+            return cls(Path(path), sites=sites, **content)
+        except (TypeError, KeyError, AttributeError):
+            raise ValueError(f"{path} is damaged") from None
+
+
+def _numbers(metrics: Mapping[str, float | None] | None) -> dict[str, float]:
+    return {name: value for name, value in (metrics or {}).items() if value is not None}
+
+
+def page(board: Board, now: float | None = None) -> str:
+    """The operator's table as text: a heading, a line for each site, and what went wrong last."""
+    now = time.time() if now is None else now
+    heading = [f"round {board.round} of {board.rounds}", board.phase]
+    if board.phase == "training":
+        heading.append(f"{now - board.round_began:.0f} s")
+    left = board.seconds_left(now)
+    if left is not None and board.phase in ("training", "between rounds"):
+        heading.append(f"about {duration(left)} left")
+    heading += board.scores()
+    columns = ["site", "state", "samples", "rounds", "seconds", "down", "up"]
+    rows = [
+        [
+            name,
+            line.state,
+            "-" if line.samples is None else str(line.samples),
+            str(line.rounds),
+            "-" if line.seconds is None else f"{line.seconds:.1f}",
+            _size(line.bytes_down),
+            _size(line.bytes_up),
+        ]
+        for name, line in board.sites.items()
+    ]
+    if board.wire_bytes is not None:
+        heading.append(f"{_size(board.wire_bytes)} on the wire")
+    problems = board.problems()
+    return "\n".join([", ".join(heading), "", *_columns([columns, *rows]), *([""] if problems else []), *problems])
+
+
+def duration(seconds: float) -> str:
+    """75 -> '1 min 15 s', 7300 -> '2 h 2 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 10_000 else f"{n_bytes} B"
+
+
+def _columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]

@@ -1,0 +1,1 @@
+"""The only part that knows Flower: federation on several machines, or simulated on one."""

@@ -1,0 +1,111 @@
+"""A site's worker: `python -m lorgnette.federate.flower.site FOLDER [--data.root ...]` holds model and data.
+
+It says where it listens in FOLDER/run/worker.json and ends when its standard input does, with the process that
+started it. Its log is the site's own; only refusals without file names leave it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorgnette.common.files import make_folder
+from lorgnette.federate.deploy.folder import Deployment, read_deployment, with_own_settings
+from lorgnette.federate.deploy.keys import write_private
+from lorgnette.federate.flower.programs import end_group_with_input, stopping_on_terminate
+from lorgnette.federate.flower.worker import serving, unpacked
+from lorgnette.federate.rounds.client import LocalClient, Places
+from lorgnette.federate.rounds.store import FolderStore
+from lorgnette.federate.wire.messages import facts_of
+from lorgnette.recipe import build
+from lorgnette.systems import room_of
+from lorgnette.version import __version__
+
+
+class Site:
+    """One holder of data.
+
+    Args:
+        name: of the site.
+        federation: what all agree on.
+        recipe: with this site's own data.
+        store: folder for what it keeps from round to round.
+
+    Raises:
+        ValueError, FileNotFoundError: the data or the base model cannot be read.
+    """
+
+    def __init__(self, name: str, deployment: Deployment, recipe: Any, store: Path):
+        batches, test = room_of(recipe).loaders(recipe.data, recipe.train)
+        places = Places(lambda: build(recipe))
+        with places.lent() as place:  # built now: the first round is not to wait for it
+            self.facts = facts_of(place.adapter, place.made, deployment.config.personal)
+        self.samples = len(batches.dataset)
+        personal = deployment.config.personal
+        kept, secret = FolderStore(store), noise_seed(store / "noise.key")
+        self.client = LocalClient(
+            name, places, batches, self.samples, recipe.train, kept, test or None, personal, secret
+        )
+
+    def answer(self, kind: str, round: int, data: bytes, hung_up: threading.Event | None = None) -> bytes:
+        """What a server asked for: `greet` (a line of JSON) or `train` (an update)."""
+        if kind == "greet":
+            facts = {"version": __version__, "samples": self.samples, "clock": time.time(), **self.facts}
+            return json.dumps(facts).encode()
+        return self.client.train(round, data, hung_up)
+
+
+def noise_seed(file: Path) -> int:
+    """This site's own seed of the noise on its updates: made once, so that a round asked again gets the same answer."""
+    if not file.exists():
+        write_private(file, secrets.token_hex(16).encode())
+    return int(file.read_text(), 16)
+
+
+def open_site(folder: Path, given: Mapping[str, Any]) -> Site:
+    """The site of a folder, with its own settings by flat name."""
+    deployment = read_deployment(folder)
+    return Site(folder.resolve().name, deployment, with_own_settings(deployment, given), folder / "run" / "kept")
+
+
+def main(folder: Path, given: Mapping[str, Any]) -> None:
+    """Serve until standard input ends."""
+    end_group_with_input()
+    make_folder(folder / "run")
+    logging.basicConfig(
+        filename=folder / "run" / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    log = logging.getLogger("lorgnette.federate.flower.site")
+    site = open_site(folder, given)
+
+    def answer(request: bytes, hung_up: threading.Event) -> bytes:
+        kind, round, data = unpacked(request)
+        started = time.monotonic()
+        try:
+            reply = site.answer(kind, round, data, hung_up)
+        except BaseException:
+            log.exception("%s of round %d", kind, round)  # whole, with file names: this log stays here
+            raise
+        log.info("%s of round %d: %d bytes in %.2f s", kind, round, len(reply), time.monotonic() - started)
+        return reply
+
+    endpoint = folder / "run" / "worker.json"
+    with contextlib.suppress(KeyboardInterrupt), stopping_on_terminate(), serving(answer, endpoint):
+        print("ready", flush=True)
+        while True:
+            signal.pause()
+    os._exit(0)  # a training that nobody waits for must not hold the site up
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The rounds: the loop, who trains, who carries the bytes, the journal to go on from."""

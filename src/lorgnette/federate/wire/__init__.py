@@ -1,0 +1,1 @@
+"""What travels: messages, tensors as bytes, quantisation, noise and what it buys."""
