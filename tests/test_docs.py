@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from lorgnette import lora, settings
-from lorgnette.cli import VERBS, federate, federate_init, main, train
+from lorgnette.cli import VERBS, main, train
 from lorgnette.cli.arguments import Arguments
+from lorgnette.cli.federate import SEVERAL_MACHINES, here, init
 from lorgnette.cli.words import settings_from_file, split_words
 from lorgnette.images.file import Image, write_image
 from lorgnette.systems import ROOMS, room
@@ -147,11 +148,11 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
         if "--help" in words or len(words) == 1 or words == ["federate", "init"]:
             continue
         if words[:2] == ["federate", "init"]:
-            own, options = split_words(words[4:], federate_init.OPTIONS)
+            own, options = split_words(words[4:], init.OPTIONS)
             assert "host" in own, line
             check_settings("federate", words[3], *(word for name, values in options for word in (f"--{name}", *values)))
             continue
-        if words[0] in ("train", "federate") and words[1] not in federate.SEVERAL_MACHINES:
+        if words[0] in ("train", "federate") and words[1] not in SEVERAL_MACHINES:
             check_settings(*words)
             continue
         with pytest.raises(Understood):  # else the error stands in what was captured
@@ -162,8 +163,8 @@ def check_settings(verb: str, name: str, *words: str) -> None:
     """Read `ROOM --setting value ...` as `lorgnette train` and `federate` do, up to the recipe."""
     recipe_class = room(name).Recipe
     if verb == "federate":
-        own, of_federation, options = federate.sorted_words(list(words), federate.OPTIONS)
-        federate.federation(of_federation)
+        own, of_federation, options = here.sorted_words(list(words), here.OPTIONS)
+        here.federation(of_federation)
     else:
         own, options = split_words(words, train.OPTIONS)
     given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}

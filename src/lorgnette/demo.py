@@ -26,7 +26,7 @@ from lorgnette.report.grid import busiest, labelled_grid
 from lorgnette.report.page import Captioned, write_report
 from lorgnette.systems.superres.camera import Camera
 from lorgnette.systems.superres.data import TestImages, loaders
-from lorgnette.systems.superres.enlarge import enhance
+from lorgnette.systems.superres.predict import enhance
 from lorgnette.systems.superres.recipe import Data, Recipe
 from lorgnette.systems.superres.task import SuperResolution, image_scores
 from lorgnette.train.config import TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorgnette.cli.federate_serve import Pages
+from lorgnette.cli.federate.serve import Pages
 from lorgnette.federate.deploy.board import Board, duration, page
 from lorgnette.federate.rounds.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, whole
-from lorgnette.cli.output import table
 from lorgnette.common.files import write_json
+from lorgnette.common.text import table
 
 
 def run(words: list[str]) -> int:

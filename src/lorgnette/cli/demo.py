@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_json, whole
-from lorgnette.cli.output import figure, size, table
 from lorgnette.common.files import write_json
+from lorgnette.common.text import figure, size, table
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder

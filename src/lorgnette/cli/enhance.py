@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, factor, whole
+from lorgnette.cli.sizes import wanted, width_by_height
 from lorgnette.common.files import make_folder
 from lorgnette.systems import ROOMS
 
@@ -52,7 +52,7 @@ def _arguments() -> Arguments:
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--scale", type=factor, metavar="S", help="factor, such as 3.3; unset: 2, or the model's own")
-    wanted.add_argument("--size", type=_size, metavar="WxH", help="width and height in pixels, any two")
+    wanted.add_argument("--size", type=width_by_height, metavar="WxH", help="width and height in pixels, any two")
     for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
         wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
     parser.add_argument("--tile", type=whole(16), metavar="N", help="side of a tile; smaller needs less memory")
@@ -65,14 +65,6 @@ def _arguments() -> Arguments:
 
     add_options(parser)
     return parser
-
-
-def _size(text: str) -> tuple[int, int]:
-    """'1920x1080' as (H, W)."""
-    match = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} does not work; WIDTHxHEIGHT such as 1920x1080 does")
-    return int(match[2]), int(match[1])
 
 
 # ------------------------------------------------------------------------------------------- what goes where
@@ -144,20 +136,6 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
     if bar:
         settings["progress"] = lambda tiles: tqdm(tiles, unit="tile", disable=None, leave=False)
     write_image(target, enhance(task, image, **settings), quality=options.quality or 95)
-
-
-def wanted(options: argparse.Namespace, height: int, width: int) -> dict[str, Any]:
-    """`scale` or `size` for an image of that size."""
-    if options.size:
-        return {"size": options.size}
-    if options.width:
-        return {"size": (max(1, round(height * options.width / width)), options.width)}
-    if options.height:
-        return {"size": (options.height, max(1, round(width * options.height / height)))}
-    if options.long_side:
-        ratio = options.long_side / max(height, width)
-        return {"size": (max(1, round(height * ratio)), max(1, round(width * ratio)))}
-    return {} if options.scale is None else {"scale": options.scale}
 
 
 def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: Any, options: Any) -> int:

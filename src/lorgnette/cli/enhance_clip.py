@@ -160,7 +160,7 @@ def _target(source: Path, out: Path, frames: bool) -> Path:
 
 def _size(options: argparse.Namespace, size: tuple[int, int], turned: bool) -> dict[str, Any]:
     """`scale` or `size` for frames of `size` `(H, W)` as stored; people speak of them as they are shown."""
-    from lorgnette.cli.enhance import wanted
+    from lorgnette.cli.sizes import wanted
 
     found = wanted(options, *(size[::-1] if turned else size))
     if "size" not in found:

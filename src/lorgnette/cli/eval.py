@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, factor
-from lorgnette.cli.output import metrics_table
 from lorgnette.common.files import write_json
+from lorgnette.common.text import metrics_table
 from lorgnette.systems import ROOMS, room
 
 

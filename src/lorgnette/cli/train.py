@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.output import figure, table
 from lorgnette.cli.settings_page import settings_page
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.common.files import write_json
+from lorgnette.common.text import figure, table
 from lorgnette.systems import ROOMS, room
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from torch import nn
 from lorgnette.images.file import Image, imresize, read_image, write_image
 from lorgnette.systems.superres import enhance
 from lorgnette.systems.superres.encoders import EDSR
-from lorgnette.systems.superres.enlarge import MAX_SCALE, output_size
 from lorgnette.systems.superres.model import LMLTE
+from lorgnette.systems.superres.predict import MAX_SCALE, output_size
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.plan import Tile
 

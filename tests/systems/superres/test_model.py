@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.nn.coords import axis_coords, make_coord
+from lorgnette.systems.superres.coords import axis_coords, make_coord
 from lorgnette.systems.superres.encoders import EDSR, ENCODERS, make_encoder
 from lorgnette.systems.superres.model import LMLTE, LMMLP, MLP, NUDGE, TRAINED_SCALE, render_cell
 

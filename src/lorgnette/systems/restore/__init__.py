@@ -10,11 +10,11 @@ from lorgnette.systems.restore.recipe import Data as Data, Model as Model, Recip
 if TYPE_CHECKING:
     from lorgnette.images.patches import default_steps as default_steps
     from lorgnette.systems.restore.basicsr import read_options as read_options, read_test_options as read_test_options
-    from lorgnette.systems.restore.clean import enhance as enhance
     from lorgnette.systems.restore.data import loaders as loaders
     from lorgnette.systems.restore.evaluate import evaluation as evaluation
     from lorgnette.systems.restore.miniature import tiny as tiny
     from lorgnette.systems.restore.model import MambaIR as MambaIR
+    from lorgnette.systems.restore.predict import enhance as enhance
     from lorgnette.systems.restore.task import Restoration as Restoration, make_task as make_task
     from lorgnette.systems.restore.weights import from_upstream as from_upstream
 

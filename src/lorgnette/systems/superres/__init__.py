@@ -10,10 +10,10 @@ from lorgnette.systems.superres.recipe import Data as Data, Model as Model, Reci
 if TYPE_CHECKING:
     from lorgnette.images.patches import default_steps as default_steps
     from lorgnette.systems.superres.data import loaders as loaders
-    from lorgnette.systems.superres.enlarge import enhance as enhance
     from lorgnette.systems.superres.evaluate import evaluation as evaluation
     from lorgnette.systems.superres.miniature import tiny as tiny
     from lorgnette.systems.superres.model import LMLTE as LMLTE
+    from lorgnette.systems.superres.predict import enhance as enhance
     from lorgnette.systems.superres.task import (
         SuperResolution as SuperResolution,
         make_task as make_task,

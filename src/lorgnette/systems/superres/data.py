@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorgnette.images.file import find_images, imresize, pair_images, read_image
 from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
-from lorgnette.nn.coords import axis_coords
+from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.recipe import Data
 from lorgnette.train.batches import Draw, DrawnBatches
 from lorgnette.train.config import TrainConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.nn.coords import make_coord
+from lorgnette.systems.superres.coords import make_coord
 from lorgnette.systems.superres.data import shrink
 from lorgnette.systems.superres.recipe import DEFAULT_TARGETS, Data, Model, Recipe
 from lorgnette.train.config import TrainConfig

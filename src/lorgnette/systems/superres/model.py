@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.nn.coords import axis_coords
+from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.encoders import EDSR
 
 TRAINED_SCALE = 4.0  # cells are not made finer than this: published models saw scales 1 to 4

@@ -6,17 +6,16 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.output import figure, size, table
 from lorgnette.cli.settings_page import about_setting, option_lines, settings_page, shown_default
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.common.files import write_json
+from lorgnette.common.text import figure, size, table
 from lorgnette.federate.settings import FederateConfig, Settings
-from lorgnette.systems import ROOMS, room
+from lorgnette.systems import room
 
 if TYPE_CHECKING:
     from lorgnette.federate.rounds.loop import Outcome
@@ -31,42 +30,15 @@ OPTIONS: OwnOptions = {
 }
 FEDERATION = {field.name for field in fields(FederateConfig)}
 
-SEVERAL_MACHINES = {
-    "init": "make the folder of a federation on several machines",
-    "keys": "make its certificates and keys",
-    "serve": "run its rounds",
-    "status": "show where its rounds are",
-    "check": "try what a site needs, before the rounds",
-    "node": "take part as a site, with the data of this machine",
-}
-
-ROOMS_PAGE = """\
-lorgnette federate superres --data.root photos --clients 8 --rounds 20
-
-Clients train one adapter on data that stays with them; here all of them run on this machine.
-Rooms: {rooms}.
-lorgnette federate ROOM --help lists all settings.
-
-on several machines, carried by Flower (docs: federation-deployment):
-{several}
-
-{options}"""
-
 
 def run(words: list[str]) -> int:
-    """Run the verb; returns the exit status."""
-    if not words or words[0].startswith("-"):
-        several = "\n".join(f"  {name:<8}{about}" for name, about in SEVERAL_MACHINES.items())
-        print(ROOMS_PAGE.format(rooms=", ".join(ROOMS), several=several, options=_own_page()))
-        return 0 if words and words[0] in ("-h", "--help") else 2
-    if words[0] in SEVERAL_MACHINES:
-        return import_module(f"lorgnette.cli.federate_{words[0]}").run(words[1:])
+    """Run the verb for the room `words[0]`; returns the exit status."""
     recipe_class = room(words[0]).Recipe
     if "-h" in words or "--help" in words:
         example = f"lorgnette federate {words[0]} --data.root photos --clients 8 --rounds 20"
         about = "Clients train one adapter, each on its own part of the data; the adapter, a report and a journal\n"
         about += "stay in a folder. Here all clients run on this machine, one after another."
-        print(f"{settings_page(words[0], recipe_class, {}, example, about)}\n\nfederation:\n{_own_page()}")
+        print(f"{settings_page(words[0], recipe_class, {}, example, about)}\n\nfederation:\n{own_page()}")
         return 0
     own, of_federation, of_room = sorted_words(words[1:], OPTIONS)
     if "resume" in own:
@@ -181,7 +153,7 @@ def _overlaid(recipe: Any, given: Mapping[str, Any]) -> Any:
     return recipe
 
 
-def _own_page() -> str:
+def own_page() -> str:
     """The options of the verb and of the federation."""
     lines = [(f"--{option} {value}".rstrip(), about) for option, (value, about) in OPTIONS.items()]
     for name, setting in settings.settings_of(Settings).items():

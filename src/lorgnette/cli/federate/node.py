@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorgnette.cli.federate_check import site_words
+from lorgnette.cli.federate.check import site_words
 
 
 def run(words: list[str]) -> int:

@@ -36,7 +36,7 @@ def run(words: list[str]) -> int:
         options = "\n".join(f"  {f'--{name} {value}':<24}{about}" for name, (value, about) in OPTIONS.items())
         print(PAGE.format(rooms=", ".join(ROOMS), options=options))
         return 0 if {"-h", "--help"} & set(words) else 2
-    from lorgnette.cli.federate import FEDERATION, federation, sorted_words
+    from lorgnette.cli.federate.here import FEDERATION, federation, sorted_words
 
     folder, name = words[0], words[1]
     recipe_class = room(name).Recipe
