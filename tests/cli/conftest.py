@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_helpers import picture
+from tests.cli.pictures import picture
 
 from lorgnette.cli import main
 

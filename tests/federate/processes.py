@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flower_cases import own_data
+from tests.federate.studies import own_data
 
 from lorgnette.federate.deploy.board import Board
 

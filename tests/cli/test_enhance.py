@@ -1,0 +1,179 @@
+"""`lorgnette enhance`: files, folders, sizes, wrong input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from tests.cli.pictures import picture
+
+from lorgnette.cli import main
+
+
+def enhance(adapter: Path, *words: object) -> int:
+    return main(["enhance", *map(str, words), "--adapter", str(adapter), "--device", "cpu"])
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with PIL.Image.open(path) as image:
+        return image.size
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """An image of 40 x 30 pixels."""
+    path = tmp_path / "wide.png"
+    picture(40, 5).crop((0, 0, 40, 30)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ([], (80, 60)),
+        (["--scale", "3.3"], (132, 99)),
+        (["--scale", "1"], (40, 30)),
+        (["--size", "100x90"], (100, 90)),
+        (["--width", "100"], (100, 75)),
+        (["--height", "45"], (60, 45)),
+        (["--long-side", "120"], (120, 90)),
+    ],
+)
+def test_sizes(words: list[str], size: tuple[int, int], adapter: Path, wide: Path, tmp_path: Path):
+    assert enhance(adapter, wide, tmp_path / "out.png", *words) == 0
+    assert size_of(tmp_path / "out.png") == size
+
+
+def test_tiles_leave_the_picture_as_it_is(adapter: Path, photos: Path, tmp_path: Path):
+    assert enhance(adapter, photos / "a.png", tmp_path / "whole.png") == 0
+    assert enhance(adapter, photos / "a.png", tmp_path / "tiled.png", "--tile", 24) == 0
+    whole, tiled = (np.asarray(PIL.Image.open(tmp_path / f"{n}.png")).astype(int) for n in ("whole", "tiled"))
+    assert np.abs(whole - tiled).max() <= 1
+
+
+def test_the_adapter_is_used(adapter: Path, photos: Path, tmp_path: Path):
+    from lorgnette import load
+    from lorgnette.images.file import read_image, to_uint8
+    from lorgnette.systems import superres
+
+    assert enhance(adapter, photos / "a.png", tmp_path / "out.png") == 0
+    expected = superres.enhance(load(adapter), read_image(photos / "a.png"), scale=2.0)
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "out.png")), to_uint8(expected.pixels))
+
+
+def test_without_an_adapter_the_shipped_model_works(photos: Path, tmp_path: Path):
+    assert main(["enhance", str(photos / "a.png"), str(tmp_path / "out.png"), "--device", "cpu"]) == 0
+    assert size_of(tmp_path / "out.png") == (128, 128)
+
+
+def test_an_existing_folder_as_output_of_a_file(adapter: Path, wide: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    assert enhance(adapter, wide, tmp_path / "out") == 0
+    assert size_of(tmp_path / "out" / "wide.png") == (80, 60)
+
+
+def test_a_folder_keeps_its_subfolders_and_what_is_done(adapter: Path, photos: Path, tmp_path: Path):
+    out = tmp_path / "large"
+    out.mkdir()
+    (out / "a.png").write_text("done before")
+    assert enhance(adapter, photos, out) == 0
+    assert (out / "a.png").read_text() == "done before"
+    assert size_of(out / "more" / "d.png") == (128, 128)
+    assert enhance(adapter, photos, out, "--overwrite") == 0
+    assert size_of(out / "a.png") == (128, 128)
+
+
+def test_an_output_folder_inside_the_input_is_not_enlarged_again(adapter: Path, photos: Path, tmp_path: Path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    assert enhance(adapter, folder, folder / "large") == 0
+    assert enhance(adapter, folder, folder / "large") == 0
+    assert len(list((folder / "large").rglob("*.png"))) == 4
+
+
+def test_a_broken_file_in_a_folder_does_not_stop_the_others(
+    adapter: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "b.png").write_bytes((photos / "b.png").read_bytes()[:200])
+    assert enhance(adapter, folder, tmp_path / "out") == 2
+    assert sorted(f.name for f in (tmp_path / "out").rglob("*.png")) == ["a.png", "c.png", "d.png"]
+    first, last = capsys.readouterr().err.splitlines()
+    assert str(folder / "b.png") in first
+    assert last == "lorgnette: error: 1 of 4 images could not be done (listed above)"
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "1000", "abc", "inf", "0.5"])
+def test_wrong_scales(scale: str, wide: Path, tmp_path: Path, refused):
+    line = refused("enhance", wide, tmp_path / "out.png", "--scale", scale)
+    assert line == f"--scale: '{scale}' does not work; a number from 1 to 32 does, such as 3.3"
+
+
+@pytest.mark.parametrize("size", ["big", "0x10", "10", "-4x4", "10x", "1e3x4"])
+def test_wrong_sizes(size: str, wide: Path, tmp_path: Path, refused):
+    line = refused("enhance", wide, tmp_path / "out.png", f"--size={size}")
+    assert line == f"--size: '{size}' does not work; WIDTHxHEIGHT such as 1920x1080 does"
+
+
+@pytest.mark.parametrize("words", [["--size", "20x20"], ["--width", "4000"], ["--height", "1"], ["--long-side", "3"]])
+def test_sizes_that_are_no_enlargement(words: list[str], adapter: Path, wide: Path, tmp_path: Path, refused):
+    line = refused("enhance", wide, tmp_path / "out.png", "--adapter", adapter, *words)
+    assert "not 1 to 32 times the image's 40x30" in line
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_broken_images(adapter: Path, photos: Path, tmp_path: Path, refused):
+    (tmp_path / "cut.png").write_bytes((photos / "a.png").read_bytes()[:300])
+    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, says in (("cut", "damaged or incomplete"), ("text", "is not a PNG"), ("empty", "is empty")):
+        line = refused("enhance", tmp_path / f"{name}.png", tmp_path / "out.png", "--adapter", adapter)
+        assert says in line
+        assert f"{name}.png" in line
+
+
+def test_outputs_are_checked_before_the_work(wide: Path, photos: Path, tmp_path: Path, refused, monkeypatch):
+    from lorgnette.cli import enhance
+
+    def worked(options: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(enhance, "_load", worked)
+    (tmp_path / "file").write_text("")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "suffix must be one of" in refused("enhance", wide, tmp_path / "out.gif")
+    assert "suffix must be one of" in refused("enhance", wide, tmp_path / "out")
+    assert "cannot make the folder" in refused("enhance", wide, tmp_path / "file" / "out.png")
+    assert "is the input itself" in refused("enhance", wide, wide)
+    assert "is the input folder itself" in refused("enhance", photos, photos)
+    assert "is a file" in refused("enhance", photos, tmp_path / "file")
+    assert "no images in" in refused("enhance", empty, tmp_path / "out")
+    assert "no such file or folder" in refused("enhance", tmp_path / "none.png", tmp_path / "out.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    assert "is not writable" in refused("enhance", wide, tmp_path / "out.png")
+
+
+def test_transparency_needs_a_format_that_has_it(adapter: Path, tmp_path: Path, refused):
+    PIL.Image.new("RGBA", (20, 20), (10, 20, 30, 40)).save(tmp_path / "clear.png")
+    line = refused("enhance", tmp_path / "clear.png", tmp_path / "out.jpg", "--adapter", adapter)
+    assert "no alpha plane" in line
+
+
+def test_a_device_that_is_not_there(adapter: Path, wide: Path, tmp_path: Path, refused):
+    line = refused("enhance", wide, tmp_path / "out.png", "--adapter", adapter, "--device", "gpu")
+    assert line.startswith("--device: 'gpu' does not work here; cpu")
+
+
+def test_an_adapter_for_another_base(adapter: Path, wide: Path, tmp_path: Path, refused):
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    recipe = other / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("seed: 0", "seed: 1"))  # untrained base weights of another seed
+    line = refused("enhance", wide, tmp_path / "out.png", "--adapter", other)
+    assert "another base" in line

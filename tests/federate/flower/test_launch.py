@@ -1,0 +1,98 @@
+"""Whoever waits for Flower does not wait for ever."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.federate.studies import make_study
+
+from lorgnette.cli import main
+from lorgnette.common.files import take_lock
+from lorgnette.federate.deploy.board import Board
+from lorgnette.federate.deploy.folder import read_deployment
+from lorgnette.federate.flower import command, launch
+from lorgnette.federate.flower.command import FlowerCommand
+
+
+class Hanging:
+    """Flower's link, up, with a run that is never begun."""
+
+    link: Any = type("Link", (), {"poll": lambda self: None})()
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return {"status": "pending"}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("old", [None, '{"format_version": 0}', "half a li"])
+def test_a_run_that_never_begins_ends_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str | None):
+    """Also beside a board that another version or a full disk left behind."""
+    monkeypatch.setattr(launch, "BEGIN_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.05)
+    file = tmp_path / "board.json"
+    if old is not None:
+        file.write_text(old)
+    hanging: Any = Hanging()
+    with pytest.raises(ValueError, match="did not begin"):
+        launch._watch(hanging, "1", (file, "this start"), lambda board: None)
+
+
+@pytest.mark.timeout(20)
+def test_a_link_that_hangs_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(command, "CALL_SECONDS", 0.3)
+    link: Any = subprocess.Popen([sys.executable, "-c", ""])
+    link.wait()
+    flower = FlowerCommand(tmp_path / "flower", link, "127.0.0.1:9", None)
+    hanging = tmp_path / "flwr"
+    hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
+    hanging.chmod(0o700)
+    flower.program = str(hanging)
+    with pytest.raises(ValueError, match=r"could not be started .*did not answer"):
+        flower.start_run(tmp_path)
+    assert flower.run("1") == {}
+
+
+def test_a_taken_port_is_told_from_a_server_that_runs_already(tmp_path: Path):
+    study = make_study(tmp_path)
+    deployment = read_deployment(study)
+    (study / "run").mkdir()
+    with socket.create_server(("127.0.0.1", deployment.port)), (study / "run" / "lock").open("w") as lock:
+        for said in "stop what listens there, or change the port", "running already":
+            with pytest.raises(ValueError, match=said), launch._superlink(study, deployment, ""):
+                pass
+            assert take_lock(lock)
+
+
+def test_status_says_whether_a_server_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    run.mkdir()
+    board = Board.of(run / "board.json", 3, ["north"])
+    with (run / "lock").open("w") as lock:
+        assert take_lock(lock)
+        assert main(["federate", "status", str(tmp_path)]) == 0
+        assert "no server is running" not in capsys.readouterr().out
+    assert main(["federate", "status", str(tmp_path)]) == 0
+    assert "no server is running: `lorgnette federate serve" in capsys.readouterr().out
+    board.finish("finished")
+    assert main(["federate", "status", str(tmp_path)]) == 0
+    assert "no server" not in capsys.readouterr().out
+
+
+def test_a_node_s_key_is_its_owner_s_alone(tmp_path: Path):
+    site = make_study(tmp_path) / "sites" / "north"
+    (site / "node.key").chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        launch.run_node(site, {})
+
+
+def test_a_key_that_the_server_does_not_know_is_told(tmp_path: Path):
+    log = tmp_path / "node.log"
+    log.write_text("Exit Code: 305\n[code: 2004] Failed to activate SuperNode.\n")
+    assert "node.pub" in launch._why(log)
+    log.write_text("Killed")
+    assert str(log) in launch._why(log)
