@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import importlib.util
 import os
 import pkgutil
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,63 +18,134 @@ from lorgnette.cli import VERBS
 from lorgnette.cli.federate import SEVERAL_MACHINES
 from lorgnette.systems import ROOMS
 
-SOURCE = Path(__file__).parents[1] / "src"
-EDGES = ("cli", "web", "compat", "demo")  # may import everything; nothing but cli imports them
-ABOVE_ROOMS = ("checkpoint", "federate", "export")
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+
+# Who may import whom at the top of the package, from the ground up: each line names parts of lines above it only.
+# A new file or folder at the top gets a line here, or the test fails.
+TOP = {
+    "version": "",
+    "common": "",
+    "settings": "common",
+    "lora": "common",
+    "images": "common",
+    "report": "common",
+    "nn": "common lora",
+    "train": "common lora report",
+    "tiles": "common images",
+    "systems": "common settings lora images report nn train tiles",
+    "recipe": "common settings lora train systems",
+    "video": "common images report train tiles systems",
+    "checkpoint": "common settings lora train systems recipe",
+    "federate": "version common settings lora report train systems recipe checkpoint",
+    "compat": "common settings lora images train systems recipe video checkpoint federate",
+    "demo": "common settings lora images report train systems recipe checkpoint",
+    "cli": "version common settings lora images report train tiles systems recipe video checkpoint federate demo",
+}
+
+# The same inside folders whose parts have an order of their own. In every other folder there is no circle.
+INSIDE = {
+    "federate": {
+        "settings": "",
+        "aggregation": "",
+        "wire": "settings aggregation",
+        "rounds": "settings aggregation wire",
+        "run": "settings aggregation wire rounds",
+        "deploy": "settings rounds",
+        "flower": "settings aggregation wire rounds run deploy",
+    },
+    "systems": {**dict.fromkeys(ROOMS, "")},
+    "train": {
+        "config": "",
+        "events": "",
+        "task": "",
+        "batches": "",
+        "optim": "config",
+        "loop": "config events task batches optim",
+        "listeners": "events",
+    },
+}
+
+# Libraries that only one part of the house knows.
+ONLY = {
+    "flwr": "federate.flower",
+    "ray": "federate.flower",
+    "cryptography": "federate.deploy",
+    "av": "video",
+    "transformers": "systems.clip compat",
+    "tokenizers": "systems.clip",
+    "numba": "nn",
+    "triton": "nn",
+    "accelerate": "train",
+    "jsonargparse": "settings",
+    "tifffile": "images",
+}
+LORA_NEEDS = {"lorgnette", "torch", "numpy", "safetensors", *sys.stdlib_module_names}
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Every module a file imports at run time, inner imports included."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
-    for_types = {node for guard in guards for node in ast.walk(guard)}
-    for node in ast.walk(tree):
-        if node in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file}: relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def drawn() -> ModuleType:
+    """tools/imports.py, which reads the imports and draws them."""
+    spec = importlib.util.spec_from_file_location("imports", ROOT / "tools" / "imports.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def allowed(importer: list[str], imported: list[str]) -> bool:
-    """Whether `lorgnette.<importer>` may import `lorgnette.<imported>`; both as dotted parts."""
-    home, target = importer[0], imported[0]
-    if target in EDGES:
-        return home in (*EDGES, "__main__") and (home == target or target != "compat")
-    if home in EDGES:
-        return True
-    if home == "lora":
-        return target in ("lora", "files")
-    if home == "nn":
-        return target in ("nn", "lora")  # blocks read their parameters through the adapters
-    if target == "systems" and len(imported) > 1 and imported[1] in ROOMS:  # a room, not the table of rooms
-        return importer[:2] == imported[:2]
-    if target in ABOVE_ROOMS:
-        return home in ABOVE_ROOMS
-    return True
+TOOL = drawn()
+IMPORTS = TOOL.module_imports(SOURCE / "lorgnette")
 
 
-def test_imports_point_inwards():
+@pytest.mark.parametrize("folder", ["", *INSIDE])
+def test_each_part_imports_what_its_line_allows(folder: str):
+    rules = INSIDE.get(folder, TOP)
+    arrows = TOOL.arrows_between(IMPORTS, folder)
+    assert sorted(arrows) == sorted(rules), "the table lists every part, and no other"
+    for number, (part, allowed) in enumerate(rules.items()):
+        assert set(allowed.split()) <= {*list(rules)[:number]}, f"{part}: only parts further down"
+    wrong = [f"{a} imports {b}" for a, targets in arrows.items() for b in targets if b not in rules[a].split()]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("folder", TOOL.folders(IMPORTS))
+def test_no_folder_has_a_circle(folder: str):
+    assert TOOL.circles(TOOL.arrows_between(IMPORTS, folder)) == []
+
+
+def test_files_import_each_other_in_one_direction():
+    """Across folders too; what a folder hands on counts as the folder."""
+    assert TOOL.circles(IMPORTS) == []
+
+
+def test_a_circle_is_found():
+    around = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert TOOL.circles(around) == [["a", "b", "c"]]
+    with pytest.raises(ValueError, match="import each other"):
+        TOOL.drawing(around)
+
+
+def test_the_table_of_rooms_imports_no_room():
+    assert not {target for target in IMPORTS["systems"] if target.split(".")[1:2] and target.split(".")[1] in ROOMS}
+
+
+def test_libraries_stay_where_they_are_known():
     wrong = []
     for file in sorted((SOURCE / "lorgnette").rglob("*.py")):
-        parts = list(file.relative_to(SOURCE / "lorgnette").with_suffix("").parts)
-        if parts == ["__init__"]:  # the lazy names
-            continue
-        for module in imports(file):
-            root, *path = module.split(".")
-            if root == "lorgnette" and path and not allowed(parts, path):
-                wrong.append(f"{'.'.join(parts)} imports {module}")
-            if parts[0] == "lora" and root not in {
-                "lorgnette",
-                "torch",
-                "numpy",
-                "safetensors",
-                *sys.stdlib_module_names,
-            }:
-                wrong.append(f"{'.'.join(parts)} imports {root}")
+        name = TOOL.name_of(file, SOURCE / "lorgnette")
+        for library in {target.partition(".")[0] for target in TOOL.imported_names(file)}:
+            homes = ONLY.get(library, "").split()
+            if homes and not any(f"{name}.".startswith(f"{home}.") for home in homes):
+                wrong.append(f"{name} imports {library}")
+            if name.startswith("lora") and library not in LORA_NEEDS:
+                wrong.append(f"{name} imports {library}")
     assert wrong == []
+
+
+def test_the_drawing_is_of_today():
+    """Made again by: python tools/imports.py --svg docs/images/imports.svg"""
+    expected = TOOL.drawing(TOOL.arrows_between(IMPORTS))
+    assert (ROOT / "docs" / "images" / "imports.svg").read_text(encoding="utf-8") == expected
 
 
 def cpu_seconds(code: str) -> tuple[str, float]:
