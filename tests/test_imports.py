@@ -54,7 +54,7 @@ INSIDE = {
         "deploy": "settings rounds",
         "flower": "settings aggregation wire rounds run deploy",
     },
-    "systems": {**dict.fromkeys(ROOMS, "")},
+    "systems": {"protocol": "", **dict.fromkeys(ROOMS, "protocol")},
     "train": {
         "config": "",
         "events": "",

@@ -19,6 +19,7 @@ from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.common.tensors import read_tensors
 from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
+from lorgnette.systems.protocol import RoomRecipe
 from lorgnette.train.events import Event, Finished, Stepped
 from lorgnette.train.task import Task
 
@@ -26,7 +27,7 @@ RECIPE_FILE = "recipe.yaml"
 MODEL_FILE = "model.safetensors"
 
 
-def save(task: Task, recipe: Any, folder: str | os.PathLike[str]) -> Path:
+def save(task: Task, recipe: RoomRecipe, folder: str | os.PathLike[str]) -> Path:
     """Keep what a task has learnt.
 
     With an adapter: a folder in PEFT's layout with our own file and `recipe.yaml`. Without one
@@ -68,8 +69,8 @@ def load(folder: str | os.PathLike[str], strict: bool = True) -> Task:
     recipe = load_recipe(folder)
     if recipe.lora is None:  # the folder itself is the base
         return build(replace(recipe, model=replace(recipe.model, base=str(folder))))
-    task = build(recipe)
-    lora.load_adapter(task.model, folder, strict=strict)
+    task = build(replace(recipe, lora=None))
+    lora.load_adapter(task.model, folder, strict=strict)  # the adapter's own files say which layers it has
     return task.eval()
 
 
@@ -82,7 +83,7 @@ def _one_line(path: Path) -> Iterator[None]:
         raise ValueError(f"cannot write {path} ({str(error).splitlines()[0]}): is the disk full?") from None
 
 
-def recipe_text(recipe: Any) -> str:
+def recipe_text(recipe: RoomRecipe) -> str:
     """A recipe as YAML."""
     return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
 
@@ -108,7 +109,7 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
 
-    def start(self, recipe: Any) -> None:
+    def start(self, recipe: RoomRecipe) -> None:
         """Make the folder and write the recipe: from here on the run can be resumed."""
         if self.snapshot_file.exists():
             raise ValueError(f"{self.path} holds a run already; --resume {self.path} goes on with it")

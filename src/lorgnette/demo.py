@@ -156,7 +156,7 @@ def run(
         timed("frozen base", lambda: evaluate(task, test)),
     ]
 
-    say(f"Adapting to the camera on {len(batches.dataset)} scenes: {parameters.lora:,} parameters, {steps} steps.")
+    say(f"Adapting to the camera on {len(batches)} scenes: {parameters.lora:,} parameters, {steps} steps.")
     folder = RunFolder(out / "run")
     started = time.perf_counter()
     fit(task, batches, recipe.train, listeners(folder))

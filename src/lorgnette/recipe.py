@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorgnette.systems.protocol import RoomRecipe
     from lorgnette.train.task import Task
 
 FORMAT_VERSION = 1
 
 
-def build(recipe: Any) -> Task:
+def build(recipe: RoomRecipe) -> Task:
     """The task of a room's recipe: network, base weights and adapters, seeded by `recipe.train.seed`.
 
     Args:
@@ -38,7 +39,7 @@ def build(recipe: Any) -> Task:
     return task.eval()
 
 
-def recipe_to_dict(recipe: Any) -> dict[str, Any]:
+def recipe_to_dict(recipe: RoomRecipe) -> dict[str, Any]:
     """A recipe as plain containers, with the name of its room and a format version."""
     from lorgnette.systems import room_name
 

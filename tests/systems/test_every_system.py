@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
+import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -19,14 +22,27 @@ from torch import Tensor, nn
 
 from lorgnette import lora
 from lorgnette.checkpoint import load, load_recipe, save
+from lorgnette.cli import VERBS
 from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
-from lorgnette.systems import ROOMS, room, room_name
+from lorgnette.systems import ROOMS, option_files, room, room_name, verb_of
+from lorgnette.systems.protocol import Enhances, OptionFiles, Room, undeclared, without_own
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Finished
 from lorgnette.train.loop import evaluate, fit
 from lorgnette.train.task import Task
 
-PROTOCOL = ("Recipe", "Model", "Data", "loaders", "Task", "make_task", "from_upstream", "tiny")
+PROTOCOL = sorted(name for name in vars(Room) if not name.startswith("_"))
+
+if TYPE_CHECKING:  # what the type checker holds each room to
+    from lorgnette.systems import clip, restore, superres
+
+    _superres: Room[superres.Recipe, superres.Data] = superres
+    _restore: Room[restore.Recipe, restore.Data] = restore
+    _clip: Room[clip.Recipe, clip.Data] = clip
+    _enhance: tuple[Enhances, ...] = (superres, restore)
+    _option_files: OptionFiles = restore
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.parametrize("name", ROOMS)
 
@@ -98,7 +114,17 @@ def test_every_name_of_the_protocol_is_there(name: str):
     for public in PROTOCOL:
         assert public in module.__all__
         assert getattr(module, public) is not None
-    assert issubclass(module.Task, Task)
+    assert {
+        "Recipe",
+        "Model",
+        "Data",
+        "make_task",
+        "loaders",
+        "default_steps",
+        "evaluation",
+        "from_upstream",
+        "tiny",
+    } < {*PROTOCOL}
     fields = {field.name: field for field in dataclasses.fields(module.Recipe)}
     assert list(fields) == ["model", "data", "lora", "train"]
     recipe = module.Recipe()  # every setting has a default
@@ -106,11 +132,54 @@ def test_every_name_of_the_protocol_is_there(name: str):
     assert isinstance(recipe.data, module.Data)
     assert isinstance(recipe.lora, lora.LoRAConfig)
     assert type(recipe.train) is TrainConfig
-    assert hasattr(recipe.model, "base")  # where `load` puts the folder of a whole model
+    assert isinstance(recipe.model.base, str)  # where `load` puts the folder of a whole model
+    assert 200 <= module.default_steps(1, recipe) <= module.default_steps(10**6, recipe)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.train = TrainConfig()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         module.nothing  # noqa: B018
+
+
+def test_what_a_room_says_of_itself_is_so(name: str):
+    module = room(name)
+    about = module.ABOUT
+    assert about.name == name
+    for verb in about.verbs:
+        assert verb in VERBS
+        assert callable(verb_of(name, verb))
+    taken = inspect.signature(module.evaluation).parameters
+    assert {"progress", *about.test_options} <= taken.keys()
+    if about.crop:
+        assert taken["crop"].default == 0
+        assert about.crop in {field.name for field in dataclasses.fields(module.Data)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not about.extra or about.extra in extras
+    if about.option_files:
+        assert option_files(name).read_options
+
+
+def test_no_path_of_this_machine_is_sent(name: str, tmp_path: Path):
+    """Each setting that takes any text is said to be a path or not; the paths are left out."""
+    data = room(name).Data
+    assert undeclared(data) == []
+    kept = dataclasses.asdict(data())
+    assert {*data.OWN} <= kept.keys()
+    secret = str(tmp_path / "secret")
+    for own in data.OWN:
+        some = data()
+        object.__setattr__(some, own, secret)  # whatever goes with it
+        assert secret not in json.dumps(dataclasses.asdict(without_own(some)))
+
+
+def test_data_that_all_is_held_out(name: str):
+    data = room(name).Data
+    assert data().all_held_out() is None  # nothing named: no proof, and no error
+    mine = data(root="somewhere").all_held_out()
+    assert mine is not None
+    assert mine.test == mine.root == "somewhere"
+    theirs = data(root="somewhere", test="elsewhere").all_held_out()
+    assert theirs is not None
+    assert theirs.test == "elsewhere"
 
 
 def test_settings_import_no_torch(name: str):

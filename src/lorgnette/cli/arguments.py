@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 
@@ -44,33 +44,6 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message.removeprefix("argument "))
-
-
-def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:
-    """A type for `add_argument`: whole numbers from `least` to `most`."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            works = f"a whole number of at least {least}" if most is None else f"{least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text!r} does not work; {works} does")
-        return value
-
-    return read
-
-
-def factor(text: str) -> float:
-    """A type for `add_argument`: a factor to enlarge by."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 32:  # nan compares false
-        raise argparse.ArgumentTypeError(f"{text!r} does not work; a number from 1 to 32 does, such as 3.3")
-    return value
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json, whole
+from lorgnette.cli.arguments import Arguments, add_device, add_json
 from lorgnette.common.files import write_json
 from lorgnette.common.text import table
+from lorgnette.common.values import whole
 
 
 def run(words: list[str]) -> int:
@@ -20,11 +21,12 @@ def run(words: list[str]) -> int:
     from lorgnette.common.devices import to_device
     from lorgnette.images.file import read_image
     from lorgnette.images.folders import find_images
-    from lorgnette.systems import room
+    from lorgnette.systems import verb_of
 
     files = [file for path in map(Path, options.images) for file in (find_images(path) if path.is_dir() else [path])]
-    task = to_device(_task(options), options.device)
-    answers = room("clip").classify(task, [read_image(file) for file in files], top=options.top)
+    name, task = _task(options)
+    task = to_device(task, options.device)
+    answers = verb_of(name, "classify")(task, [read_image(file) for file in files], top=options.top)
     found = dict(zip(map(str, files), answers, strict=True))
     rows = [[file, *(f"{label.name} {label.probability:.3f}" for label in labels)] for file, labels in found.items()]
     print(table(["picture", *(f"{place}." for place in range(1, len(rows[0])))], rows))
@@ -34,21 +36,23 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _task(options: argparse.Namespace) -> Any:
+def _task(options: argparse.Namespace) -> tuple[str, Any]:
+    """The name of the room, and the task."""
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.recipe import build
-    from lorgnette.systems import room, room_name
+    from lorgnette.systems import room_name, rooms_with
 
     if options.adapter:
         name = room_name(load_recipe(options.adapter))
-        if name != "clip":
+        if name not in rooms_with("classify"):
             raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which tells no classes apart")
-        return load(options.adapter)
+        return name, load(options.adapter)
     if not options.classes:
         raise ValueError("--classes: not set; give their names, or an --adapter that knows some")
-    clip = room("clip")
+    from lorgnette.systems import clip  # zero-shot, by names alone, is what CLIP does
+
     data = clip.Data(classes=tuple(options.classes), prompts=(options.prompt,))
-    return build(clip.Recipe(model=clip.Model(base=options.base, head="text"), data=data, lora=None))
+    return "clip", build(clip.Recipe(model=clip.Model(base=options.base, head="text"), data=data, lora=None))
 
 
 def _arguments() -> Arguments:

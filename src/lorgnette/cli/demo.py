@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorgnette.cli.arguments import Arguments, add_json, whole
+from lorgnette.cli.arguments import Arguments, add_json
 from lorgnette.common.files import write_json
 from lorgnette.common.text import figure, size, table
+from lorgnette.common.values import whole
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder

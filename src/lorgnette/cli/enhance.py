@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorgnette.cli import one_line
-from lorgnette.cli.arguments import Arguments, add_device, factor, whole
+from lorgnette.cli.arguments import Arguments, add_device
 from lorgnette.cli.sizes import wanted, width_by_height
 from lorgnette.common.files import make_folder
-from lorgnette.systems import ROOMS
+from lorgnette.common.values import factor, whole
+from lorgnette.systems import rooms_with
 
 
 def run(words: list[str]) -> int:
@@ -49,7 +51,9 @@ def _arguments() -> Arguments:
     parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model; unset: as shipped")
-    parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
+    parser.add_argument(
+        "--room", choices=rooms_with("enhance"), help="without an adapter: whose model; unset: superres"
+    )
     wanted = parser.add_mutually_exclusive_group()
     wanted.add_argument("--scale", type=factor, metavar="S", help="factor, such as 3.3; unset: 2, or the model's own")
     wanted.add_argument("--size", type=width_by_height, metavar="WxH", help="width and height in pixels, any two")
@@ -107,20 +111,19 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
     from lorgnette.recipe import build
-    from lorgnette.systems import room, room_name
+    from lorgnette.systems import room, room_name, verb_of
 
     if options.adapter is None:
-        home = room(options.room or "superres")
-        task = build(home.Recipe(lora=None))
+        name = options.room or rooms_with("enhance")[0]
+        task = build(replace(room(name).Recipe(), lora=None))
     else:
         name = room_name(load_recipe(options.adapter))
         if options.room not in (None, name):
             raise ValueError(f"--room: {options.adapter} is of the room {name}, not {options.room}; leave --room out")
-        home = room(name)
-        if not hasattr(home, "enhance"):
+        if name not in rooms_with("enhance"):
             raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which does not enhance images")
         task = load(options.adapter)
-    return to_device(task, options.device), home.enhance
+    return to_device(task, options.device), verb_of(name, "enhance")
 
 
 def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json, factor
+from lorgnette.cli.arguments import Arguments, add_device, add_json
 from lorgnette.common.files import write_json
 from lorgnette.common.text import metrics_table
-from lorgnette.systems import ROOMS, room
+from lorgnette.systems import ROOMS, option_files, room, with_option_files
+from lorgnette.systems.protocol import TestOption
 
 
 def run(words: list[str]) -> int:
@@ -27,25 +27,28 @@ def _folder(options: argparse.Namespace) -> int:
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
     from lorgnette.recipe import build
-    from lorgnette.systems import room_name, room_of
+    from lorgnette.systems import room_of
 
-    recipe = load_recipe(options.adapter) if options.adapter else room(options.room or "superres").Recipe(lora=None)
-    evaluation = room_of(recipe).evaluation
-    known = inspect.signature(evaluation).parameters
-    given = {"scales": options.scales, "levels": options.levels, "lr_folder": options.lr}
-    tests = {name: value for name, value in given.items() if value is not None}
-    for name in tests.keys() - known.keys():
-        raise ValueError(
-            f"--{name.removesuffix('_folder')}: means nothing in the room {room_name(recipe)}; leave it out"
-        )
-    if "crop" in known:
-        tests["crop"] = 0 if options.whole else recipe.data.test_crop
+    if options.adapter:
+        recipe = load_recipe(options.adapter)
+    else:
+        recipe = replace(room(options.room or next(iter(ROOMS))).Recipe(), lora=None)
+    home = room_of(recipe)
+    tests = {}
+    for name, option in _test_options().items():
+        value = getattr(options, option.flag)
+        if value is not None and name not in home.ABOUT.test_options:
+            raise ValueError(f"--{option.flag}: means nothing in the room {home.ABOUT.name}; leave it out")
+        if value is not None:
+            tests[name] = value
+    if home.ABOUT.crop:
+        tests["crop"] = 0 if options.whole else getattr(recipe.data, home.ABOUT.crop)
     tasks = {}
     if recipe.lora is not None or recipe.model.base != "none":  # an untrained network is nothing to compare with
         tasks["base"] = build(replace(recipe, lora=None))
     if options.adapter:
         tasks["model" if recipe.lora is None else "adapted"] = load(options.adapter)
-    rows = evaluation(
+    rows = home.evaluation(
         {name: to_device(task, options.device) for name, task in tasks.items()},
         options.data,
         **tests,
@@ -55,7 +58,7 @@ def _folder(options: argparse.Namespace) -> int:
     if options.json:
         kept = {
             "adapter": options.adapter,
-            "room": room_name(recipe),
+            "room": home.ABOUT.name,
             "data": options.data,
             "whole": options.whole,
         }
@@ -69,11 +72,12 @@ def _option_file(options: argparse.Namespace) -> int:
     from lorgnette.common.devices import to_device
     from lorgnette.recipe import build
 
-    for name in ("adapter", "data", "lr", "scales", "levels"):
+    for name in ("adapter", "data", *(option.flag for option in _test_options().values())):
         if getattr(options, name) is not None:
             raise ValueError(f"--opt: {options.opt} says what is scored on what; leave {name} out")
-    home = next(module for module in map(room, ROOMS) if hasattr(module, "read_test_options"))
-    sets, unknown = home.read_test_options(options.opt)
+    name = with_option_files()[0]
+    home, files = room(name), option_files(name)
+    sets, unknown = files.read_test_options(options.opt)
     if unknown:
         print(f"not understood in {options.opt}, and left out: {', '.join(unknown)}", file=sys.stderr)
     scores: dict[str, Any] = {}
@@ -82,12 +86,17 @@ def _option_file(options: argparse.Namespace) -> int:
         if recipe.model.base == "none":
             raise ValueError(f"{options.opt}: path.pretrain_network_g: not set; an untrained network scores nothing")
         task = to_device(build(recipe), options.device)
-        rows = home.evaluation({"model": task}, recipe.data.test, lr_folder=recipe.data.test_lq, progress=_bar)
+        rows = home.evaluation({"model": task}, **files.tested_on(recipe), progress=_bar)
         print(metrics_table(rows, name), flush=True)
         scores[name] = _finite(rows)
     if options.json:
         write_json(options.json, {"opt": options.opt, "sets": scores})
     return 0
+
+
+def _test_options() -> dict[str, TestOption]:
+    """What the rooms let choose of a test, by the name of the argument of `evaluation`."""
+    return {name: option for home in map(room, ROOMS) for name, option in home.ABOUT.test_options.items()}
 
 
 def _bar(images: Any) -> Any:
@@ -116,16 +125,15 @@ def _arguments() -> Arguments:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution; of clip, a folder of classes")
     what.add_argument("--opt", metavar="FILE", help="an option file of BasicSR that says all: network, weights, images")
-    parser.add_argument("--lr", "--lq", metavar="FOLDER", help="small or damaged namesakes; unset: made here")
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
-    parser.add_argument("--scales", nargs="+", type=factor, metavar="S", help="factors of superres; unset: 2 3 4")
-    parser.add_argument(
-        "--levels",
-        nargs="+",
-        type=float,
-        metavar="L",
-        help="of restore: noise (of 255) or JPEG qualities; unset: those of the recipe, 15 25 50 or 10 20 30 40",
-    )
+    for option in _test_options().values():
+        parser.add_argument(
+            f"--{option.flag}",
+            nargs="+" if option.several else None,
+            type=option.read,
+            metavar=option.metavar,
+            help=option.help,
+        )
     parser.add_argument(
         "--whole",
         action="store_true",

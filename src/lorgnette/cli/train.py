@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,12 @@ from lorgnette.cli.settings_page import settings_page
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.common.files import write_json
 from lorgnette.common.text import figure, table
-from lorgnette.systems import ROOMS, room
+from lorgnette.systems import ROOMS, option_files, room
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
+    from lorgnette.systems.protocol import RoomRecipe
+    from lorgnette.train.batches import Batches, HeldOut
     from lorgnette.train.events import Finished
     from lorgnette.train.task import Task
 
@@ -31,7 +33,6 @@ OPTIONS: OwnOptions = {
     "json": ("FILE", "write the figures to this file as well"),
 }
 RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
-USES = {"enhance": "IN OUT", "classify": "IMAGE"}  # verbs of rooms, and what stands after them
 PATIENCE = 3  # evaluations without progress, where neither steps nor patience are set
 
 ROOMS_PAGE = """\
@@ -72,7 +73,7 @@ def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words
     batches, test = room(name).loaders(recipe.data, recipe.train)
     if recipe.train.steps is None:
         patience = recipe.train.patience if "train.patience" in given else PATIENCE
-        steps = room(name).default_steps(len(batches.dataset), recipe)
+        steps = room(name).default_steps(len(batches), recipe)
         recipe = replace(recipe, train=replace(recipe.train, steps=steps, patience=patience))
     folder = RunFolder(own.get("out") or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     task = build(recipe)
@@ -106,10 +107,10 @@ def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Word
 
 def _fit(
     name: str,
-    recipe: Any,
+    recipe: RoomRecipe,
     folder: RunFolder,
     task: Task,
-    loaded: tuple[Any, Sequence[Any]],
+    loaded: tuple[Batches, HeldOut],
     snapshot: dict[str, Any] | None,
     json_file: str | None,
 ) -> int:
@@ -155,10 +156,11 @@ def _is_main_process() -> bool:
 
 
 def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any]:
-    home = room(name)
-    if not hasattr(home, "read_options"):
-        raise ValueError(f"--opt: the room {name} knows no option files; --config takes a YAML file of settings")
-    mapping, unknown = home.read_options(file)
+    try:
+        reader = option_files(name)
+    except ValueError as error:
+        raise ValueError(f"--opt: {error}") from None
+    mapping, unknown = reader.read_options(file)
     if unknown and _is_main_process():
         print(f"not understood in {file}, and left out: {', '.join(unknown)}", file=sys.stderr)
     return settings.from_mapping(recipe_class, mapping, file)
@@ -167,14 +169,15 @@ def _from_option_file(name: str, recipe_class: type, file: str) -> dict[str, Any
 # ----------------------------------------------------------------------------------------------- what is said
 
 
-def _plan(recipe: Any, folder: RunFolder, batches: Any, test: Sequence[Any], snapshot: dict[str, Any] | None) -> str:
+def _plan(
+    recipe: RoomRecipe, folder: RunFolder, batches: Batches, test: HeldOut, snapshot: dict[str, Any] | None
+) -> str:
     start = f"from step {snapshot['step']} on, " if snapshot else ""
-    tests = getattr(test, "samples", len(test))  # of a batch that holds several
-    proof = f"{tests} held-out tests" if tests else "nothing held out: no proof of what it gains"
-    return f"{start}{recipe.train.steps} steps on {len(batches.dataset)} samples; {proof}; {folder.path}"
+    proof = f"{test.samples} held-out tests" if len(test) else "nothing held out: no proof of what it gains"
+    return f"{start}{recipe.train.steps} steps on {len(batches)} samples; {proof}; {folder.path}"
 
 
-def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
+def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder) -> str:
     from lorgnette.train.listeners.record import change
 
     lines = []
@@ -192,13 +195,12 @@ def _summary(name: str, end: Finished, recipe: Any, folder: RunFolder) -> str:
         ]
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
-    for verb, words in USES.items():
-        if hasattr(room(name), verb):
-            lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]
+    for verb, words in room(name).ABOUT.verbs.items():
+        lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]
     return "\n".join(lines)
 
 
-def _figures(end: Finished, recipe: Any, folder: RunFolder, task: Task, seconds: float) -> dict[str, Any]:
+def _figures(end: Finished, recipe: RoomRecipe, folder: RunFolder, task: Task, seconds: float) -> dict[str, Any]:
     from lorgnette.train.listeners.record import finite
 
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from lorgnette.federate.rounds.events import Listener
 from lorgnette.federate.rounds.journal import Journal
 from lorgnette.federate.rounds.loop import Outcome, Rounds
 from lorgnette.federate.rounds.report import Report
-from lorgnette.federate.rounds.split import Indices, Part, read_manifest, split, write_manifest
+from lorgnette.federate.rounds.split import Indices, read_manifest, split, write_manifest
 from lorgnette.federate.rounds.store import FolderStore
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.settings import FederateConfig, Settings
-from lorgnette.lora import LoRAConfig, adapted_layers
 from lorgnette.recipe import build
 from lorgnette.settings import from_mapping, make_recipe, read_yaml
-from lorgnette.train.batches import Batches, DrawnBatches, derived_seed
+from lorgnette.systems.protocol import RoomRecipe
+from lorgnette.train.batches import Batches, as_batches, derived_seed
 from lorgnette.train.loop import evaluate
 
 CONFIG_FILE, RECIPE_FILE, SPLIT_FILE = "federation.yaml", "recipe.yaml", "split.json"
@@ -56,7 +55,7 @@ class FederationFolder:
         """Whether it runs on the room's miniature."""
         return bool(read_json(self.split, 2**30).get("tiny")) if self.split.is_file() else False
 
-    def start(self, recipe: Any, config: FederateConfig) -> None:
+    def start(self, recipe: RoomRecipe, config: FederateConfig) -> None:
         """Write down how it runs; from here on it can go on."""
         make_folder(self.path)
         write_text(self.path / RECIPE_FILE, recipe_text(recipe))
@@ -93,7 +92,7 @@ class Server:
 
     def __init__(
         self,
-        recipe: Any,
+        recipe: RoomRecipe,
         config: FederateConfig,
         folder: FederationFolder,
         test: Sequence[Any] = (),
@@ -130,22 +129,11 @@ class Server:
         own = self.made if client is None else client.at_home(self.made)
         self.adapter.write(own.updated(outcome.best.whole()))
         folder = self.folder.adapter if client is None else self.folder.path / "adapters" / client.name
-        return save(self.task, replace(self.recipe, lora=self._lora()), folder)
-
-    def _lora(self) -> LoRAConfig:
-        """The recipe's settings with the ranks and strengths that the layers have now."""
-        made = adapted_layers(build(self.recipe).model)
-        changed = {name: layer for name, layer in self.adapter.layers.items() if layer.r != made[name].r}
-        # The longest name first: a name may be the end of another.
-        overrides: dict[str, dict[str, Any]] = {
-            re.escape(name): {"r": layer.r, "lora_alpha": layer.lora_alpha, "lora_dropout": layer.lora_dropout}
-            for name, layer in sorted(changed.items(), key=lambda item: -len(item[0]))
-        }
-        return replace(self.recipe.lora, overrides=overrides | self.recipe.lora.overrides)
+        return save(self.task, self.recipe, folder)
 
 
 def federate(
-    recipe: Any,
+    recipe: RoomRecipe,
     config: FederateConfig,
     folder: str | os.PathLike[str],
     loaded: Loaded,
@@ -168,14 +156,14 @@ def federate(
     home = FederationFolder(folder)
     if home.started and home.settings() != (recipe, config):
         raise ValueError(f"{home.path} holds a federation with other settings; another folder works")
-    batches, test = loaded
-    count = _length(batches)
+    batches, test = as_batches(loaded[0], recipe.train.batch_size), loaded[1]
+    count = len(batches)
     parts = read_manifest(home.split, count) if home.started else deal(batches, config)
     server = Server(recipe, config, home, test, listeners)
     if not home.started:
         write_manifest(home.split, parts, count, tiny)
         home.start(recipe, config)
-    clients = local_clients(recipe, config, home, parts, loaded)
+    clients = local_clients(recipe, config, home, parts, (batches, test))
     outcome = server.rounds.run(InProcess(clients))
     server.keep(outcome)
     if config.personal:
@@ -185,7 +173,7 @@ def federate(
 
 
 def local_clients(
-    recipe: Any, config: FederateConfig, home: FederationFolder, parts: Mapping[str, Indices], loaded: Loaded
+    recipe: RoomRecipe, config: FederateConfig, home: FederationFolder, parts: Mapping[str, Indices], loaded: Loaded
 ) -> dict[str, LocalClient]:
     """Clients of this process, each with its part of the training batches; they share their tasks.
 
@@ -196,39 +184,30 @@ def local_clients(
         parts: who has which samples, as `deal` says.
         loaded: training and held-out batches.
     """
-    batches, test = loaded
+    batches, test = as_batches(loaded[0], recipe.train.batch_size), loaded[1]
     places = Places(lambda: build(recipe))
-    return {
-        name: LocalClient(
-            name,
-            places,
-            part_of(batches, indices, derived_seed(config.seed, number)),
-            len(indices) * (recipe.train.batch_size if isinstance(batches, Sequence) else 1),
-            recipe.train,
-            home.store(name),
-            test,
-            config.personal,
-        )
-        for number, (name, indices) in enumerate(sorted(parts.items()))
-    }
+    clients = {}
+    for number, (name, indices) in enumerate(sorted(parts.items())):
+        own = batches.part(indices, derived_seed(config.seed, number))
+        store = home.store(name)
+        clients[name] = LocalClient(name, places, own, own.samples, recipe.train, store, test, config.personal)
+    return clients
 
 
 def deal(batches: Batches | Sequence[Any], config: FederateConfig) -> dict[str, Indices]:
-    """Who gets which samples (of batches at hand: which batches), by name."""
-    labels = getattr(getattr(batches, "dataset", None), "labels", None)
+    """Who gets which items, by name."""
+    batches = as_batches(batches)
     parts = split(
-        config.split, _length(batches), labels, config.clients, config.concentration, config.min_size, config.seed
+        config.split,
+        len(batches),
+        batches.labels,
+        config.clients,
+        config.concentration,
+        config.min_size,
+        config.seed,
     )
     digits = len(str(config.clients))
     return {f"client-{number:0{digits}d}": indices for number, indices in enumerate(parts, start=1)}
-
-
-def part_of(batches: Batches | Sequence[Any], indices: Indices, seed: int) -> Batches | Sequence[Any]:
-    """A client's own batches."""
-    if isinstance(batches, Sequence):
-        return [batches[int(index)] for index in indices]
-    assert isinstance(batches, DrawnBatches), "rooms give these"
-    return DrawnBatches(Part(batches.dataset, indices), batches.batch_size, seed, batches.workers)
 
 
 def _device(name: str) -> torch.device:
@@ -243,7 +222,3 @@ def config_text(config: FederateConfig) -> str:
     """The settings as YAML."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
     return yaml.safe_dump(plain, sort_keys=False)
-
-
-def _length(batches: Batches | Sequence[Any]) -> int:
-    return len(batches) if isinstance(batches, Sequence) else len(getattr(batches, "dataset"))  # noqa: B009

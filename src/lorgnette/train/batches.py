@@ -6,11 +6,12 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -37,10 +38,48 @@ class Draw:
         return np.random.default_rng((self.seed, self.step, 2))
 
 
-class Batches(Protocol):
-    """What `fit` draws from: batch number `step`, then the next, without end."""
+class BatchStream(Protocol):
+    """What `fit` draws from."""
 
-    def starting_at(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Any]: ...
+    def starting_at(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Any]:
+        """Batches number `step`, `step + 1`, ... without end."""
+        ...
+
+
+class Batches(BatchStream, Protocol):
+    """Training batches as a room loads them: of items that can be counted and dealt out to several holders."""
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """How many samples these items are: what a holder's share counts in a federation."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """The class of each item, for a split by classes; None where there are none."""
+        ...
+
+    def part(self, indices: Sequence[int] | NDArray[np.int64], seed: int) -> Batches:
+        """Batches of these items alone, in an order of their own."""
+        ...
+
+
+class HeldOut(Sequence[Any]):
+    """Held-out batches as a room loads them."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples are in them: one in each, where a room does not say otherwise."""
+        return len(self)
+
+
+def as_batches(batches: Batches | Sequence[Any], batch_size: int = 1) -> Batches:
+    """Batches at hand, such as those of a room's miniature, like those that a room loads."""
+    return ListedBatches(batches, batch_size) if isinstance(batches, Sequence) else batches
 
 
 class DrawnBatches:
@@ -49,7 +88,8 @@ class DrawnBatches:
     Samples come in a new random order every epoch; the order is a function of `seed` alone.
 
     Args:
-        dataset: has `__len__` (its items) and `__getitem__(draw) -> sample`.
+        dataset: has `__len__` (its items) and `__getitem__(draw) -> sample`; `labels`, the class of each, where it has
+            classes.
         batch_size: samples a step and process.
         seed: of the order and of the draws.
         workers: loading processes; the batches are the same for any number.
@@ -59,6 +99,21 @@ class DrawnBatches:
         if len(dataset) == 0:
             raise ValueError("the training data is empty")
         self.dataset, self.batch_size, self.seed, self.workers = dataset, batch_size, seed, workers
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def samples(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def labels(self) -> Sequence[int] | None:
+        return getattr(self.dataset, "labels", None)
+
+    def part(self, indices: Sequence[int] | NDArray[np.int64], seed: int) -> DrawnBatches:
+        """See `Batches`."""
+        return DrawnBatches(_Part(self.dataset, indices), self.batch_size, seed, self.workers)
 
     def draws(self, step: int, rank: int = 0, processes: int = 1) -> list[Draw]:
         """The samples of one batch of one process."""
@@ -84,18 +139,49 @@ class DrawnBatches:
 
 
 class ListedBatches:
-    """Batches at hand, taken in turn for ever."""
+    """Batches at hand, taken in turn for ever; each is one item.
 
-    def __init__(self, batches: Sequence[Any]):
+    Args:
+        batches: what is taken.
+        batch_size: samples in each.
+    """
+
+    labels: Sequence[int] | None = None
+
+    def __init__(self, batches: Sequence[Any], batch_size: int = 1):
         if len(batches) == 0:
             raise ValueError("the training data is empty")
-        self.batches = batches
+        self.batches, self.batch_size = batches, batch_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def samples(self) -> int:
+        return len(self.batches) * self.batch_size
+
+    def part(self, indices: Sequence[int] | NDArray[np.int64], seed: int) -> ListedBatches:
+        """See `Batches`; they are taken in the given order, whatever the seed."""
+        return ListedBatches([self.batches[int(index)] for index in indices], self.batch_size)
 
     def starting_at(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Any]:
         """Batches number `step`, `step + 1`, ...; processes take turns."""
         while True:
             yield self.batches[(step * processes + rank) % len(self.batches)]
             step += 1
+
+
+class _Part:
+    """Some items of a data set whose `__getitem__` takes a `Draw`."""
+
+    def __init__(self, dataset: Any, indices: Sequence[int] | NDArray[np.int64]):
+        self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, draw: Draw) -> Any:
+        return self.dataset[replace(draw, index=int(self.indices[draw.index]))]
 
 
 @lru_cache(maxsize=2)  # a batch can span two epochs

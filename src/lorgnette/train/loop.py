@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lorgnette.train.batches import Batches, ListedBatches, derived_seed
+from lorgnette.train.batches import BatchStream, ListedBatches, derived_seed
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Evaluated, Event, Finished, Listener, Started, Stepped
 from lorgnette.train.optim import Averaged, copies, copy_into, frozen_norms, lr_factor, make_optimizer
@@ -33,7 +33,7 @@ MAX_SKIPPED = 10
 
 def fit(
     task: Task,
-    batches: Batches | Sequence[Any],
+    batches: BatchStream | Sequence[Any],
     config: TrainConfig,
     listeners: Iterable[Listener] = (),
     test: Sequence[Any] | None = None,
@@ -138,7 +138,7 @@ class _Run:
         for listener in self.listeners:
             listener(event)
 
-    def to_the_end(self, source: Batches, interrupted: threading.Event) -> Finished:
+    def to_the_end(self, source: BatchStream, interrupted: threading.Event) -> Finished:
         trained = sum(p.numel() for p in self.trained.values())
         frozen = sum(p.numel() for p in self.task.parameters()) - trained
         self.emit(Started(self.config, self.step, self.total, trained, frozen))

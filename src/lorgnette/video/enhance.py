@@ -20,7 +20,7 @@ from torch import nn
 
 from lorgnette.common.files import make_folder
 from lorgnette.images.file import Image
-from lorgnette.systems import room_of
+from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
 from lorgnette.train.task import Task
 from lorgnette.video.clip import Clip, Enhanced, Frame, Progress, Source, Target
@@ -199,9 +199,8 @@ class _Enhancer:
     """A room's `enhance` for the frames of one clip."""
 
     def __init__(self, task: Task, settings: dict[str, Any], cache: TileCache | None) -> None:
-        if not hasattr(room_of(task), "enhance"):
-            raise ValueError(f"the room of {type(task).__name__} does not enhance images")
-        self._enhance, self._task, self._settings, self._cache = room_of(task).enhance, task, settings, cache
+        self._enhance = verb_of(room_name(task), "enhance")
+        self._task, self._settings, self._cache = task, settings, cache
         self.about_cache: dict[str, Any] | None = None
         self._every: int | None = None
         if cache is not None:

@@ -20,6 +20,7 @@ from lorgnette.systems import room
 if TYPE_CHECKING:
     from lorgnette.federate.rounds.loop import Outcome
     from lorgnette.federate.run import FederationFolder
+    from lorgnette.systems.protocol import RoomRecipe
 
 OPTIONS: OwnOptions = {
     "config": ("FILE", "settings of the room from a YAML file; those on the command line count more"),
@@ -85,7 +86,7 @@ def _resume(name: str, own: Mapping[str, str], options: Words) -> int:
 
 
 def _run(
-    name: str, recipe: Any, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
+    name: str, recipe: RoomRecipe, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
 ) -> int:
     from lorgnette.federate.rounds.report import ProgressLines
     from lorgnette.federate.run import federate
@@ -144,7 +145,7 @@ def federation(options: Words) -> FederateConfig:
         raise ValueError(f"--{error}") from None
 
 
-def _overlaid(recipe: Any, given: Mapping[str, Any]) -> Any:
+def _overlaid(recipe: RoomRecipe, given: Mapping[str, Any]) -> Any:
     """A recipe with some values replaced, by flat name."""
     for option, value in given.items():
         group, _, name = option.partition(".")

@@ -47,8 +47,10 @@ def run(words: list[str]) -> int:
     values = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
     values = settings.override(values, settings.from_options(recipe_class, of_room, [*OPTIONS, *sorted(FEDERATION)]))
     recipe = settings.make_recipe(recipe_class, values)
-    if getattr(recipe.data, "classes", None) == () and not getattr(recipe.data, "preset", ""):
-        raise ValueError("--data.classes: name them, so that all sites number them alike; benign malignant, say")
+    try:
+        recipe.data.check_alike()
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
 
     from lorgnette.federate.aggregation.adapter_state import Adapter
     from lorgnette.federate.deploy.folder import Deployment, make_folder_of
@@ -83,12 +85,7 @@ def run(words: list[str]) -> int:
 def _has_held_out(recipe: Any) -> bool:
     from lorgnette.federate.flower.serving import held_out
 
-    try:
-        return len(held_out(recipe)) > 0
-    except ValueError as error:
-        if "not set" in str(error):
-            return False
-        raise
+    return recipe.data.all_held_out() is not None and len(held_out(recipe)) > 0
 
 
 def _number(own: Mapping[str, str], name: str, default: int) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorgnette.cli.arguments import Arguments, whole
+from lorgnette.cli.arguments import Arguments
+from lorgnette.common.values import whole
 
 
 def run(words: list[str]) -> int:

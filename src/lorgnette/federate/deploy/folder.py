@@ -20,13 +20,14 @@ from lorgnette.common.files import write_text
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.recipe import recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
+from lorgnette.systems import room_of
+from lorgnette.systems.protocol import RoomRecipe, without_own
 from lorgnette.version import __version__
 
 FORMAT_VERSION = 1
 SETTINGS_FILE = "deployment.yaml"
 OWN_GROUPS = ("data",)  # what a site may set for itself, beside OWN_SETTINGS
 OWN_SETTINGS = ("train.device", "train.workers")
-DATA_FOLDERS = ("root", "lr", "hr", "lq", "gt", "test", "test_lr", "test_lq")  # fields of `data` in some room
 
 _APP = '''\
 """What Flower starts. Everything is in the installed package; this file only names it."""
@@ -94,7 +95,7 @@ stays where it is: adapters and figures leave, no file names. `node.key` is this
 class Deployment:
     """Everything that server and sites have to agree on."""
 
-    recipe: Any
+    recipe: RoomRecipe
     """The room's recipe; `data` is each site's own."""
     config: FederateConfig
     """Rounds, scheme, deadline."""
@@ -191,8 +192,7 @@ def copy_settings_to_sites(folder: str | os.PathLike[str]) -> list[Path]:
     if not found:
         return []
     deployment = read_deployment(folder)
-    data = deployment.recipe.data
-    without = replace(data, **{name: None for name in DATA_FOLDERS if getattr(data, name, None) is not None})
+    without = without_own(deployment.recipe.data)
     facts = _facts(deployment)
     for site in found:
         write_deployment(replace(deployment, recipe=replace(deployment.recipe, data=without)), site)
@@ -201,9 +201,9 @@ def copy_settings_to_sites(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _facts(deployment: Deployment) -> dict[str, str]:
-    room = recipe_to_dict(deployment.recipe)["room"]
-    extras = "federated,clip" if room == "clip" else "federated"
-    return {"version": __version__, "room": room, "extras": extras, "address": deployment.address}
+    about = room_of(deployment.recipe).ABOUT
+    extras = ",".join(filter(None, ["federated", about.extra]))
+    return {"version": __version__, "room": about.name, "extras": extras, "address": deployment.address}
 
 
 def with_own_settings(deployment: Deployment, given: Mapping[str, Any]) -> Any:

@@ -24,6 +24,7 @@ from lorgnette.federate.rounds.transport import Reply, Transport
 from lorgnette.federate.run import FederationFolder, Server
 from lorgnette.federate.wire.messages import facts_of
 from lorgnette.systems import room_of
+from lorgnette.systems.protocol import RoomRecipe
 
 SERVING = "LORGNETTE_SERVING"  # environment: a word for this start of the server
 SIMULATED = "LORGNETTE_SIMULATED"  # environment: set where all clients are on this machine
@@ -133,7 +134,7 @@ def _run(
     board.finish("finished" if outcome.reason == "done" else outcome.reason)
 
 
-def held_out(recipe: Any, dealt_out: bool = False) -> Sequence[Any]:
+def held_out(recipe: RoomRecipe, dealt_out: bool = False) -> Sequence[Any]:
     """The batches that the server scores rounds with: all images of its own folder, since it trains on none.
 
     Args:
@@ -143,10 +144,8 @@ def held_out(recipe: Any, dealt_out: bool = False) -> Sequence[Any]:
     Raises:
         ValueError, FileNotFoundError: no data is set, or it is not there.
     """
-    data = recipe.data
-    if not dealt_out and data.root is not None and data.test is None:
-        data = replace(data, test=data.root)
-    return room_of(recipe).loaders(data, recipe.train)[1]
+    own = None if dealt_out else recipe.data.all_held_out()
+    return room_of(recipe).loaders(own or recipe.data, recipe.train)[1]
 
 
 def differences(before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from lorgnette.federate.rounds.store import FolderStore
 from lorgnette.federate.wire.messages import facts_of
 from lorgnette.recipe import build
 from lorgnette.systems import room_of
+from lorgnette.systems.protocol import RoomRecipe
 from lorgnette.version import __version__
 
 
@@ -45,12 +46,12 @@ class Site:
         ValueError, FileNotFoundError: the data or the base model cannot be read.
     """
 
-    def __init__(self, name: str, deployment: Deployment, recipe: Any, store: Path):
+    def __init__(self, name: str, deployment: Deployment, recipe: RoomRecipe, store: Path):
         batches, test = room_of(recipe).loaders(recipe.data, recipe.train)
         places = Places(lambda: build(recipe))
         with places.lent() as place:  # built now: the first round is not to wait for it
             self.facts = facts_of(place.adapter, place.made, deployment.config.personal)
-        self.samples = len(batches.dataset)
+        self.samples = batches.samples
         personal = deployment.config.personal
         kept, secret = FolderStore(store), noise_seed(store / "noise.key")
         self.client = LocalClient(

@@ -20,7 +20,7 @@ from lorgnette.federate.rounds.transport import Cancelled
 from lorgnette.federate.wire.feedback import rounded_update
 from lorgnette.federate.wire.messages import Local, decode_work
 from lorgnette.federate.wire.privacy import privatised
-from lorgnette.train.batches import Batches, ListedBatches, derived_seed
+from lorgnette.train.batches import BatchStream, ListedBatches, derived_seed
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Event, Stepped
 from lorgnette.train.loop import evaluate, fit
@@ -83,7 +83,7 @@ class LocalClient:
         self,
         name: str,
         places: Places,
-        batches: Batches | Sequence[Any],
+        batches: BatchStream | Sequence[Any],
         samples: int,
         config: TrainConfig,
         store: Store | None = None,
@@ -180,7 +180,7 @@ class Proximal(Task):
 class _Later:
     """Batches from another one on."""
 
-    def __init__(self, batches: Batches, start: int):
+    def __init__(self, batches: BatchStream, start: int):
         self.batches, self.start = batches, start
 
     def starting_at(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Any]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lorgnette.common.files import read_json, write_json
-from lorgnette.train.batches import Draw
 
 FORMAT_VERSION = 1
 Indices = NDArray[np.int64]
@@ -107,24 +104,6 @@ def read_manifest(path: str | os.PathLike[str], n: int) -> dict[str, Indices]:
     if samples != n or any(len(part) and not 0 <= part.min() <= part.max() < n for part in parts.values()):
         raise ValueError(f"{Path(path)} splits {samples} samples; the data has {n} now")
     return parts
-
-
-class Part:
-    """Some samples of a data set whose `__getitem__` takes a `Draw`.
-
-    Args:
-        dataset: all of them.
-        indices: which of them.
-    """
-
-    def __init__(self, dataset: Any, indices: Sequence[int] | Indices):
-        self.dataset, self.indices = dataset, np.asarray(indices, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, draw: Draw) -> Any:
-        return self.dataset[replace(draw, index=int(self.indices[draw.index]))]
 
 
 def _check_enough(n: int, clients: int, min_size: int) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lorgnette.common.lazy import lazy
 from lorgnette.systems.clip.recipe import (
+    ABOUT as ABOUT,
     Data as Data,
     Model as Model,
     Recipe as Recipe,

@@ -19,7 +19,7 @@ from lorgnette.images.patches import split
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.preprocess import levels, random_square, square, unit
 from lorgnette.systems.clip.recipe import Data
-from lorgnette.train.batches import Draw, DrawnBatches
+from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
 PRESET_CLASSES = {"digits": glyphs.DIGITS, "shapes": glyphs.SHAPES, "glyphs": glyphs.THINGS}
@@ -173,7 +173,7 @@ class LazyImages:
         return torch.from_numpy(np.stack([unit(image) for image in images]))
 
 
-class TestPictures(Sequence[dict[str, Any]]):
+class TestPictures(HeldOut):
     """All held-out pictures as one evaluation batch, whose images are read as they are needed: image, label.
 
     One batch, because calibration and the table of classes are not means of parts.
@@ -182,9 +182,13 @@ class TestPictures(Sequence[dict[str, Any]]):
     __test__ = False  # not a test case for pytest
 
     def __init__(self, pictures: Pictures, indices: Sequence[int], side: int):
-        self.samples = len(indices)
+        self.indices = indices
         labels = torch.from_numpy(pictures.labels[np.asarray(indices, dtype=np.int64)])
-        self.batches = [{"image": LazyImages(pictures, indices, side), "label": labels}] if self.samples else []
+        self.batches = [{"image": LazyImages(pictures, indices, side), "label": labels}] if len(indices) else []
+
+    @property
+    def samples(self) -> int:
+        return len(self.indices)
 
     def __len__(self) -> int:
         return len(self.batches)

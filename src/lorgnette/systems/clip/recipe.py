@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.systems.protocol import About
 from lorgnette.train.config import TrainConfig
 
-ROOM = "clip"
+ABOUT = About(name="clip", verbs={"classify": "IMAGE"}, extra="clip")
 
 Architecture = Literal["small", "tiny", "vit-b-32"]
 Tower = Literal["vision", "text"]
@@ -36,6 +37,9 @@ class Model:
 @dataclass(frozen=True)
 class Data:
     """Pictures with a class each: a folder with one subfolder for each class, or a set that comes along."""
+
+    OWN: ClassVar[tuple[str, ...]] = ("root", "test")
+    SHARED: ClassVar[tuple[str, ...]] = ("classes", "prompts")
 
     root: str | None = None
     """A folder of images, one subfolder for each class."""
@@ -79,6 +83,17 @@ class Data:
             raise ValueError(f"data.prompts: {self.prompts} must each hold {{}} once, as 'a photo of a {{}}' does")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes: a name stands there twice")
+
+    def all_held_out(self) -> Data | None:
+        """See `lorgnette.systems.protocol.RoomData`."""
+        if self.root is None and not self.preset:
+            return None
+        return replace(self, test=self.root) if self.root is not None and self.test is None else self
+
+    def check_alike(self) -> None:
+        """Classes that are named by each holder's folders may be numbered differently."""
+        if not self.classes and not self.preset:
+            raise ValueError("data.classes: name them, so that all sites number them alike; benign malignant, say")
 
 
 _LAYERS = r"encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.fc[12])"

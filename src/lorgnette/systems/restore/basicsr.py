@@ -13,7 +13,7 @@ from typing import Any
 
 from lorgnette.common.files import nearest
 from lorgnette.settings import read_yaml
-from lorgnette.systems.restore.recipe import Model
+from lorgnette.systems.restore.recipe import Model, Recipe
 
 Settings = dict[str, Any]  # of one group of a `Recipe`
 
@@ -63,6 +63,11 @@ def read_test_options(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str,
         ValueError: it is no option file for MambaIR, or asks for what there is not; one line.
     """
     return translate_test(read_yaml(path), str(path))
+
+
+def tested_on(recipe: Recipe) -> dict[str, Any]:
+    """The arguments of `evaluation` that score the data set of a recipe of `read_test_options`."""
+    return {"folder": recipe.data.test, "lr_folder": recipe.data.test_lq}
 
 
 def translate(options: Mapping[str, Any], source: str) -> tuple[dict[str, Settings | None], list[str]]:

@@ -12,7 +12,7 @@ from lorgnette.images.file import find_images, pair_images, read_image
 from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
 from lorgnette.systems.restore.recipe import Data, Folders, folders
-from lorgnette.train.batches import Draw, DrawnBatches
+from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
 JPEG_BLOCK = 8
@@ -95,7 +95,7 @@ def check_pair(files: tuple[Path, Path], lq: Tensor, gt: Tensor, scale: int) -> 
         )
 
 
-class TestImages(Sequence[dict[str, Any]]):
+class TestImages(HeldOut):
     """Held-out images as evaluation batches of one: lq (1, C, h, w), gt (1, C, H, W) in [0, 1].
 
     Args:

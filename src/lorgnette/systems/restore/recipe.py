@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
 
-ROOM = "restore"
+ABOUT = About(
+    name="restore",
+    verbs={"enhance": "IN OUT"},
+    test_options={
+        "levels": TestOption(
+            "levels",
+            "of restore: noise (of 255) or JPEG qualities; unset: those of the recipe, 15 25 50 or 10 20 30 40",
+            read=float,
+            metavar="L",
+            several=True,
+        ),
+        "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here"),
+    },
+    crop="test_crop",
+    option_files=True,
+)
 
 Folders = list[str] | str | os.PathLike[str]
 
@@ -62,6 +78,9 @@ class Model:
 @dataclass(frozen=True)
 class Data:
     """Images to learn from: either `root`, whose images are damaged on the way, or the pair `lq` and `gt`."""
+
+    OWN: ClassVar[tuple[str, ...]] = ("root", "lq", "gt", "test", "test_lq")
+    SHARED: ClassVar[tuple[str, ...]] = ("filename_tmpl",)
 
     root: list[str] | str | None = None
     """A folder of clean images, searched with its subfolders, or a list of folders."""
@@ -139,6 +158,15 @@ class Data:
             counts = [len(folders(getattr(self, name))) for name in (lq, gt)]
             if counts[0] and counts[0] != counts[1]:
                 raise ValueError(f"data.{lq}: {counts[0]} folders for {counts[1]} in data.{gt}: give as many")
+
+    def all_held_out(self) -> Data | None:
+        """See `lorgnette.systems.protocol.RoomData`."""
+        if self.root is None and self.lq is None:
+            return None
+        return replace(self, test=self.root) if self.root is not None and self.test is None else self
+
+    def check_alike(self) -> None:
+        """Nothing here follows from one holder's pictures."""
 
 
 def folders(setting: Folders | None) -> list[str]:

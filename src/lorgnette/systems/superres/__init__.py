@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lorgnette.common.lazy import lazy
-from lorgnette.systems.superres.recipe import Data as Data, Model as Model, Recipe as Recipe
+from lorgnette.systems.superres.recipe import ABOUT as ABOUT, Data as Data, Model as Model, Recipe as Recipe
 
 if TYPE_CHECKING:
     from lorgnette.images.patches import default_steps as default_steps

@@ -15,7 +15,7 @@ from lorgnette.images.file import find_images, imresize, pair_images, read_image
 from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
 from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.recipe import Data
-from lorgnette.train.batches import Draw, DrawnBatches
+from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
 
@@ -114,7 +114,7 @@ def _pixels_inside(start: int, side: int, scale: float, n: int) -> tuple[slice, 
     return slice(first, stop), (centres / side * 2 - 1).float()
 
 
-class TestImages(Sequence[dict[str, Any]]):
+class TestImages(HeldOut):
     """Held-out images as evaluation batches of one: inp (1, 3, h, w) in [-1, 1], image (1, 3, H, W) in [0, 1].
 
     Args:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
+from lorgnette.common.values import factor
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
 
-ROOM = "superres"
+ABOUT = About(
+    name="superres",
+    verbs={"enhance": "IN OUT"},
+    test_options={
+        "scales": TestOption("scales", "factors of superres; unset: 2 3 4", read=factor, metavar="S", several=True),
+        "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here"),
+    },
+    crop="test_crop",
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,9 @@ class Model:
 @dataclass(frozen=True)
 class Data:
     """Images to learn from. Either `root`, whose images are made small by bicubic, or the pair `lr` and `hr`."""
+
+    OWN: ClassVar[tuple[str, ...]] = ("root", "lr", "hr", "test", "test_lr")
+    SHARED: ClassVar[tuple[str, ...]] = ()
 
     root: str | None = None
     """A folder of images, searched with its subfolders."""
@@ -69,6 +82,15 @@ class Data:
             raise ValueError("data.test_lr: needs data.test, the same scenes at high resolution")
         if self.root is not None and self.lr is not None:
             raise ValueError("data.root and data.lr/data.hr exclude each other: give one or the other")
+
+    def all_held_out(self) -> Data | None:
+        """See `lorgnette.systems.protocol.RoomData`."""
+        if self.root is None and self.lr is None:
+            return None
+        return replace(self, test=self.root) if self.root is not None and self.test is None else self
+
+    def check_alike(self) -> None:
+        """Nothing here follows from one holder's pictures."""
 
 
 # 3 x 3 convolutions of the encoder and the decoder's projections: where a change of camera shows.

@@ -1,0 +1,213 @@
+"""What a room is: the names that training, evaluation, keeping, federation and the command line use, and no others.
+
+A room is a folder whose `__init__` offers these names (`Room`). What shared code must know of it beyond them, the room
+declares in `ABOUT` and in methods of its `Data`. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from torch import nn
+
+    from lorgnette.images.file import Image
+    from lorgnette.lora.config import LoRAConfig
+    from lorgnette.train.batches import Batches, HeldOut
+    from lorgnette.train.config import TrainConfig
+    from lorgnette.train.task import Task
+
+
+class Settings(Protocol):
+    """A frozen dataclass: settings by name, each with a sentence under it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+class RoomModel(Settings, Protocol):
+    """Which network."""
+
+    @property
+    def base(self) -> str:
+        """The weights it starts from: 'shipped', 'none' (untrained), a file, or a folder that `save` wrote."""
+        ...
+
+
+class RoomData(Settings, Protocol):
+    """Which data."""
+
+    OWN: ClassVar[tuple[str, ...]]
+    """Settings that name folders or files on the disk of whoever holds the data. They never leave the machine."""
+
+    SHARED: ClassVar[tuple[str, ...]]
+    """The other settings that take any text. All holders of data have them alike."""
+
+    def all_held_out(self) -> Self | None:
+        """The same data for one who trains on none of it: all of it is held out. None where no data is named."""
+        ...
+
+    def check_alike(self) -> None:
+        """Refuse what several holders of data cannot have alike.
+
+        Raises:
+            ValueError: a setting that is left to each holder's own data, in one line.
+        """
+        ...
+
+
+class RoomRecipe(Settings, Protocol):
+    """Everything that makes one model of a room."""
+
+    @property
+    def model(self) -> RoomModel: ...
+    @property
+    def data(self) -> RoomData: ...
+    @property
+    def lora(self) -> LoRAConfig | None: ...
+    @property
+    def train(self) -> TrainConfig: ...
+
+
+@dataclass(frozen=True)
+class TestOption:
+    """A setting of a room's `evaluation` that `lorgnette eval` offers as an option."""
+
+    __test__ = False  # not a test case for pytest
+
+    flag: str
+    """As it is typed, without the dashes."""
+    help: str
+    read: Callable[[str], Any] = str
+    """Makes a value of a word."""
+    metavar: str = "FOLDER"
+    several: bool = False
+    """Takes several words."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a room says of itself."""
+
+    name: str
+    """As in the table of rooms."""
+    verbs: Mapping[str, str] = field(default_factory=dict)
+    """What a trained model is used for: a function of the room, which is a verb of the command line too, and what is
+    typed after the verb, such as {"enhance": "IN OUT"}."""
+    test_options: Mapping[str, TestOption] = field(default_factory=dict)
+    """By the name of the argument of `evaluation`."""
+    crop: str = ""
+    """The data setting that says to which side pictures are cut when a training is scored; `evaluation` takes it as
+    `crop`, where 0 means whole."""
+    option_files: bool = False
+    """Whether it reads option files of its original program (`OptionFiles`)."""
+    extra: str = ""
+    """What is installed for it beside the package: `pip install 'lorgnette[EXTRA]'`."""
+
+
+RecipeT = TypeVar("RecipeT", bound=RoomRecipe)
+DataT = TypeVar("DataT", bound=RoomData, contravariant=True)
+
+
+class Room(Protocol[RecipeT, DataT]):
+    """A room, as a module. What needs torch is imported when it is first used."""
+
+    @property
+    def ABOUT(self) -> About: ...
+
+    @property
+    def Recipe(self) -> type[RecipeT]:
+        """The settings; `Recipe()` is a sensible default."""
+        ...
+
+    @property
+    def Model(self) -> type[RoomModel]: ...
+
+    @property
+    def Data(self) -> type[RoomData]: ...
+
+    def make_task(self, recipe: RecipeT, /) -> Task:
+        """Network, loss and scores, with base weights and without adapters."""
+        ...
+
+    def loaders(self, data: DataT, train: TrainConfig | None = None, /) -> tuple[Batches, HeldOut]:
+        """Training batches and held-out batches.
+
+        Raises:
+            ValueError: no data is named, or it does not do.
+            FileNotFoundError: it is not there.
+        """
+        ...
+
+    def default_steps(self, n: int, recipe: RecipeT, /) -> int:
+        """How long to train on `n` items where the recipe does not say."""
+        ...
+
+    @property
+    def evaluation(self) -> Callable[..., dict[str, dict[str, float]]]:
+        """A table of scores: `evaluation(tasks, folder, ..., progress=iter)` -> row -> metric -> value."""
+        ...
+
+    @property
+    def from_upstream(self) -> Callable[..., nn.Module]:
+        """A network with published weights: `from_upstream(path_or_state, **settings)`."""
+        ...
+
+    def tiny(self) -> tuple[RecipeT, Sequence[Any], Sequence[Any]]:
+        """A recipe, training batches and held-out batches that train in seconds, without a file."""
+        ...
+
+
+AnyRoom = Room[RoomRecipe, RoomData]
+"""A room of which no more is known: that of a name or of a recipe."""
+
+
+class Enhances(Protocol):
+    """A room whose verbs have 'enhance'."""
+
+    @property
+    def enhance(self) -> Callable[..., Image]:
+        """`enhance(task, image, scale, size, tile, precision, progress, halo, cache, stream)`: a picture."""
+        ...
+
+
+class OptionFiles(Protocol):
+    """A room that reads option files of its original program."""
+
+    def read_options(self, path: str, /) -> tuple[dict[str, Any], list[str]]:
+        """The settings of a training, and what of the file was not understood."""
+        ...
+
+    def read_test_options(self, path: str, /) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """The settings for each data set that is to be scored, and what was not understood."""
+        ...
+
+    def tested_on(self, recipe: Any, /) -> dict[str, Any]:
+        """The arguments of `evaluation` that score what these settings name."""
+        ...
+
+
+DataOf = TypeVar("DataOf", bound=RoomData)
+
+
+def without_own(data: DataOf) -> DataOf:
+    """The settings of data as others may see them: without folders and files of this machine's."""
+    assert undeclared(type(data)) == [], "whether these are paths is not said: they would be sent"
+    return replace(data, **{f.name: None for f in fields(data) if f.name in data.OWN})
+
+
+def undeclared(data: type[RoomData]) -> list[str]:
+    """Settings that take any text and stand in neither `OWN` nor `SHARED`: there must be none."""
+    kinds = get_type_hints(data)
+    return [f.name for f in fields(data) if _takes_text(kinds[f.name]) and f.name not in (*data.OWN, *data.SHARED)]
+
+
+def _takes_text(kind: Any) -> bool:
+    if kind in (str, Path) or PathLike in (kind, get_origin(kind)):
+        return True
+    return get_origin(kind) is not Literal and any(map(_takes_text, get_args(kind)))
