@@ -69,7 +69,20 @@ class Batches(BatchStream, Protocol):
 
 
 class HeldOut(Sequence[Any]):
-    """Held-out batches as a room loads them."""
+    """Held-out batches as a room loads them; a room that reads them as they are needed derives from it.
+
+    Args:
+        batches: at hand.
+    """
+
+    def __init__(self, batches: Sequence[Any] = ()):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.batches[index]
 
     @property
     def samples(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.federate.rounds.split import Part, by_size, dirichlet, evenly, read_manifest, split, write_manifest
+from lorgnette.federate.rounds.split import by_size, dirichlet, evenly, read_manifest, split, write_manifest
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.train.batches import Draw, DrawnBatches
 
@@ -87,7 +87,7 @@ def test_a_part_draws_from_its_own_samples():
         def __getitem__(self, draw: Draw) -> int:
             return draw.index
 
-    batches = DrawnBatches(Part(Numbers(), [3, 5, 8]), 3, seed=1)
+    batches = DrawnBatches(Numbers(), 3).part([3, 5, 8], seed=1)
     stream = batches.starting_at(0)
     assert {int(i) for _ in range(4) for i in next(stream)} == {3, 5, 8}
 

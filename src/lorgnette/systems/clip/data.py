@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,20 +184,11 @@ class TestPictures(HeldOut):
     def __init__(self, pictures: Pictures, indices: Sequence[int], side: int):
         self.indices = indices
         labels = torch.from_numpy(pictures.labels[np.asarray(indices, dtype=np.int64)])
-        self.batches = [{"image": LazyImages(pictures, indices, side), "label": labels}] if len(indices) else []
+        super().__init__([{"image": LazyImages(pictures, indices, side), "label": labels}] if len(indices) else [])
 
     @property
     def samples(self) -> int:
         return len(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.batches[index]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.batches)
 
 
 def class_names(data: Data) -> tuple[str, ...]:
