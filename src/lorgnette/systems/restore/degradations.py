@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import imresize
+from lorgnette.images.patches import shrink
 
 GREY = (0.299, 0.587, 0.114)  # BT.601 in full range, as OpenCV makes grey
 
@@ -42,9 +42,8 @@ def compressed(image: Tensor, quality: int) -> Tensor:
 
 
 def shrunk(image: Tensor, scale: int) -> Tensor:
-    """Smaller by bicubic, rounded to 8 bits as a file would be: (C, H, W) in [0, 1] -> (C, H / scale, W / scale)."""
-    size = (image.shape[-2] // scale, image.shape[-1] // scale)
-    return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
+    """Smaller by `shrink`: (C, H, W) in [0, 1] -> (C, H / scale, W / scale)."""
+    return shrink(image, (image.shape[-2] // scale, image.shape[-1] // scale))
 
 
 def as_grey(image: Tensor) -> Tensor:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lorgnette.images.file import Image
-from lorgnette.images.patches import channels_first
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.tiles.render import enhance_image
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
 """The scan reaches over the whole image, but what is far away counts little."""
@@ -59,38 +56,28 @@ def enhance(
     Raises:
         ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.
     """
-    check_rendering(precision, tile, halo, USUAL)
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
     model = cast(MambaIR, task.model)
-    device = next(model.parameters()).device
-    out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
-    pixels = channels_first(np.ascontiguousarray(image.pixels))[None]
-    if model.in_chans == 1:  # (3, 1, H, W); of a grey picture all three are the same
-        pixels = pixels[:, :1] if image.grey else pixels.transpose(0, 1)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out = model(crop.to(device))
-        return part.cut(out.float().clamp(0, 1).cpu())
+        return part.cut(model(crop))
 
-    with evaluating(task):
-        restored = render_picture(
-            model,
-            pixels,
-            render,
-            out_size,
-            tiling=chosen_tiling(tile, halo, USUAL, cache),
-            largest=USUAL.tile,
-            progress=progress,
-            cache=cache,
-            stream=stream,
-            settings=precision,
-            corrected=model.upscale > 1,
-        )
-    rgb = (restored if model.in_chans == 3 else restored.transpose(0, 1))[0].expand(3, -1, -1)
-    restored_pixels = rgb.permute(1, 2, 0).contiguous().numpy()
-    return replace(image, pixels=restored_pixels, alpha=alpha_at(image.alpha, out_size))
+    return enhance_image(
+        model,
+        image,
+        render,
+        _output_size(image.pixels.shape[:2], model.upscale, scale, size),
+        usual=USUAL,
+        corrected=model.upscale > 1,
+        channels=model.in_chans,
+        tile=tile,
+        precision=precision,
+        progress=progress,
+        halo=halo,
+        cache=cache,
+        stream=stream,
+    )
 
 
 def _output_size(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from lorgnette.images.folders import folders
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -26,8 +26,6 @@ ABOUT = About(
     crop="test_crop",
     option_files=True,
 )
-
-Folders = list[str] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -167,11 +165,6 @@ class Data:
 
     def check_alike(self) -> None:
         """Nothing here follows from one holder's pictures."""
-
-
-def folders(setting: Folders | None) -> list[str]:
-    """The folders of a setting that takes one, several or none."""
-    return [os.fspath(setting)] if isinstance(setting, str | os.PathLike) else list(setting or ())
 
 
 # Where another kind of damage shows: the scan's projections and the convolutions, under the names of every variant.

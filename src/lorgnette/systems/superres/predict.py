@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from lorgnette.images.file import Image
-from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE
+from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE, from_network, to_network
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.tiles.render import enhance_image
 
 MAX_SCALE = 32.0
 DEFAULT_SCALE = 2.0
@@ -86,32 +85,27 @@ def enhance(
         ValueError: scale, size, tile, halo or precision does not work.
     """
     model = cast(LMLTE, task.model)
-    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
-    check_rendering(precision, tile, halo, usual)
-    device = next(model.parameters()).device
-    scale = DEFAULT_SCALE if scale is None and size is None else scale
-    out_size = output_size(image.pixels.shape[:2], scale, size)
+    if scale is None and size is None:
+        scale = DEFAULT_SCALE
 
     def render(crop: Tensor, part: Tile) -> Tensor:
-        inp = (crop.to(device) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        y, x = (torch.from_numpy(axis.coordinates()).float().to(device) for axis in (part.y, part.x))
+        inp = to_network(crop).contiguous(memory_format=torch.channels_last)
+        y, x = (torch.from_numpy(axis.coordinates()).float().to(crop.device) for axis in (part.y, part.x))
         cells = [axis.cell * max(axis.n_out / axis.n_in / TRAINED_SCALE, 1.0) for axis in (part.y, part.x)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out = model.render_window(inp, y, x, torch.tensor(cells, dtype=torch.float32, device=device))
-        return (out * 0.5 + 0.5).clamp(0, 1).cpu()
+        cell = torch.tensor(cells, dtype=torch.float32, device=crop.device)
+        return from_network(model.render_window(inp, y, x, cell))
 
-    with evaluating(task):
-        pixels = render_picture(
-            model,
-            torch.from_numpy(image.pixels).permute(2, 0, 1)[None],
-            render,
-            out_size,
-            tiling=chosen_tiling(tile, halo, usual, cache),
-            largest=usual.tile,
-            progress=progress,
-            cache=cache,
-            stream=stream,
-            settings=precision,
-            corrected=True,
-        )
-    return replace(image, pixels=pixels[0].permute(1, 2, 0).numpy(), alpha=alpha_at(image.alpha, out_size))
+    return enhance_image(
+        model,
+        image,
+        render,
+        output_size(image.pixels.shape[:2], scale, size),
+        usual=Tiling(tile=320, halo=model.receptive_radius, blend=8),
+        corrected=True,
+        tile=tile,
+        precision=precision,
+        progress=progress,
+        halo=halo,
+        cache=cache,
+        stream=stream,
+    )
