@@ -29,12 +29,12 @@ JPEG_BLOCK = 8
 
 
 class ImageFolder(TrainingCrops[Path, Data]):
-    """Crops of clean images and what damage makes of them; all of it a function of the draw."""
+    """Crops of clean images, and the same crops damaged; everything random is a function of the draw."""
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """lq (C, p, p) and gt (C, s p, s p) in [0, 1]; noise goes beyond."""
         data, rng = self.data, draw.rng()
-        # A crop of a compressed image starts anywhere within a block: more is compressed, and then cut off.
+        # Crops of real JPEG files rarely start at a block's edge: compress a larger crop, then cut within a block.
         spare = JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
         gt = random_crop(rng, self.pixels(self.files[draw.index]), data.patch * data.scale + spare, data.augment)
         gt = as_grey(gt) if data.grey else gt
@@ -50,7 +50,7 @@ class ImageFolder(TrainingCrops[Path, Data]):
 
 
 class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
-    """Crops of images that exist damaged and clean; the clean ones are `data.scale` times as large."""
+    """Crops of images that exist both damaged and clean; the clean ones are `data.scale` times as large."""
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """As `ImageFolder`."""
@@ -64,7 +64,7 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         if self.data.augment:
             turns = rng.bit_generator.state
             lq = augmented(rng, lq)
-            rng.bit_generator.state = turns  # the same turn for both
+            rng.bit_generator.state = turns  # so that both are flipped alike
             gt = augmented(rng, gt)
         if self.data.grey:
             lq, gt = as_grey(lq), as_grey(gt)
@@ -84,8 +84,8 @@ def check_pair(files: tuple[Path, Path], lq: Tensor, gt: Tensor, scale: int) -> 
 class TestImages(HeldOutImages, HeldOut):
     """Held-out images by kind and strength of damage; see `lorgnette.images.evaluation`.
 
-    Denoising is scored on RGB, whole; JPEG on Y, whole; super-resolution on Y, shaved by the scale; or as the settings
-    say.
+    Denoising is scored on RGB, JPEG on Y, both on whole images; super-resolution on Y, shaved by the scale. The
+    settings can say otherwise.
 
     Args:
         items: (damaged file or None, clean file).

@@ -19,7 +19,7 @@ def noisy(image: Tensor, sigma: float, rng: np.random.Generator) -> Tensor:
 
 
 def noisy_for_tables(image: Tensor, sigma: float) -> Tensor:
-    """The same noise that BasicSR's tables were made with: seed 0 for every image, drawn as (H, W, BGR) in float64.
+    """The noise that BasicSR's tables were made with: seed 0 for every image, drawn as (H, W, BGR) in float64.
 
     Args:
         image: (C, H, W) in [0, 1], C 1 or 3.
@@ -31,7 +31,7 @@ def noisy_for_tables(image: Tensor, sigma: float) -> Tensor:
 
 
 def compressed(image: Tensor, quality: int) -> Tensor:
-    """The image after JPEG: (C, H, W) in [0, 1] -> the same in 8-bit levels. C 1 or 3; colour at half resolution."""
+    """The image after JPEG, in 8-bit levels: (C, H, W) in [0, 1] -> the same, C 1 or 3; chroma at half resolution."""
     levels = image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).flip(-1)  # BGR
     _, code = cv2.imencode(".jpg", np.ascontiguousarray(levels.numpy()), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     flag = cv2.IMREAD_COLOR if image.shape[0] == 3 else cv2.IMREAD_GRAYSCALE

@@ -19,7 +19,8 @@ from lorgnette.systems.restore.recipe import Data
 from lorgnette.systems.restore.task import Restoration
 
 NLM_STRENGTH = 0.6
-"""Of non-local means, in multiples of the noise: best of 0.4 to 1.2 on images of BSDS500 train, at 15, 25 and 50."""
+"""Filter strength of non-local means, in multiples of the noise. The best of 0.4 to 1.2 on images of BSDS500 train, at
+noise of 15, 25 and 50."""
 
 
 def evaluation(
@@ -49,7 +50,7 @@ def evaluation(
     """
     task = next(iter(tasks.values()), None)
     if task is None:
-        raise ValueError("there is no network to score: an untrained one is nothing to compare with")
+        raise ValueError("there is no network to score: an untrained one is not scored; give an adapter or model.base")
     data = _test_data(task, levels)
     methods: dict[str, Method] = {"input": interpolated}
     if data.degradation == "denoise" and lr_folder is None:  # the strength of the noise is known
@@ -60,7 +61,7 @@ def evaluation(
 
 
 def non_local_means(noisy: Tensor, sigma: float) -> Tensor:
-    """OpenCV's non-local means, told how strong the noise is: (1, C, H, W) in [0, 1] -> the same."""
+    """OpenCV's non-local means for noise of known deviation (of 255): (1, C, H, W) in [0, 1] -> the same."""
     strength = max(NLM_STRENGTH * sigma, 0.1)
     levels = np.ascontiguousarray(to_uint8(noisy[0].clamp(0, 1).permute(1, 2, 0)))
     if levels.shape[2] == 3:
@@ -82,4 +83,4 @@ def _test_data(task: Restoration, levels: Sequence[float] | None) -> Data:
         return replace(task.data, test_sigmas=tuple(levels))
     if task.data.degradation == "jpeg":
         return replace(task.data, test_qualities=tuple(round(level) for level in levels))
-    raise ValueError(f"levels: {levels} mean nothing here; this network enlarges by {task.data.scale}")
+    raise ValueError(f"levels: {levels} cannot be set for a network that enlarges by {task.data.scale}; leave it out")

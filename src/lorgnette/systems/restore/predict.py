@@ -16,7 +16,7 @@ from lorgnette.tiles.plan import Tile, Tiling
 from lorgnette.tiles.render import enhance_image
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
-"""The scan reaches over the whole image, but what is far away counts little."""
+"""The scan sees the whole image, but pixels further away than this halo hardly count."""
 
 
 def enhance(
@@ -33,21 +33,21 @@ def enhance(
 ) -> Image:
     """Restore one picture, or a frame of a stream.
 
-    Tiles overlap and are blended. The network sees all of an image at once, so that tiled and untiled are not equal;
-    a larger tile brings them closer. A network for grey images takes each colour for one. An alpha plane is kept, or
+    Tiles overlap and are blended. The network's scan crosses the whole image, so tiled and untiled results differ; the
+    larger the tile, the less. A network for grey images restores each colour by itself. An alpha plane is kept, or
     enlarged by bicubic.
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
         image: from `lorgnette.images.file.read_image`.
-        scale: None, or the network's own factor: it knows no other.
-        size: None, or (H, W) that this factor gives.
+        scale: None, or the network's own factor; no other works.
+        size: None, or the (H, W) that this factor gives.
         tile: side of the tiles in input pixels; smaller needs less memory. Unset: 256, or 48 with a cache, 32 in its
             near mode.
         precision: 'fp32' or 'bf16'.
         progress: wraps the list of tiles, such as `tqdm.tqdm`.
         halo: input pixels that a tile sees beyond its own. Unset: 32, or 5 with a cache.
-        cache: does not compute again what the frame shares with earlier frames of the stream.
+        cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to.
 
     Returns:

@@ -46,7 +46,7 @@ class Model:
     mlp_ratio: float = 1.0
     """Channels inside a block, in multiples of embed_dim."""
     drop_path_rate: float = 0.0
-    """Share of the last block's samples left out in training; it rises from 0."""
+    """Stochastic depth: how often the last block is skipped in training; earlier blocks are skipped less often."""
     upscale: int = 1
     """Factor of enlargement."""
     img_range: float = 1.0
@@ -90,7 +90,7 @@ class Data:
     """How a damaged image is called after the clean one, such as '{}_noisy'. Unset: the same, but for marks such as
     x4 and _LR."""
     degradation: Literal["denoise", "jpeg", "sr"] = "denoise"
-    """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also says how results
+    """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also decides how results
     are scored."""
     scale: int = 1
     """Factor between damaged and clean images: model.upscale."""
@@ -167,13 +167,13 @@ class Data:
         """Nothing here follows from one holder's pictures."""
 
 
-# Where another kind of damage shows: the scan's projections and the convolutions, under the names of every variant.
+# The layers that matter for another kind of damage: the scan's projections and the convolutions, in every variant.
 DEFAULT_TARGETS = (
     r"(.*\.)?(in_proj|out_proj|cab\.\d|conv|conv\.[024]|conv_first|conv_after_body|conv_last"
     r"|conv_before_upsample\.0|upsample\.\d)"
 )
 SCAN_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
-"""The scan's raw weights, for `lora.target_parameters`: a third more parameters."""
+"""The scan's raw weights, for `lora.target_parameters`: adapting them too takes a third more parameters."""
 
 
 def _default_lora() -> LoRAConfig:

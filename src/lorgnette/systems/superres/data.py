@@ -1,4 +1,8 @@
-"""Training crops with random points, and held-out images, from folders."""
+"""Training crops with random points, and held-out images, from folders.
+
+Settings and errors call the two images low and high resolution (`lr`, `hr`), as the field does; batches call them `lq`
+and `gt`, as in every room of images.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +36,12 @@ def _sample(
 ) -> dict[str, Tensor]:
     """One training sample: random points of `hr`, whose pixels lie at y and x in `lr`; both crops in [0, 1]."""
     n = len(y) * len(x)
-    chosen = rng.choice(n, points, replace=points > n)
-    chosen_t = torch.from_numpy(chosen)
-    rows, columns = chosen_t // len(x), chosen_t % len(x)
+    chosen = torch.from_numpy(rng.choice(n, points, replace=points > n))
+    rows, columns = chosen // len(x), chosen % len(x)
     return {
         "lq": lr.contiguous(),
         "coord": torch.stack([y[rows], x[columns]], dim=-1),
-        "cell": torch.tensor(cell).expand(len(chosen), 2),
+        "cell": torch.tensor(cell).expand(points, 2),
         "gt": hr[:, rows, columns].T.contiguous(),
     }
 
@@ -75,19 +78,19 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
         lr, hr = square(lr, top, left, side), unit(hr[:, rows, columns])
         cell = [2 / side / sy, 2 / side / sx]
-        if data.augment:  # the two grids need not be symmetric to each other: the coordinates turn with them
+        if data.augment:  # the pixels of `hr` need not lie symmetrically in `lr`: flip their coordinates too
             flip_y, flip_x, transpose = rng.random(3) < 0.5
             if flip_y:
                 lr, hr, y = lr.flip(-2), hr.flip(-2), -y.flip(0)
             if flip_x:
                 lr, hr, x = lr.flip(-1), hr.flip(-1), -x.flip(0)
-            if transpose and sy == sx:  # else the camera's two axes differ
+            if transpose and sy == sx:  # with unequal scales it would be another camera's sample
                 lr, hr, y, x = lr.mT, hr.mT, x, y
         return _sample(rng, lr, hr, y, x, cell, data.points)
 
 
 def pair_scale(lr_file: Path, hr_file: Path, small: Sequence[int], large: Sequence[int]) -> tuple[float, float]:
-    """The factors (y, x) between two images; a one-line ValueError where the large one is the smaller."""
+    """The factors (y, x) between two images; a one-line ValueError where one lies outside 1 to 32."""
     sy, sx = large[0] / small[0], large[1] / small[1]
     if not (1 <= sy <= 32 and 1 <= sx <= 32):
         raise ValueError(
@@ -121,12 +124,12 @@ class TestImages(HeldOutImages, HeldOut):
     def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         scale = max(pair_scale(*files, lq.shape[-2:], gt.shape[-2:]))
         if scale.is_integer() and [n * scale for n in lq.shape[-2:]] == list(gt.shape[-2:]):
-            lq, gt = self.centred(lq, gt, int(scale))  # with another scale the two crops would not show the same
+            lq, gt = self.centred(lq, gt, int(scale))  # at any other scale the two crops would differ
         return lq, gt, _scoring(scale)
 
 
 def _scoring(scale: float) -> dict[str, Any]:
-    """As published tables score a scale: on luma, without a border as wide as the scale."""
+    """How published tables score a scale: on luma, leaving out a border as wide as the scale."""
     return {"label": f"x{scale:.3g}", "shave": math.ceil(scale), "luma": True}
 
 

@@ -62,7 +62,7 @@ def enhance(
 ) -> Image:
     """Enlarge one picture, or a frame of a stream.
 
-    Tiles overlap by the network's receptive field, so their seams do not show: tiled and untiled differ by rounding.
+    Tiles overlap by the network's receptive field, so there are no seams: tiled and untiled differ by rounding alone.
     An alpha plane is enlarged by bicubic.
 
     Args:
@@ -75,7 +75,7 @@ def enhance(
         precision: 'fp32' or 'bf16'.
         progress: wraps the list of tiles, such as `tqdm.tqdm`.
         halo: input pixels that a tile sees beyond its own. Unset: the receptive field's radius, or 5 with a cache.
-        cache: does not compute again what the frame shares with earlier frames of the stream.
+        cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to.
 
     Returns:
