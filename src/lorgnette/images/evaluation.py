@@ -25,11 +25,10 @@ Method = Callable[[Batch], Tensor]
 """Makes (1, C, H, W) in [0, 1] of an evaluation batch."""
 
 
-class Predicts(Protocol):
+class Network(Protocol):
     """A task, as far as it is scored here."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
-
     def predict(self, batch: Any) -> Any: ...
 
 
@@ -113,7 +112,7 @@ def side_by_side(prediction: Tensor, batch: Batch) -> dict[str, np.ndarray]:
     return {f"{batch['name']} {batch['label']}": to_uint8(strip.permute(1, 2, 0))}
 
 
-def by_network(task: Predicts) -> Method:
+def by_network(task: Network) -> Method:
     """A task's prediction as a method: computed on the task's device."""
     device = next(task.parameters()).device
     return lambda batch: task.predict({**batch, "lq": batch["lq"].to(device)}).cpu()
@@ -121,14 +120,7 @@ def by_network(task: Predicts) -> Method:
 
 @torch.no_grad()
 def compare(methods: Mapping[str, Method], images: Iterable[Batch]) -> dict[str, dict[str, float]]:
-    """Mean scores of several methods on the same images.
-
-    Args:
-        methods: row name -> what it makes of an evaluation batch.
-        images: evaluation batches.
-
-    Returns:
-        Row name -> psnr and ssim of each label, such as psnr_x2 -> mean over the images that have it.
+    """Scores of several methods on the same images: row name -> metric and label, such as psnr_x2 -> mean.
 
     Raises:
         ValueError: an image cannot be scored, in one line with its name.

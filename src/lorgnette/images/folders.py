@@ -76,16 +76,9 @@ def find_items(
     degraded: Folders | None = None,
     pair: Callable[[str, str], Iterable[tuple[Path, Path]]] = pair_images,
 ) -> list[Item]:
-    """All images of one folder or several, each with its degraded version where there are folders of those.
+    """All images of folders, each with its degraded version if there are folders of those (as many as clean ones).
 
-    Args:
-        clean: one folder or several.
-        degraded: as many folders as `clean`, or None.
-        pair: matches the files of a degraded and a clean folder.
-
-    Raises:
-        FileNotFoundError: A folder is missing or holds no image.
-        ValueError: A file has no partner, or more than one.
+    `pair` matches the files of a degraded and a clean folder. Errors are those of `find_images` and `pair`.
     """
     if degraded is None:
         return [(None, file) for folder in folders(clean) for file in find_images(folder)]

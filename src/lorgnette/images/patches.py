@@ -40,12 +40,7 @@ class PixelCache:
 
 
 class TrainingCrops(Generic[T, Settings]):
-    """A data set of crops. A room adds `__getitem__(draw)`, which makes a sample out of a file (or a pair).
-
-    Args:
-        files: a file or a pair of files for each item; decoded when first needed.
-        data: the room's settings.
-    """
+    """Files (or pairs of files) to cut crops from, with a room's settings. The room adds `__getitem__(draw)`."""
 
     def __init__(self, files: Iterable[T], data: Settings):
         self.files, self.data, self.pixels = list(files), data, PixelCache()
@@ -80,14 +75,7 @@ def square(pixels: Tensor, top: int, left: int, side: int) -> Tensor:
 
 
 def random_crop(rng: np.random.Generator, pixels: Tensor, side: int, augment: bool) -> Tensor:
-    """A random crop of integer levels (C, H, W) as float32 in [0, 1]: (C, side, side).
-
-    Args:
-        rng: decides on the place, and on the flips.
-        pixels: mirrored at its edges where it is smaller than the crop.
-        side: of the crop.
-        augment: flip and transpose it at random.
-    """
+    """As `square`, from anywhere in the image (mirrored where it is too small), `augmented` if asked."""
     pixels = at_least(pixels, side)
     crop = square(pixels, *random_corner(rng, pixels, side), side)
     return augmented(rng, crop) if augment else crop
@@ -139,19 +127,9 @@ def training_and_held_out(
     seed: int,
     pair: Callable[[str, str], Iterable[tuple[Path, Path]]] = pair_images,
 ) -> tuple[list[Item], list[Item]]:
-    """Images to learn from, and those to be scored on.
+    """(items to learn from, items to be scored on): the latter from `test`, or a share of the former where it is None.
 
-    Args:
-        clean: folders of images to learn from.
-        degraded: folders of their degraded versions. None: made from the clean ones.
-        test: folders of images to be scored on. None: some of `clean` are held out.
-        test_degraded: folders of their degraded versions, likewise.
-        holdout: share of the images that is held out where there is no `test`.
-        seed: decides which.
-        pair: see `find_items`; so are the errors.
-
-    Raises:
-        ValueError: there is only one image, and a share of one cannot be held out.
+    Folders, pairs and errors are those of `find_items`; `holdout` and `seed` those of `split`.
     """
     items = find_items(clean, degraded, pair)
     if test is None:

@@ -13,7 +13,7 @@ from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import enhance_image
+from lorgnette.tiles.render import Rendering
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
 """The scan sees the whole image, but pixels further away than this halo hardly count."""
@@ -56,28 +56,16 @@ def enhance(
     Raises:
         ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.
     """
+    how = Rendering(tile, precision, progress, halo, cache, stream)
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
     model = cast(MambaIR, task.model)
+    out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         return part.cut(model(crop))
 
-    return enhance_image(
-        model,
-        image,
-        render,
-        _output_size(image.pixels.shape[:2], model.upscale, scale, size),
-        usual=USUAL,
-        corrected=model.upscale > 1,
-        channels=model.in_chans,
-        tile=tile,
-        precision=precision,
-        progress=progress,
-        halo=halo,
-        cache=cache,
-        stream=stream,
-    )
+    return how.image(model, image, render, out_size, USUAL, corrected=model.upscale > 1, channels=model.in_chans)
 
 
 def _output_size(

@@ -14,7 +14,7 @@ from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE, from_network,
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import enhance_image
+from lorgnette.tiles.render import Rendering
 
 MAX_SCALE = 32.0
 DEFAULT_SCALE = 2.0
@@ -84,9 +84,10 @@ def enhance(
     Raises:
         ValueError: scale, size, tile, halo or precision does not work.
     """
+    how = Rendering(tile, precision, progress, halo, cache, stream)
     model = cast(LMLTE, task.model)
-    if scale is None and size is None:
-        scale = DEFAULT_SCALE
+    scale = DEFAULT_SCALE if scale is None and size is None else scale
+    out_size = output_size(image.pixels.shape[:2], scale, size)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
@@ -95,17 +96,5 @@ def enhance(
         cell = torch.tensor(cells, dtype=torch.float32, device=crop.device)
         return from_network(model.render_window(inp, y, x, cell))
 
-    return enhance_image(
-        model,
-        image,
-        render,
-        output_size(image.pixels.shape[:2], scale, size),
-        usual=Tiling(tile=320, halo=model.receptive_radius, blend=8),
-        corrected=True,
-        tile=tile,
-        precision=precision,
-        progress=progress,
-        halo=halo,
-        cache=cache,
-        stream=stream,
-    )
+    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
+    return how.image(model, image, render, out_size, usual, corrected=True)
