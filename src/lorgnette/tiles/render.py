@@ -55,8 +55,8 @@ class Rendering:
         Args:
             model: what `render` runs, on any device; it is in eval mode meanwhile.
             image: a picture, or a frame of the stream.
-            render: `render(crop, tile)` is called with `crop` (B, channels, h, w) in [0, 1] on the model's device, under
-                autocast as the precision says; returns the pixels of `tile.target`, which are clamped to [0, 1].
+            render: `render(crop, tile)` is called with `crop` (B, channels, h, w) in [0, 1] on the model's device,
+                under autocast as the precision says; returns the pixels of `tile.target`, which are clamped to [0, 1].
             out_size: (H', W') of the result.
             usual: the tiling without a cache; with one, near tiles are joined up to its `tile`.
             corrected: see `lorgnette.tiles.near.NearReuse`.
