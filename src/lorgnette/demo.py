@@ -20,6 +20,7 @@ from torch import Tensor
 from lorgnette import lora
 from lorgnette.checkpoint import RunFolder, load, recipe_text, save
 from lorgnette.common.files import make_folder
+from lorgnette.images.evaluation import image_scores, interpolated
 from lorgnette.images.file import Image, imresize, pair_images, read_image, to_uint8, write_image
 from lorgnette.recipe import build
 from lorgnette.report.grid import busiest, labelled_grid
@@ -28,7 +29,7 @@ from lorgnette.systems.superres.camera import Camera
 from lorgnette.systems.superres.data import TestImages, loaders
 from lorgnette.systems.superres.predict import enhance
 from lorgnette.systems.superres.recipe import Data, Recipe
-from lorgnette.systems.superres.task import SuperResolution, image_scores
+from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Listener
 from lorgnette.train.listeners import read_metrics
@@ -252,8 +253,7 @@ def classical(
     """Scores of bicubic enlargement after `before`, averaged as `evaluate` does."""
     scores = []
     for batch in test:
-        small = before(batch["inp"] * 0.5 + 0.5)
-        prediction = imresize(small, size=batch["image"].shape[-2:]).clamp(0, 1)
+        prediction = interpolated({**batch, "lq": before(batch["lq"])})
         scores.append(image_scores(prediction, batch))
     return {name: sum(s[name] for s in scores) / len(scores) for name in ("psnr", "ssim")}
 
@@ -280,14 +280,14 @@ def side_by_side(
     """The busiest part of each held-out scene, by every method: (H, W, 3)."""
     rows = []
     for batch, networks in zip(test, seen, strict=True):
-        truth = to_uint8(batch["image"][0].permute(1, 2, 0))
+        truth = to_uint8(batch["gt"][0].permute(1, 2, 0))
         top, left = busiest(truth, side)
-        photo, size = batch["inp"] * 0.5 + 0.5, batch["image"].shape[-2:]
+        photo, size = batch["lq"], batch["gt"].shape[-2:]
         versions = {
             "photo": torch.nn.functional.interpolate(photo, size=size),
             "bicubic": imresize(photo, size=size),
             **networks,
-            "scene": batch["image"],
+            "scene": batch["gt"],
         }
         crop = (..., slice(top, top + side), slice(left, left + side))
         rows.append({name: to_uint8(v[crop][0].permute(1, 2, 0)) for name, v in versions.items()})

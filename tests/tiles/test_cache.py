@@ -18,7 +18,7 @@ from lorgnette.systems import restore, superres
 from lorgnette.tiles.cache import ExactReuse, TileCache
 from lorgnette.tiles.near import NearReuse
 from lorgnette.tiles.plan import Tile, Tiling, process_in_tiles
-from lorgnette.tiles.render import render_picture
+from lorgnette.tiles.render import Rendering
 
 TILING = Tiling(tile=16, halo=3, blend=2)
 
@@ -42,13 +42,11 @@ class Counted(nn.Module):
         self.calls.clear()
         h, w = image.shape[-2:]
         size = h * self.scale, w * self.scale
-        return render_picture(
-            self, image, self.render, size, tiling=tiling, largest=32, cache=cache, stream=stream, corrected=True
-        )
+        return Rendering(cache=cache, stream=stream).tensor(self, image, self.render, size, tiling, 32, corrected=True)
 
 
 class ReusingFrames:
-    """Frames through a cache, as `render_picture` has it, without a model."""
+    """Frames through a cache, as `Rendering` has it, without a model."""
 
     def __init__(self, cache: TileCache) -> None:
         self.cache = cache

@@ -1,13 +1,18 @@
-"""Which pictures a folder holds, and which two belong together. Imports no torch."""
+"""Which pictures folders hold, and which two belong together. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+Folders = list[str] | str | os.PathLike[str]
+"""One folder or several."""
+Item = tuple[Path | None, Path]
+"""A degraded image and the clean one; None where no file holds the degraded one and it is made from the clean one."""
 
 # What published data sets add to a name: 0801x4, baby_LR_x4, img_001_SRF_4_LR, Canon_001_LR4, woman_GT, ...
 _MARK = re.compile(r"([ _-]*(SRF[_-]?\d+|LRBI|LR|HR|GT|[x×]\d+(\.\d+)?|(?<=LR)\d+|(?<=HR)\d+))+$", re.IGNORECASE)
@@ -59,6 +64,25 @@ def pair_images(lr_folder: str | os.PathLike[str], hr_folder: str | os.PathLike[
             f"or 0001x4.png and 0001.png)"
         )
     return sorted(((lr[name], hr[name]) for name in lr), key=lambda pair: pair[1])
+
+
+def folders(setting: Folders | None) -> list[str]:
+    """The folders of a setting that takes one, several or none."""
+    return [os.fspath(setting)] if isinstance(setting, str | os.PathLike) else list(setting or ())
+
+
+def find_items(
+    clean: Folders,
+    degraded: Folders | None = None,
+    pair: Callable[[str, str], Iterable[tuple[Path, Path]]] = pair_images,
+) -> list[Item]:
+    """All images of folders, each with its degraded version if there are folders of those (as many as clean ones).
+
+    `pair` matches the files of a degraded and a clean folder. Errors are those of `find_images` and `pair`.
+    """
+    if degraded is None:
+        return [(None, file) for folder in folders(clean) for file in find_images(folder)]
+    return [item for both in zip(folders(degraded), folders(clean), strict=True) for item in pair(*both)]
 
 
 def _by_name(files: Iterable[Path], folder: str | os.PathLike[str], clean) -> dict[str, Path]:

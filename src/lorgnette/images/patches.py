@@ -1,45 +1,52 @@
-"""Pieces of pictures to learn from and to be scored on: what the rooms that restore and enlarge images share."""
+"""Folders of pictures to learn from: decoded pixels, crops of them, and which pictures are held out."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import read_image
+from lorgnette.common.store import BoundedStore
+from lorgnette.images.file import imresize, read_image
+from lorgnette.images.folders import Folders, Item, find_items, pair_images
 
 T = TypeVar("T")
+Settings = TypeVar("Settings")
 
 CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading process
 
 
 class PixelCache:
-    """Decoded images, (3, H, W) uint8 or uint16 tensors, least recently used first out."""
+    """Decoded images, (3, H, W) uint8 or uint16 tensors; the least recently used are dropped first."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
-        self.max_bytes, self.bytes = max_bytes, 0
-        self.kept: OrderedDict[Path, Tensor] = OrderedDict()
+        self.kept = BoundedStore(max_bytes)
 
     def __call__(self, path: Path) -> Tensor:
-        if path in self.kept:
-            self.kept.move_to_end(path)
-            return self.kept[path]
-        image = read_image(path)
-        levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
-        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1).mul(levels).round().to(dtype)
-        self.kept[path] = pixels
-        self.bytes += pixels.nbytes
-        while self.bytes > self.max_bytes and len(self.kept) > 1:
-            self.bytes -= self.kept.popitem(last=False)[1].nbytes
+        pixels = self.kept.get(path)
+        if pixels is None:
+            image = read_image(path)
+            levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
+            pixels = channels_first(image.pixels).mul(levels).round().to(dtype)
+            self.kept.put(path, pixels, pixels.nbytes)
         return pixels
 
-    def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
-        return {"max_bytes": self.max_bytes, "bytes": 0, "kept": OrderedDict()}
+    def __reduce__(self) -> tuple[Any, ...]:  # a loading process starts with an empty cache
+        return PixelCache, (self.kept.max_bytes,)
+
+
+class TrainingCrops(Generic[T, Settings]):
+    """Files (or pairs of files) to cut crops from, with a room's settings. The room adds `__getitem__(draw)`."""
+
+    def __init__(self, files: Iterable[T], data: Settings):
+        self.files, self.data, self.pixels = list(files), data, PixelCache()
+
+    def __len__(self) -> int:
+        return len(self.files)
 
 
 def unit(pixels: Tensor) -> Tensor:
@@ -56,6 +63,24 @@ def at_least(pixels: Tensor, size: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
+def random_corner(rng: np.random.Generator, pixels: Tensor, side: int) -> tuple[int, int]:
+    """(top, left) of a square of `side` pixels somewhere in the image."""
+    top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[-2:])
+    return top, left
+
+
+def square(pixels: Tensor, top: int, left: int, side: int) -> Tensor:
+    """A crop of integer levels (C, H, W) as float32 in [0, 1]: (C, side, side)."""
+    return unit(pixels[:, top : top + side, left : left + side])
+
+
+def random_crop(rng: np.random.Generator, pixels: Tensor, side: int, augment: bool) -> Tensor:
+    """As `square`, from anywhere in the image (mirrored where it is too small), `augmented` if asked."""
+    pixels = at_least(pixels, side)
+    crop = square(pixels, *random_corner(rng, pixels, side), side)
+    return augmented(rng, crop) if augment else crop
+
+
 def augmented(rng: np.random.Generator, image: Tensor) -> Tensor:
     """The image after random flips and transposition."""
     flip_y, flip_x, transpose = rng.random(3) < 0.5
@@ -63,7 +88,13 @@ def augmented(rng: np.random.Generator, image: Tensor) -> Tensor:
     return image.mT if transpose else image
 
 
+def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Smaller by bicubic, then rounded to 8 bits as a file would be: (C, H, W) in [0, 1] -> (C, *size)."""
+    return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
+
+
 def channels_first(pixels: np.ndarray) -> Tensor:
+    """(H, W, C) -> (C, H, W), without a copy."""
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -85,6 +116,25 @@ def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]
     n = min(len(items) - 1, max(1, round(share * len(items))))
     chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
+
+
+def training_and_held_out(
+    clean: Folders,
+    degraded: Folders | None,
+    test: Folders | None,
+    test_degraded: Folders | None,
+    holdout: float,
+    seed: int,
+    pair: Callable[[str, str], Iterable[tuple[Path, Path]]] = pair_images,
+) -> tuple[list[Item], list[Item]]:
+    """(items to learn from, items to be scored on): the latter from `test`, or a share of the former where it is None.
+
+    Folders, pairs and errors are those of `find_items`; `holdout` and `seed` those of `split`.
+    """
+    items = find_items(clean, degraded, pair)
+    if test is None:
+        return split(items, holdout, seed)
+    return items, find_items(test, test_degraded, pair)
 
 
 def default_steps(n_images: int, recipe: Any) -> int:

@@ -1,9 +1,10 @@
-"""What the image rooms share in enhancing a picture: tiles, precision, and the cache for frames."""
+"""A picture through a network, tile by tile: precision, alpha, grey, and the cache for frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
-from lorgnette.images.file import imresize
+from lorgnette.images.file import Image, imresize
+from lorgnette.images.patches import channels_first
 from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
 from lorgnette.tiles.near import NearReuse
 from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles
@@ -19,64 +21,108 @@ from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles
 LEAST_TILE = 16
 
 
-def check_rendering(precision: str, tile: int | None, halo: int | None, usual: Tiling) -> None:
-    """Refuse what no room can do, in one line."""
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: {precision!r} is not known; 'fp32' and 'bf16' are")
-    if tile is not None and tile < LEAST_TILE:
-        raise ValueError(f"tile: {tile} is too small; {LEAST_TILE} or more works, {usual.tile} is usual")
-    if halo is not None and halo < 0:
-        raise ValueError(f"halo: {halo} is negative; {usual.halo} is usual")
+@dataclass(frozen=True)
+class Rendering:
+    """How a picture is rendered: what the callers of `enhance` choose, in every image room. See there.
 
-
-def chosen_tiling(tile: int | None, halo: int | None, usual: Tiling, cache: TileCache | None) -> Tiling:
-    """The room's tiling, or that of the cache, with what the caller has asked for."""
-    default = usual if cache is None else TILINGS[cache.mode]
-    blend = default.blend if halo is None else min(usual.blend, halo // 2)
-    return Tiling(default.tile if tile is None else tile, default.halo if halo is None else halo, blend)
-
-
-def render_picture(
-    model: nn.Module,
-    image: Tensor,
-    render: Render,
-    out_size: tuple[int, int],
-    *,
-    tiling: Tiling,
-    largest: int,
-    progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
-    cache: TileCache | None = None,
-    stream: Hashable = "",
-    settings: Hashable = (),
-    corrected: bool = False,
-) -> Tensor:
-    """Render a picture, or a frame of a stream, tile by tile.
-
-    Args:
-        model: what `render` runs, in eval mode; the cache has to know which one it is.
-        image: (B, C, H, W).
-        render: see `lorgnette.tiles.plan.process_in_tiles`.
-        out_size: (H', W').
-        tiling: into tiles.
-        largest: side of a tile that the room can do: near tiles are joined up to it.
-        progress: wraps the list of tiles.
-        cache: reuses tiles of earlier frames of the stream.
-        stream: to which the frame belongs.
-        settings: what else the result depends on, such as the precision.
-        corrected: see `lorgnette.tiles.near.NearReuse`.
-
-    Returns:
-        (B, C', H', W').
+    Raises:
+        ValueError: the precision is not known.
     """
-    if cache is None:
-        return process_in_tiles(image, render, out_size, *tiling, progress=progress)
-    owner = (stream, identity(model), settings)
-    if cache.mode == "near":
-        return NearReuse(cache, render, owner, corrected).frame(image, out_size, tiling, largest, stream, progress)
-    exact = ExactReuse(cache, render, owner)
-    result = process_in_tiles(image, exact, out_size, *tiling, progress=progress)
-    exact.count(stream)
-    return result
+
+    tile: int | None = None
+    precision: str = "fp32"
+    progress: Callable[[list[Tile]], Iterable[Tile]] = iter
+    halo: int | None = None
+    cache: TileCache | None = None
+    stream: Hashable = ""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision: {self.precision!r} is not known; 'fp32' and 'bf16' are")
+
+    def image(
+        self,
+        model: nn.Module,
+        image: Image,
+        render: Render,
+        out_size: tuple[int, int],
+        usual: Tiling,
+        corrected: bool,
+        channels: int = 3,
+    ) -> Image:
+        """The picture with new pixels and alpha; everything else as it was.
+
+        Args:
+            model: what `render` runs, on any device; it is in eval mode meanwhile.
+            image: a picture, or a frame of the stream.
+            render: `render(crop, tile)` is called with `crop` (B, channels, h, w) in [0, 1] on the model's device,
+                under autocast as the precision says; returns the pixels of `tile.target`, which are clamped to [0, 1].
+            out_size: (H', W') of the result.
+            usual: the tiling without a cache; with one, near tiles are joined up to its `tile`.
+            corrected: see `lorgnette.tiles.near.NearReuse`.
+            channels: that the network takes: 3, or 1 for each colour by itself.
+
+        Raises:
+            ValueError: tile or halo does not work.
+        """
+        tiling = self._tiling(usual)
+        device = next(model.parameters()).device
+        pixels = channels_first(np.ascontiguousarray(image.pixels))[None]
+        if channels == 1:  # (3, 1, H, W); of a grey picture all three are the same
+            pixels = pixels[:, :1] if image.grey else pixels.transpose(0, 1)
+
+        def rendered(crop: Tensor, part: Tile) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                out = render(crop.to(device), part)
+            return out.float().clamp(0, 1).cpu()
+
+        with evaluating(model):
+            result = self.tensor(model, pixels, rendered, out_size, tiling, usual.tile, corrected)
+        planes = result.flatten(0, 1)  # three of one picture or one of each colour; of a grey picture one for all
+        planes = planes if len(planes) == 3 else planes.repeat(3, 1, 1)
+        return replace(image, pixels=planes.permute(1, 2, 0).numpy(), alpha=alpha_at(image.alpha, out_size))
+
+    def tensor(
+        self,
+        model: nn.Module,
+        pixels: Tensor,
+        render: Render,
+        out_size: tuple[int, int],
+        tiling: Tiling,
+        largest: int,
+        corrected: bool,
+    ) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), tile by tile, with the cache or without.
+
+        Args:
+            model: what `render` runs, in eval mode; the cache keeps its tiles apart from those of other models.
+            pixels: as for `lorgnette.tiles.plan.process_in_tiles`; so are `render` and `out_size`.
+            tiling: into tiles.
+            largest: side up to which near tiles are joined.
+            corrected: see `lorgnette.tiles.near.NearReuse`.
+        """
+        cache, stream, progress = self.cache, self.stream, self.progress
+        if cache is None:
+            return process_in_tiles(pixels, render, out_size, *tiling, progress=progress)
+        owner = (stream, identity(model), self.precision)
+        if cache.mode == "near":
+            near = NearReuse(cache, render, owner, corrected)
+            return near.frame(pixels, out_size, tiling, largest, stream, progress)
+        exact = ExactReuse(cache, render, owner)
+        result = process_in_tiles(pixels, exact, out_size, *tiling, progress=progress)
+        exact.count(stream)
+        return result
+
+    def _tiling(self, usual: Tiling) -> Tiling:
+        """The network's usual tiling, or that of the cache, with what the caller has asked for."""
+        tile, halo = self.tile, self.halo
+        if tile is not None and tile < LEAST_TILE:
+            raise ValueError(f"tile: {tile} is too small; {LEAST_TILE} or more works, {usual.tile} is usual")
+        if halo is not None and halo < 0:
+            raise ValueError(f"halo: {halo} is negative; {usual.halo} is usual")
+        default = usual if self.cache is None else TILINGS[self.cache.mode]
+        blend = default.blend if halo is None else min(usual.blend, halo // 2)
+        return Tiling(default.tile if tile is None else tile, default.halo if halo is None else halo, blend)
 
 
 def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
@@ -88,13 +134,13 @@ def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArra
 
 
 @contextmanager
-def evaluating(task: nn.Module) -> Iterator[None]:
-    """Within this context the task is in eval mode."""
-    if not task.training:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this context the model is in eval mode."""
+    if not model.training:
         yield
         return
-    task.eval()
+    model.eval()
     try:
         yield
     finally:
-        task.train()
+        model.train()

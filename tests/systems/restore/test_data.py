@@ -142,7 +142,7 @@ def test_folders_in_lists_and_names_by_template(folder: Path, tmp_path: Path):
     data = Data(**both, filename_tmpl="{}_dirty", test=both["gt"], test_lq=both["lq"], patch=12)
     batches, test = loaders(data)
     assert len(batches.dataset) == len(test) == 4
-    assert [lq.name for lq, _ in batches.dataset.pairs] == ["0_dirty.png", "1_dirty.png"] * 2
+    assert [lq.name for lq, _ in batches.dataset.files] == ["0_dirty.png", "1_dirty.png"] * 2
     assert all(batch["label"] == "pairs" for batch in test)
     with pytest.raises(FileNotFoundError, match=r"^data.filename_tmpl: '\{\}_clean' makes 0_clean of .*0\.png; "):
         loaders(replace(data, filename_tmpl="{}_clean"))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from lorgnette.images.evaluation import image_scores
 from lorgnette.images.file import Image, write_image
 from lorgnette.systems.restore import Data, MambaIR, Restoration, enhance, evaluation
 from lorgnette.systems.restore.data import TestImages
 from lorgnette.systems.restore.evaluate import non_local_means
-from lorgnette.systems.restore.task import image_scores
 
 
 def task(degradation: str = "denoise", loss: str = "l1", **settings: object) -> Restoration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 
@@ -11,17 +12,9 @@ import torch
 from torch import Tensor
 
 from lorgnette.images.file import Image, imresize, write_image
+from lorgnette.images.patches import at_least, shrink, split
 from lorgnette.systems.superres import Data, Recipe, default_steps, loaders
-from lorgnette.systems.superres.data import (
-    ImageFolder,
-    PairedFolders,
-    PixelCache,
-    TestImages,
-    at_least,
-    shrink,
-    split,
-    unit,
-)
+from lorgnette.systems.superres.data import ImageFolder, PairedFolders, TestImages
 from lorgnette.train.batches import Draw
 from lorgnette.train.config import TrainConfig
 
@@ -44,15 +37,6 @@ def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
 
 def draws(n: int, index: int = 0) -> list[Draw]:
     return [Draw(seed=1, step=step, slot=step % 3, index=index) for step in range(n)]
-
-
-def crop_of(sample: dict[str, Tensor]) -> Tensor:
-    """`inp` in [0, 1]."""
-    return sample["inp"] * 0.5 + 0.5
-
-
-def truth_of(sample: dict[str, Tensor]) -> Tensor:
-    return sample["gt"] * 0.5 + 0.5
 
 
 def fit_planes(lr: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,13 +64,13 @@ def test_a_sample_is_a_function_of_its_draw(tmp_path: Path):
         again = other[draw]
         assert all(torch.equal(again[name], sample[name]) for name in sample)
     shapes = {name: tuple(tensor.shape) for name, tensor in samples[0].items()}
-    assert shapes == {"inp": (3, 12, 12), "coord": (50, 2), "cell": (50, 2), "gt": (50, 3)}
+    assert shapes == {"lq": (3, 12, 12), "coord": (50, 2), "cell": (50, 2), "gt": (50, 3)}
     assert all(tensor.dtype == torch.float32 for tensor in samples[0].values())
-    assert len({sample["inp"].numpy().tobytes() for sample in samples}) == 6
-    assert not torch.equal(folder[Draw(1, 0, 0, 1)]["inp"], samples[0]["inp"])  # another image
+    assert len({sample["lq"].numpy().tobytes() for sample in samples}) == 6
+    assert not torch.equal(folder[Draw(1, 0, 0, 1)]["lq"], samples[0]["lq"])  # another image
     for sample in samples:
-        assert -1 <= sample["inp"].min() < 0 < sample["inp"].max() <= 1
-        assert -1 <= sample["gt"].min() < 0 < sample["gt"].max() <= 1
+        assert 0 <= sample["lq"].min() < sample["lq"].max() <= 1
+        assert 0 <= sample["gt"].min() < sample["gt"].max() <= 1
 
 
 def test_the_factor_is_the_batch_s_and_covers_its_range(tmp_path: Path):
@@ -111,10 +95,10 @@ def test_truth_lies_where_its_coordinates_say(augment: bool, tmp_path: Path):
     signs = set()
     for draw in draws(24):
         sample = folder[draw]
-        inner = crop_of(sample)[:, 2:-2, 2:-2]  # at its border the bicubic kernel sees the mirrored ramp
+        inner = sample["lq"][:, 2:-2, 2:-2]  # at its border the bicubic kernel sees the mirrored ramp
         slope, middle = fit_planes(inner)
         near = sample["coord"] @ (slope * 12 / 8).T + middle
-        assert (truth_of(sample) - near).abs().max() < 0.006  # 8-bit rounding of the crop
+        assert (sample["gt"] - near).abs().max() < 0.006  # 8-bit rounding of the crop
         assert slope.abs().sum() > 0.05
         signs.add((*(slope[0].sign() * (slope[0].abs() > 0.01)).tolist(), *(slope[1].sign() * (slope[1].abs() > 0.01)).tolist()))  # fmt: skip  # noqa: E501
     assert len(signs) == (8 if augment else 1)
@@ -138,7 +122,7 @@ def test_tiny_images_are_mirrored(tmp_path: Path):
     ]  # fmt: skip
     file = write(tmp_path / "a.png", noise(3, 5))
     sample = ImageFolder([file], Data(patch=8, points=30, scales=(4, 4)))[Draw(0, 0, 0, 0)]
-    assert sample["inp"].shape == (3, 8, 8)
+    assert sample["lq"].shape == (3, 8, 8)
     assert torch.isfinite(sample["gt"]).all()
 
 
@@ -147,33 +131,11 @@ def test_sixteen_bits_and_grey_are_kept(tmp_path: Path):
     for bits, levels in ((16, 21), (8, 1)):
         file = write(tmp_path / f"{bits}.png", pixels, bits=bits)
         sample = ImageFolder([file], Data(patch=16, points=200, scales=(2, 2)))[Draw(0, 0, 0, 0)]
-        assert len(truth_of(sample)[:, 0].mul(65535).round().unique()) == levels
+        assert len(sample["gt"][:, 0].mul(65535).round().unique()) == levels
     grey = write(tmp_path / "grey.png", noise(32, 32)[..., :1].repeat(3, -1), bits=8, grey=True)
     sample = ImageFolder([grey], Data(patch=8, points=20))[Draw(0, 0, 0, 0)]
     assert torch.equal(sample["gt"][:, 0], sample["gt"][:, 2])
     assert TestImages([(None, grey)], (2.0,))[0]["grey"]
-
-
-def test_the_cache_keeps_to_its_bytes_and_stays_at_home(tmp_path: Path):
-    files = [write(tmp_path / f"{k}.png", noise(10, 10, k), bits=8) for k in range(4)]
-    cache = PixelCache(max_bytes=700)  # two images of 300
-    first = cache(files[0])
-    assert cache(files[0]) is first
-    for file in (files[1], files[0], files[2]):
-        cache(file)
-    assert list(cache.kept) == [files[0], files[2]]  # 1 was used least lately
-    assert cache.bytes == 600
-    sent = pickle.loads(pickle.dumps(cache))
-    assert (sent.bytes, len(sent.kept), sent.max_bytes) == (0, 0, 700)
-    assert torch.equal(sent(files[3]), cache(files[3]))
-
-
-def test_low_resolution_is_rounded_as_files_are():
-    small = shrink(torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0)), (5, 7))
-    assert small.shape == (3, 5, 7)
-    torch.testing.assert_close(small * 255, (small * 255).round())
-    assert 0 <= small.min() <= small.max() <= 1
-    assert unit(torch.tensor([65535], dtype=torch.uint16)).item() == unit(torch.tensor([255], dtype=torch.uint8)).item()
 
 
 # --------------------------------------------------------------------------------------------------- pairs
@@ -204,8 +166,8 @@ def test_pairs_match_at_any_factor(small, large, augment: bool, tmp_path: Path):
     seen, counted = set(), set()
     for draw in draws(60):
         sample = folder[draw]
-        slope, middle = fit_planes(crop_of(sample))
-        difference = truth_of(sample) - (sample["coord"] @ slope.T + middle)
+        slope, middle = fit_planes(sample["lq"])
+        difference = sample["gt"] - (sample["coord"] @ slope.T + middle)
         assert difference.abs().max() < 1e-4  # 16-bit files
         assert sample["coord"].abs().max() <= 1
         torch.testing.assert_close(sample["cell"][0], torch.tensor([2 / 9 * s / l for s, l in zip(small, large, strict=True)]))  # fmt: skip  # noqa: E501, E741
@@ -242,7 +204,7 @@ def test_pairs_are_pure_and_aligned_after_augmentation(tmp_path: Path):
         sample, again = folder[draw], folder[draw]
         assert all(torch.equal(sample[name], again[name]) for name in sample)
         index = ((sample["coord"] + 1) / 2 * 8).floor().long()
-        assert torch.equal(sample["inp"][:, index[:, 0], index[:, 1]].T, sample["gt"])
+        assert torch.equal(sample["lq"][:, index[:, 0], index[:, 1]].T, sample["gt"])
 
 
 def test_pairs_that_are_none(tmp_path: Path):
@@ -263,11 +225,12 @@ def test_pairs_that_are_none(tmp_path: Path):
 def test_held_out_images(scale: float, crop: int, tmp_path: Path):
     file = write(tmp_path / "a.png", ramp(61, 47))
     (batch,) = TestImages([(None, file)], (scale,), crop)
-    lr, hr = batch["inp"][0] * 0.5 + 0.5, batch["image"][0]
+    lr, hr = batch["lq"][0], batch["gt"][0]
     side = [min(n, crop or n) for n in (61, 47)]
     assert lr.shape[1:] == tuple(int(n / scale) for n in side)
     assert hr.shape[1:] == tuple(round(int(n / scale) * scale) for n in side)
-    assert (batch["scale"], batch["grey"], batch["name"]) == (scale, False, "a")
+    assert (batch["label"], batch["shave"]) == (f"x{scale:g}", math.ceil(scale))
+    assert (batch["luma"], batch["grey"], batch["name"]) == (True, False, "a")
     torch.testing.assert_close(lr, shrink(hr, (lr.shape[1], lr.shape[2])))
     whole = torch.from_numpy(ramp(61, 47)).permute(2, 0, 1)
     top, left = ((n - s) // 2 for n, s in zip((61, 47), side, strict=True))
@@ -279,9 +242,9 @@ def test_every_image_meets_every_factor_and_again_at_the_next_reading(tmp_path: 
     files = [write(tmp_path / f"{k}.png", noise(20, 20, k), bits=8) for k in range(2)]
     test = TestImages([(None, file) for file in files], (2.0, 3.0))
     assert len(test) == 4
-    assert [(batch["name"], batch["scale"]) for batch in test] == [("0", 2.0), ("0", 3.0), ("1", 2.0), ("1", 3.0)]
+    assert [(batch["name"], batch["label"]) for batch in test] == [("0", "x2"), ("0", "x3"), ("1", "x2"), ("1", "x3")]
     for first, second in zip(test, test, strict=True):
-        assert torch.equal(first["inp"], second["inp"])
+        assert torch.equal(first["lq"], second["lq"])
 
 
 @pytest.mark.parametrize("crop", [0, 30])
@@ -290,9 +253,9 @@ def test_held_out_pairs(small, large, crop: int, tmp_path: Path):
     """Cut to the middle only where both can be cut to show the same."""
     files = pair(tmp_path, small, large)
     (batch,) = TestImages([files], (2.0, 4.0), crop)
-    lr, hr = batch["inp"][0] * 0.5 + 0.5, batch["image"][0]
-    assert batch["scale"] == pytest.approx(max(m / n for n, m in zip(small, large, strict=True)))
+    lr, hr = batch["lq"][0], batch["gt"][0]
     factors = [m / n for n, m in zip(small, large, strict=True)]
+    assert (batch["label"], batch["shave"]) == (f"x{max(factors):.3g}", math.ceil(max(factors)))
     can_be_cut = factors[0] == factors[1] and factors[0].is_integer()
     if crop and can_be_cut:
         assert max(hr.shape[1:]) <= crop
@@ -331,7 +294,7 @@ def test_loaders(tmp_path: Path):
     names = {file.stem for file in batches.dataset.files}, {batch["name"] for batch in test}
     assert (len(names[0]), len(names[1]), names[0] & names[1]) == (3, 2, set())
     batch = next(batches.starting_at(0))
-    assert batch["inp"].shape == (3, 3, 8, 8)
+    assert batch["lq"].shape == (3, 3, 8, 8)
     assert batches.seed == 4
     held = tmp_path / "held"
     write(held / "x.png", noise(20, 20), bits=8)
@@ -347,10 +310,10 @@ def test_loaders_of_pairs(tmp_path: Path):
     batches, test = loaders(data)
     assert isinstance(batches.dataset, PairedFolders)
     assert (len(batches.dataset), len(test)) == (3, 1)
-    assert {hr.stem for _, hr in batches.dataset.pairs} | {batch["name"] for batch in test} == set("0123")
-    assert test[0]["inp"].shape[-1] == 12
+    assert {hr.stem for _, hr in batches.dataset.files} | {batch["name"] for batch in test} == set("0123")
+    assert test[0]["lq"].shape[-1] == 12
     tested = loaders(Data(root=str(tmp_path / "hr"), test=str(tmp_path / "hr"), test_lr=str(tmp_path / "lr")))[1]
-    assert [batch["scale"] for batch in tested] == [2.0] * 4
+    assert [batch["label"] for batch in tested] == ["x2"] * 4
 
 
 def test_nothing_to_load(tmp_path: Path):
@@ -389,5 +352,5 @@ def test_the_low_resolution_image_is_the_published_one(tmp_path: Path):
     """MATLAB-like bicubic with antialiasing, and not another."""
     file = write(tmp_path / "a.png", noise(32, 32), bits=8)
     batch = TestImages([(None, file)], (2.0,))[0]
-    reference = imresize(batch["image"], 0.5).clamp(0, 1)
-    torch.testing.assert_close(batch["inp"] * 0.5 + 0.5, (reference * 255).round() / 255)
+    reference = imresize(batch["gt"], 0.5).clamp(0, 1)
+    torch.testing.assert_close(batch["lq"], (reference * 255).round() / 255)

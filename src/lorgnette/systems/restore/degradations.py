@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import imresize
+from lorgnette.images.patches import shrink
 
 GREY = (0.299, 0.587, 0.114)  # BT.601 in full range, as OpenCV makes grey
 
@@ -19,7 +19,7 @@ def noisy(image: Tensor, sigma: float, rng: np.random.Generator) -> Tensor:
 
 
 def noisy_for_tables(image: Tensor, sigma: float) -> Tensor:
-    """The same noise that BasicSR's tables were made with: seed 0 for every image, drawn as (H, W, BGR) in float64.
+    """The noise that BasicSR's tables were made with: seed 0 for every image, drawn as (H, W, BGR) in float64.
 
     Args:
         image: (C, H, W) in [0, 1], C 1 or 3.
@@ -31,7 +31,7 @@ def noisy_for_tables(image: Tensor, sigma: float) -> Tensor:
 
 
 def compressed(image: Tensor, quality: int) -> Tensor:
-    """The image after JPEG: (C, H, W) in [0, 1] -> the same in 8-bit levels. C 1 or 3; colour at half resolution."""
+    """The image after JPEG, in 8-bit levels: (C, H, W) in [0, 1] -> the same, C 1 or 3; chroma at half resolution."""
     levels = image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).flip(-1)  # BGR
     _, code = cv2.imencode(".jpg", np.ascontiguousarray(levels.numpy()), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     flag = cv2.IMREAD_COLOR if image.shape[0] == 3 else cv2.IMREAD_GRAYSCALE
@@ -42,9 +42,8 @@ def compressed(image: Tensor, quality: int) -> Tensor:
 
 
 def shrunk(image: Tensor, scale: int) -> Tensor:
-    """Smaller by bicubic, rounded to 8 bits as a file would be: (C, H, W) in [0, 1] -> (C, H / scale, W / scale)."""
-    size = (image.shape[-2] // scale, image.shape[-1] // scale)
-    return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
+    """Smaller by `shrink`: (C, H, W) in [0, 1] -> (C, H / scale, W / scale)."""
+    return shrink(image, (image.shape[-2] // scale, image.shape[-1] // scale))
 
 
 def as_grey(image: Tensor) -> Tensor:

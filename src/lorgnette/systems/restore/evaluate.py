@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import imresize, to_uint8
-from lorgnette.systems.restore.data import TestImages, pairs
-from lorgnette.systems.restore.recipe import Data, Folders
-from lorgnette.systems.restore.task import Restoration, image_scores
+from lorgnette.images.evaluation import Batch, Method, by_network, compare, interpolated
+from lorgnette.images.folders import Folders, find_items
+from lorgnette.images.pixels import to_uint8
+from lorgnette.systems.restore.data import TestImages, matched_by
+from lorgnette.systems.restore.recipe import Data
+from lorgnette.systems.restore.task import Restoration
 
 NLM_STRENGTH = 0.6
-"""Of non-local means, in multiples of the noise: best of 0.4 to 1.2 on images of BSDS500 train, at 15, 25 and 50."""
+"""Filter strength of non-local means, in multiples of the noise. The best of 0.4 to 1.2 on images of BSDS500 train, at
+noise of 15, 25 and 50."""
 
 
-@torch.no_grad()
 def evaluation(
     tasks: Mapping[str, Restoration],
     folder: Folders,
@@ -48,35 +50,18 @@ def evaluation(
     """
     task = next(iter(tasks.values()), None)
     if task is None:
-        raise ValueError("there is no network to score: an untrained one is nothing to compare with")
+        raise ValueError("there is no network to score: an untrained one is not scored; give an adapter or model.base")
     data = _test_data(task, levels)
-    items = pairs(lr_folder, folder, data.filename_tmpl)
-    by_noise = data.degradation == "denoise" and lr_folder is None
-    names = ["input", *(["non-local means"] if by_noise else []), *tasks]
-    sums: dict[str, dict[str, list[float]]] = {name: {} for name in names}
-    for batch in progress(TestImages(items, data, crop)):
-        for name in names:
-            if name == "input":
-                prediction = _at_full_size(batch)
-            elif name == "non-local means":
-                prediction = non_local_means(batch["lq"], float(batch["label"].removeprefix("sigma")))
-            else:
-                device = next(tasks[name].parameters()).device
-                prediction = tasks[name].predict(batch | {"lq": batch["lq"].to(device)}).cpu()
-            try:
-                scores = image_scores(prediction, batch)
-            except ValueError as error:
-                raise ValueError(f"{batch['name']} {batch['label']} cannot be scored: {error}") from None
-            for metric in ("psnr", "ssim"):
-                sums[name].setdefault(f"{metric}_{batch['label']}", []).append(scores[metric])
-    return {
-        name: {metric: sum(values) / len(values) for metric, values in metrics.items()}
-        for name, metrics in sums.items()
-    }
+    methods: dict[str, Method] = {"input": interpolated}
+    if data.degradation == "denoise" and lr_folder is None:  # the strength of the noise is known
+        methods["non-local means"] = _denoised
+    methods |= {name: by_network(task) for name, task in tasks.items()}
+    items = find_items(folder, lr_folder, matched_by(data.filename_tmpl))
+    return compare(methods, progress(TestImages(items, data, crop)))
 
 
 def non_local_means(noisy: Tensor, sigma: float) -> Tensor:
-    """OpenCV's non-local means, told how strong the noise is: (1, C, H, W) in [0, 1] -> the same."""
+    """OpenCV's non-local means for noise of known deviation (of 255): (1, C, H, W) in [0, 1] -> the same."""
     strength = max(NLM_STRENGTH * sigma, 0.1)
     levels = np.ascontiguousarray(to_uint8(noisy[0].clamp(0, 1).permute(1, 2, 0)))
     if levels.shape[2] == 3:
@@ -87,6 +72,10 @@ def non_local_means(noisy: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(cleaned)).permute(2, 0, 1)[None].float() / 255
 
 
+def _denoised(batch: Batch) -> Tensor:
+    return non_local_means(batch["lq"], float(batch["label"].removeprefix("sigma")))
+
+
 def _test_data(task: Restoration, levels: Sequence[float] | None) -> Data:
     if levels is None:
         return task.data
@@ -94,10 +83,4 @@ def _test_data(task: Restoration, levels: Sequence[float] | None) -> Data:
         return replace(task.data, test_sigmas=tuple(levels))
     if task.data.degradation == "jpeg":
         return replace(task.data, test_qualities=tuple(round(level) for level in levels))
-    raise ValueError(f"levels: {levels} mean nothing here; this network enlarges by {task.data.scale}")
-
-
-def _at_full_size(batch: Mapping[str, Any]) -> Tensor:
-    size = batch["gt"].shape[-2:]
-    lq = batch["lq"]
-    return (lq if lq.shape[-2:] == size else imresize(lq, size=tuple(size))).clamp(0, 1)
+    raise ValueError(f"levels: {levels} cannot be set for a network that enlarges by {task.data.scale}; leave it out")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lorgnette.images.file import Image
-from lorgnette.images.patches import channels_first
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.tiles.render import Rendering
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
-"""The scan reaches over the whole image, but what is far away counts little."""
+"""The scan sees the whole image, but pixels further away than this halo hardly count."""
 
 
 def enhance(
@@ -36,21 +33,21 @@ def enhance(
 ) -> Image:
     """Restore one picture, or a frame of a stream.
 
-    Tiles overlap and are blended. The network sees all of an image at once, so that tiled and untiled are not equal;
-    a larger tile brings them closer. A network for grey images takes each colour for one. An alpha plane is kept, or
+    Tiles overlap and are blended. The network's scan crosses the whole image, so tiled and untiled results differ; the
+    larger the tile, the less. A network for grey images restores each colour by itself. An alpha plane is kept, or
     enlarged by bicubic.
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
         image: from `lorgnette.images.file.read_image`.
-        scale: None, or the network's own factor: it knows no other.
-        size: None, or (H, W) that this factor gives.
+        scale: None, or the network's own factor; no other works.
+        size: None, or the (H, W) that this factor gives.
         tile: side of the tiles in input pixels; smaller needs less memory. Unset: 256, or 48 with a cache, 32 in its
             near mode.
         precision: 'fp32' or 'bf16'.
         progress: wraps the list of tiles, such as `tqdm.tqdm`.
         halo: input pixels that a tile sees beyond its own. Unset: 32, or 5 with a cache.
-        cache: does not compute again what the frame shares with earlier frames of the stream.
+        cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to.
 
     Returns:
@@ -59,38 +56,16 @@ def enhance(
     Raises:
         ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.
     """
-    check_rendering(precision, tile, halo, USUAL)
+    how = Rendering(tile, precision, progress, halo, cache, stream)
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
     model = cast(MambaIR, task.model)
-    device = next(model.parameters()).device
     out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
-    pixels = channels_first(np.ascontiguousarray(image.pixels))[None]
-    if model.in_chans == 1:  # (3, 1, H, W); of a grey picture all three are the same
-        pixels = pixels[:, :1] if image.grey else pixels.transpose(0, 1)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out = model(crop.to(device))
-        return part.cut(out.float().clamp(0, 1).cpu())
+        return part.cut(model(crop))
 
-    with evaluating(task):
-        restored = render_picture(
-            model,
-            pixels,
-            render,
-            out_size,
-            tiling=chosen_tiling(tile, halo, USUAL, cache),
-            largest=USUAL.tile,
-            progress=progress,
-            cache=cache,
-            stream=stream,
-            settings=precision,
-            corrected=model.upscale > 1,
-        )
-    rgb = (restored if model.in_chans == 3 else restored.transpose(0, 1))[0].expand(3, -1, -1)
-    restored_pixels = rgb.permute(1, 2, 0).contiguous().numpy()
-    return replace(image, pixels=restored_pixels, alpha=alpha_at(image.alpha, out_size))
+    return how.image(model, image, render, out_size, USUAL, corrected=model.upscale > 1, channels=model.in_chans)
 
 
 def _output_size(

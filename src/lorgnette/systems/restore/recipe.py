@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from lorgnette.images.folders import folders
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -27,8 +27,6 @@ ABOUT = About(
     option_files=True,
 )
 
-Folders = list[str] | str | os.PathLike[str]
-
 
 @dataclass(frozen=True)
 class Model:
@@ -48,7 +46,7 @@ class Model:
     mlp_ratio: float = 1.0
     """Channels inside a block, in multiples of embed_dim."""
     drop_path_rate: float = 0.0
-    """Share of the last block's samples left out in training; it rises from 0."""
+    """Stochastic depth: how often the last block is skipped in training; earlier blocks are skipped less often."""
     upscale: int = 1
     """Factor of enlargement."""
     img_range: float = 1.0
@@ -92,7 +90,7 @@ class Data:
     """How a damaged image is called after the clean one, such as '{}_noisy'. Unset: the same, but for marks such as
     x4 and _LR."""
     degradation: Literal["denoise", "jpeg", "sr"] = "denoise"
-    """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also says how results
+    """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also decides how results
     are scored."""
     scale: int = 1
     """Factor between damaged and clean images: model.upscale."""
@@ -169,18 +167,13 @@ class Data:
         """Nothing here follows from one holder's pictures."""
 
 
-def folders(setting: Folders | None) -> list[str]:
-    """The folders of a setting that takes one, several or none."""
-    return [os.fspath(setting)] if isinstance(setting, str | os.PathLike) else list(setting or ())
-
-
-# Where another kind of damage shows: the scan's projections and the convolutions, under the names of every variant.
+# The layers that matter for another kind of damage: the scan's projections and the convolutions, in every variant.
 DEFAULT_TARGETS = (
     r"(.*\.)?(in_proj|out_proj|cab\.\d|conv|conv\.[024]|conv_first|conv_after_body|conv_last"
     r"|conv_before_upsample\.0|upsample\.\d)"
 )
 SCAN_PARAMETERS = ["x_proj_weight", "dt_projs_weight"]
-"""The scan's raw weights, for `lora.target_parameters`: a third more parameters."""
+"""The scan's raw weights, for `lora.target_parameters`: adapting them too takes a third more parameters."""
 
 
 def _default_lora() -> LoRAConfig:

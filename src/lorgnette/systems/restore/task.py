@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.file import imresize, to_uint8
-from lorgnette.images.metrics import psnr, ssim
+from lorgnette.images.evaluation import image_scores, side_by_side
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base
@@ -19,7 +17,7 @@ from lorgnette.train.task import Task
 
 
 class Restoration(Task):
-    """The task around a `MambaIR`; for the batches see `data.py`.
+    """The task around a `MambaIR`; for batches see `data.py` and, held out, `lorgnette.images.evaluation`.
 
     Args:
         model: the network.
@@ -49,26 +47,7 @@ class Restoration(Task):
         return metrics["psnr"]
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Side by side: the input (enlarged by bicubic), the result, the truth."""
-        truth = batch["gt"]
-        before = batch["lq"]
-        if before.shape != truth.shape:
-            before = imresize(before, size=truth.shape[-2:])
-        strip = torch.cat([before.clamp(0, 1), prediction, truth], dim=-1)[0].expand(3, -1, -1)
-        return {f"{batch['name']} {batch['label']}": to_uint8(strip.permute(1, 2, 0))}
-
-
-def image_scores(prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
-    """PSNR and SSIM of `prediction` (1, C, H, W) in [0, 1] as the field's tables report them, on 8-bit levels.
-
-    Denoising: on RGB, whole. JPEG: on Y, whole. Super-resolution: on Y, shaved by the factor; or as the settings say.
-    One channel, and the Y of grey images, are compared in their full range. PSNR comes once more under the name of
-    the damage, so that averages show each.
-    """
-    how = {"shave": batch["shave"], "luma": batch["luma"], "grey": batch["grey"], "quantise": True}
-    a, b = (image.expand(-1, 3, -1, -1) for image in (prediction, batch["gt"]))
-    value = psnr(a, b, **how)
-    return {"psnr": value, "ssim": ssim(a, b, **how), f"psnr_{batch['label']}": value}
+        return side_by_side(prediction, batch)
 
 
 def make_task(recipe: Recipe) -> Restoration:

@@ -1,9 +1,13 @@
-"""Training crops with random points, and held-out images, from folders."""
+"""Training crops with random points, and held-out images, from folders.
+
+Settings and errors call the two images low and high resolution (`lr`, `hr`), as the field does; batches call them `lq`
+and `gt`, as in every room of images.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,92 +15,82 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import find_images, imresize, pair_images, read_image
-from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
+from lorgnette.images.evaluation import HeldOutImages
+from lorgnette.images.patches import (
+    TrainingCrops,
+    random_corner,
+    random_crop,
+    shrink,
+    square,
+    training_and_held_out,
+    unit,
+)
 from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.recipe import Data
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
 
-def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A low-resolution version, rounded to 8 bits as a file would be: (3, H, W) in [0, 1] -> (3, *size)."""
-    return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
-
-
-def _sample(lr: Tensor, hr: Tensor, y: Tensor, x: Tensor, cell: list[float], chosen: np.ndarray) -> dict[str, Tensor]:
-    """One training sample: crops in [0, 1], the axes' coordinates of `hr`, flat indices of the points."""
-    chosen_t = torch.from_numpy(chosen)
-    rows, columns = chosen_t // len(x), chosen_t % len(x)
+def _sample(
+    rng: np.random.Generator, lr: Tensor, hr: Tensor, y: Tensor, x: Tensor, cell: list[float], points: int
+) -> dict[str, Tensor]:
+    """One training sample: random points of `hr`, whose pixels lie at y and x in `lr`; both crops in [0, 1]."""
+    n = len(y) * len(x)
+    chosen = torch.from_numpy(rng.choice(n, points, replace=points > n))
+    rows, columns = chosen // len(x), chosen % len(x)
     return {
-        "inp": lr.contiguous() * 2 - 1,
+        "lq": lr.contiguous(),
         "coord": torch.stack([y[rows], x[columns]], dim=-1),
-        "cell": torch.tensor(cell).expand(len(chosen), 2),
-        "gt": hr[:, rows, columns].T.contiguous() * 2 - 1,
+        "cell": torch.tensor(cell).expand(points, 2),
+        "gt": hr[:, rows, columns].T.contiguous(),
     }
 
 
-class ImageFolder:
+class ImageFolder(TrainingCrops[Path, Data]):
     """Crops of images, made small by bicubic: the protocol of LIIF (Chen et al., CVPR 2021, section 4)."""
 
-    def __init__(self, files: Sequence[Path], data: Data):
-        self.files, self.data, self.pixels = list(files), data, PixelCache()
-
-    def __len__(self) -> int:
-        return len(self.files)
-
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
-        """inp (3, p, p), coord (Q, 2), cell (Q, 2), gt (Q, 3); images in [-1, 1]. The factor is the batch's."""
+        """lq (3, p, p) in [0, 1]; at Q points coord (Q, 2), cell (Q, 2) and gt (Q, 3) in [0, 1].
+
+        The scale is the same for the whole batch.
+        """
         data, rng = self.data, draw.rng()
         side = round(data.patch * draw.batch_rng().uniform(*data.scales))
-        pixels = at_least(self.pixels(self.files[draw.index]), side)
-        top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[-2:])
-        hr = unit(pixels[:, top : top + side, left : left + side])
-        if data.augment:
-            hr = augmented(rng, hr)
-        lr = shrink(hr, (data.patch, data.patch))
+        hr = random_crop(rng, self.pixels(self.files[draw.index]), side, data.augment)
         axis = axis_coords(side)
-        chosen = rng.choice(side * side, data.points, replace=data.points > side * side)
-        return _sample(lr, hr, axis, axis, [2 / side, 2 / side], chosen)
+        return _sample(rng, shrink(hr, (data.patch, data.patch)), hr, axis, axis, [2 / side, 2 / side], data.points)
 
 
-class PairedFolders:
-    """Crops of images that exist at low and at high resolution; any factor, not necessarily whole."""
-
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], data: Data):
-        self.pairs, self.data, self.pixels = list(pairs), data, PixelCache()
-
-    def __len__(self) -> int:
-        return len(self.pairs)
+class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
+    """Crops of images that exist at low and at high resolution; the scale need not be a whole number."""
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
-        """As `ImageFolder`; the factor of each pair is that of its files."""
+        """As `ImageFolder`; the scale of each pair is that of its files."""
         data, rng = self.data, draw.rng()
-        lr_file, hr_file = self.pairs[draw.index]
+        lr_file, hr_file = self.files[draw.index]
         lr, hr = self.pixels(lr_file), self.pixels(hr_file)
         sy, sx = pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:])
         side = min(data.patch, *lr.shape[-2:])
         if side < data.patch:
             raise ValueError(f"data.patch: {data.patch} is more than the side of {lr_file}; at most {side} works")
-        top, left = (int(rng.integers(n - side + 1)) for n in lr.shape[-2:])
+        top, left = random_corner(rng, lr, side)
         rows, y = _pixels_inside(top, side, sy, hr.shape[-2])
         columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
-        lr, hr = unit(lr[:, top : top + side, left : left + side]), unit(hr[:, rows, columns])
+        lr, hr = square(lr, top, left, side), unit(hr[:, rows, columns])
         cell = [2 / side / sy, 2 / side / sx]
-        if data.augment:  # the two grids need not be symmetric to each other: the coordinates turn with them
+        if data.augment:  # the pixels of `hr` need not lie symmetrically in `lr`: flip their coordinates too
             flip_y, flip_x, transpose = rng.random(3) < 0.5
             if flip_y:
                 lr, hr, y = lr.flip(-2), hr.flip(-2), -y.flip(0)
             if flip_x:
                 lr, hr, x = lr.flip(-1), hr.flip(-1), -x.flip(0)
-            if transpose and sy == sx:  # else the camera's two axes differ
+            if transpose and sy == sx:  # with unequal scales it would be another camera's sample
                 lr, hr, y, x = lr.mT, hr.mT, x, y
-        chosen = rng.choice(len(y) * len(x), data.points, replace=data.points > len(y) * len(x))
-        return _sample(lr, hr, y, x, cell, chosen)
+        return _sample(rng, lr, hr, y, x, cell, data.points)
 
 
 def pair_scale(lr_file: Path, hr_file: Path, small: Sequence[int], large: Sequence[int]) -> tuple[float, float]:
-    """The factors (y, x) between two images; a one-line ValueError where the large one is the smaller."""
+    """The factors (y, x) between two images; a one-line ValueError where one lies outside 1 to 32."""
     sy, sx = large[0] / small[0], large[1] / small[1]
     if not (1 <= sy <= 32 and 1 <= sx <= 32):
         raise ValueError(
@@ -114,50 +108,29 @@ def _pixels_inside(start: int, side: int, scale: float, n: int) -> tuple[slice, 
     return slice(first, stop), (centres / side * 2 - 1).float()
 
 
-class TestImages(HeldOut):
-    """Held-out images as evaluation batches of one: inp (1, 3, h, w) in [-1, 1], image (1, 3, H, W) in [0, 1].
+class TestImages(HeldOutImages, HeldOut):
+    """Held-out images by scale; see `lorgnette.images.evaluation`.
 
-    Args:
-        items: (low-resolution file or None, high-resolution file).
-        scales: factors, for the items without a low-resolution file.
-        crop: side to which images are cut around their centre. 0: whole.
+    The levels are scales, for the items without a low-resolution file.
     """
 
     __test__ = False  # not a test case for pytest
 
-    def __init__(self, items: Sequence[tuple[Path | None, Path]], scales: Sequence[float], crop: int = 0):
-        self.jobs = [(lr, hr, s) for lr, hr in items for s in (scales if lr is None else (0.0,))]
-        self.crop = crop
+    def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        h, w = (max(1, math.floor(n / level)) for n in gt.shape[-2:])
+        gt = gt[:, : round(h * level), : round(w * level)]
+        return shrink(gt, (h, w)), gt, _scoring(level)
 
-    def __len__(self) -> int:
-        return len(self.jobs)
+    def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        scale = max(pair_scale(*files, lq.shape[-2:], gt.shape[-2:]))
+        if scale.is_integer() and [n * scale for n in lq.shape[-2:]] == list(gt.shape[-2:]):
+            lq, gt = self.centred(lq, gt, int(scale))  # at any other scale the two crops would differ
+        return lq, gt, _scoring(scale)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        lr_file, hr_file, scale = self.jobs[index]
-        picture = read_image(hr_file)
-        hr = channels_first(picture.pixels)
-        if lr_file is None:
-            hr = centre(hr, self.crop) if self.crop else hr
-            small = [max(1, math.floor(n / scale)) for n in hr.shape[-2:]]
-            hr = hr[:, : round(small[0] * scale), : round(small[1] * scale)]
-            lr = shrink(hr, (small[0], small[1]))
-        else:
-            lr = channels_first(read_image(lr_file).pixels)
-            scale = max(pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:]))
-            whole = [n * scale for n in lr.shape[-2:]] == list(hr.shape[-2:]) and scale.is_integer()
-            if self.crop and whole:  # only then do both crops show the same
-                side = max(1, self.crop // int(scale))
-                lr, hr = centre(lr, side), centre(hr, side, step=int(scale))
-        return {
-            "inp": lr[None] * 2 - 1,
-            "image": hr[None].contiguous(),
-            "scale": float(scale),
-            "grey": picture.grey,
-            "name": hr_file.stem,
-        }
+def _scoring(scale: float) -> dict[str, Any]:
+    """How published tables score a scale: on luma, leaving out a border as wide as the scale."""
+    return {"label": f"x{scale:.3g}", "shave": math.ceil(scale), "luma": True}
 
 
 def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, TestImages]:
@@ -168,22 +141,14 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
         ValueError: no folder is given, or too few images to hold one out.
     """
     train = train or TrainConfig()
-    if data.lr is not None and data.hr is not None:
-        items: list[tuple[Path | None, Path]] = list(pair_images(data.lr, data.hr))
-    elif data.root is not None:
-        items = [(None, file) for file in find_images(data.root)]
-    else:
+    clean = data.root if data.hr is None else data.hr
+    if clean is None:
         raise ValueError("data.root: not set; give a folder of images (or data.lr and data.hr)")
-    if data.test is None:
-        items, held_out = split(items, data.holdout, train.seed)
-    elif data.test_lr is None:
-        held_out = [(None, file) for file in find_images(data.test)]
-    else:
-        held_out = list(pair_images(data.test_lr, data.test))
+    items, held_out = training_and_held_out(clean, data.lr, data.test, data.test_lr, data.holdout, train.seed)
     dataset = (
-        PairedFolders([(lr, hr) for lr, hr in items if lr is not None], data)
-        if data.lr is not None
-        else ImageFolder([hr for _, hr in items], data)
+        ImageFolder([hr for _, hr in items], data)
+        if data.lr is None
+        else PairedFolders([(lr, hr) for lr, hr in items if lr is not None], data)
     )
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
     return batches, TestImages(held_out, data.test_scales, data.test_crop)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from lorgnette.images.file import find_images, imresize, pair_images
+from lorgnette.images.evaluation import by_network, compare, interpolated
+from lorgnette.images.folders import find_items
 from lorgnette.systems.superres.data import TestImages
-from lorgnette.systems.superres.task import SuperResolution, image_scores
+from lorgnette.systems.superres.task import SuperResolution
 
 
-@torch.no_grad()
 def evaluation(
     tasks: Mapping[str, SuperResolution],
     folder: str | os.PathLike[str],
@@ -40,26 +37,6 @@ def evaluation(
         FileNotFoundError: no such folder, or no image in it.
         ValueError: an image that cannot be read or scored, in one line.
     """
-    items: list[tuple[Path | None, Path]]
-    if lr_folder is None:
-        items = [(None, file) for file in find_images(folder)]
-    else:
-        items = list(pair_images(lr_folder, folder))
-    sums: dict[str, dict[str, list[float]]] = {name: {} for name in ("bicubic", *tasks)}
-    for batch in progress(TestImages(items, scales, crop)):
-        for name in sums:
-            if name == "bicubic":
-                prediction = imresize(batch["inp"] * 0.5 + 0.5, size=batch["image"].shape[-2:])
-            else:
-                device = next(tasks[name].parameters()).device
-                prediction = tasks[name].predict(batch | {"inp": batch["inp"].to(device)}).cpu()
-            try:
-                scores = image_scores(prediction, batch)
-            except ValueError as error:
-                raise ValueError(f"{batch['name']} x{batch['scale']:.3g} cannot be scored: {error}") from None
-            for metric in ("psnr", "ssim"):
-                sums[name].setdefault(f"{metric}_x{batch['scale']:.3g}", []).append(scores[metric])
-    return {
-        name: {metric: sum(values) / len(values) for metric, values in sorted(metrics.items())}
-        for name, metrics in sums.items()
-    }
+    methods = {"bicubic": interpolated} | {name: by_network(task) for name, task in tasks.items()}
+    rows = compare(methods, progress(TestImages(find_items(folder, lr_folder), scales, crop)))
+    return {name: dict(sorted(metrics.items())) for name, metrics in rows.items()}

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorgnette.images.patches import shrink
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.superres.coords import make_coord
-from lorgnette.systems.superres.data import shrink
 from lorgnette.systems.superres.recipe import DEFAULT_TARGETS, Data, Model, Recipe
 from lorgnette.train.config import TrainConfig
 
@@ -42,14 +42,14 @@ def _training_batch(images: list[Tensor]) -> dict[str, Tensor]:
     side = hr.shape[-1]
     coord = make_coord((side, side))
     return {
-        "inp": torch.stack([shrink(image, (side // 2, side // 2)) for image in images]) * 2 - 1,
+        "lq": torch.stack([shrink(image, (side // 2, side // 2)) for image in images]),
         "coord": coord.expand(len(hr), -1, -1),
         "cell": torch.full((len(hr), side * side, 2), 2 / side),
-        "gt": hr.flatten(2).transpose(1, 2) * 2 - 1,
+        "gt": hr.flatten(2).transpose(1, 2),
     }
 
 
 def _test_batch(image: Tensor) -> dict[str, Any]:
     half = image.shape[-1] // 2
-    inp = shrink(image, (half, half))[None] * 2 - 1
-    return {"inp": inp, "image": image[None], "scale": 2.0, "grey": False, "name": "plaid"}
+    scored = {"label": "x2", "shave": 2, "luma": True, "grey": False, "name": "plaid"}
+    return {"lq": shrink(image, (half, half))[None], "gt": image[None]} | scored

@@ -203,6 +203,16 @@ class LMLTE(nn.Module):
         return out
 
 
+def to_network(image: Tensor) -> Tensor:
+    """[0, 1] -> network space, [-1, 1]."""
+    return image * 2 - 1
+
+
+def from_network(colours: Tensor) -> Tensor:
+    """Network space -> [0, 1], not clamped."""
+    return colours * 0.5 + 0.5
+
+
 def _precise(x: Tensor) -> Tensor:
     """At least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

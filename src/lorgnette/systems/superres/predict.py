@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from lorgnette.images.file import Image
-from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE
+from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE, from_network, to_network
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import alpha_at, check_rendering, chosen_tiling, evaluating, render_picture
+from lorgnette.tiles.render import Rendering
 
 MAX_SCALE = 32.0
 DEFAULT_SCALE = 2.0
@@ -63,7 +62,7 @@ def enhance(
 ) -> Image:
     """Enlarge one picture, or a frame of a stream.
 
-    Tiles overlap by the network's receptive field, so their seams do not show: tiled and untiled differ by rounding.
+    Tiles overlap by the network's receptive field, so there are no seams: tiled and untiled differ by rounding alone.
     An alpha plane is enlarged by bicubic.
 
     Args:
@@ -76,7 +75,7 @@ def enhance(
         precision: 'fp32' or 'bf16'.
         progress: wraps the list of tiles, such as `tqdm.tqdm`.
         halo: input pixels that a tile sees beyond its own. Unset: the receptive field's radius, or 5 with a cache.
-        cache: does not compute again what the frame shares with earlier frames of the stream.
+        cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to.
 
     Returns:
@@ -85,33 +84,17 @@ def enhance(
     Raises:
         ValueError: scale, size, tile, halo or precision does not work.
     """
+    how = Rendering(tile, precision, progress, halo, cache, stream)
     model = cast(LMLTE, task.model)
-    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
-    check_rendering(precision, tile, halo, usual)
-    device = next(model.parameters()).device
     scale = DEFAULT_SCALE if scale is None and size is None else scale
     out_size = output_size(image.pixels.shape[:2], scale, size)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
-        inp = (crop.to(device) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        y, x = (torch.from_numpy(axis.coordinates()).float().to(device) for axis in (part.y, part.x))
+        inp = to_network(crop).contiguous(memory_format=torch.channels_last)
+        y, x = (torch.from_numpy(axis.coordinates()).float().to(crop.device) for axis in (part.y, part.x))
         cells = [axis.cell * max(axis.n_out / axis.n_in / TRAINED_SCALE, 1.0) for axis in (part.y, part.x)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            out = model.render_window(inp, y, x, torch.tensor(cells, dtype=torch.float32, device=device))
-        return (out * 0.5 + 0.5).clamp(0, 1).cpu()
+        cell = torch.tensor(cells, dtype=torch.float32, device=crop.device)
+        return from_network(model.render_window(inp, y, x, cell))
 
-    with evaluating(task):
-        pixels = render_picture(
-            model,
-            torch.from_numpy(image.pixels).permute(2, 0, 1)[None],
-            render,
-            out_size,
-            tiling=chosen_tiling(tile, halo, usual, cache),
-            largest=usual.tile,
-            progress=progress,
-            cache=cache,
-            stream=stream,
-            settings=precision,
-            corrected=True,
-        )
-    return replace(image, pixels=pixels[0].permute(1, 2, 0).numpy(), alpha=alpha_at(image.alpha, out_size))
+    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
+    return how.image(model, image, render, out_size, usual, corrected=True)

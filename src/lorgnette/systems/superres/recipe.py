@@ -54,9 +54,9 @@ class Data:
     holdout: float = 0.15
     """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
     scales: tuple[float, float] = (1.0, 4.0)
-    """Each batch is enlarged by a factor drawn between these (not used with lr and hr: the files decide)."""
+    """Each batch draws its scale from this range (not used with lr and hr: the files decide)."""
     test_scales: tuple[float, ...] = (2.0, 4.0)
-    """Factors by which held-out images are scored (not used with lr and hr)."""
+    """Scales at which held-out images are scored (not used with lr and hr)."""
     patch: int = 48
     """Side of a training crop, in low-resolution pixels."""
     points: int = 2304
@@ -93,7 +93,7 @@ class Data:
         """Nothing here follows from one holder's pictures."""
 
 
-# 3 x 3 convolutions of the encoder and the decoder's projections: where a change of camera shows.
+# The encoder's 3 x 3 convolutions and the decoder's projections: the layers that matter for another camera.
 DEFAULT_TARGETS = r"encoder\.(head\.0|body\.\d+(\.body\.[02])?)|coef|freq|hypernet\.layers\.[02]"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.file import imresize, to_uint8
-from lorgnette.images.metrics import psnr, ssim
-from lorgnette.systems.superres.model import LMLTE
+from lorgnette.images.evaluation import image_scores, side_by_side
+from lorgnette.systems.superres.model import LMLTE, from_network, to_network
 from lorgnette.systems.superres.recipe import Recipe
 from lorgnette.systems.superres.weights import load_base
 from lorgnette.train.task import Task
 
 
 class SuperResolution(Task):
-    """The task around an `LMLTE`; for the batches see `data.py`."""
+    """The task around an `LMLTE`; for batches see `data.py` and, held out, `lorgnette.images.evaluation`."""
 
     min_delta = 0.02  # dB; nobody sees less
 
@@ -30,14 +28,14 @@ class SuperResolution(Task):
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        inp = batch["inp"].contiguous(memory_format=torch.channels_last)
-        return {"loss": F.l1_loss(self.model(inp, batch["coord"], batch["cell"]), batch["gt"])}
+        colours = self.model(_for_network(batch["lq"]), batch["coord"], batch["cell"])
+        return {"loss": F.l1_loss(colours, to_network(batch["gt"]))}
 
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
-        """(1, 3, H, W) in [0, 1], of the size of `batch["image"]`."""
-        h, w = batch["image"].shape[-2:]
-        inp = batch["inp"].contiguous(memory_format=torch.channels_last)
-        return (self.model.render(inp, (h, w)) * 0.5 + 0.5).clamp(0, 1)  # pyright: ignore[reportCallIssue]
+        """(1, 3, H, W) in [0, 1], of the size of `batch["gt"]`."""
+        h, w = batch["gt"].shape[-2:]
+        enlarged = self.model.render(_for_network(batch["lq"]), (h, w))  # pyright: ignore[reportCallIssue]
+        return from_network(enlarged).clamp(0, 1)
 
     def score(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
         return image_scores(prediction, batch)
@@ -46,26 +44,11 @@ class SuperResolution(Task):
         return metrics["psnr"]
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Side by side: the input enlarged by bicubic, the prediction, the truth."""
-        target = batch["image"]
-        bicubic = imresize(batch["inp"] * 0.5 + 0.5, size=target.shape[-2:])
-        strip = torch.cat([bicubic, prediction, target], dim=-1)[0]
-        return {f"{batch['name']} x{batch['scale']:.3g}": to_uint8(strip.permute(1, 2, 0))}
+        return side_by_side(prediction, batch)
 
 
-def image_scores(prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
-    """PSNR and SSIM of `prediction` (1, 3, H, W) in [0, 1] as tables report them: on Y, 8-bit, shaved by the scale.
-
-    PSNR comes once more under the scale's own name, so that averages over several scales show each.
-    """
-    scale = batch["scale"]
-    how = {"shave": math.ceil(scale), "grey": batch["grey"], "quantise": True}
-    value = psnr(prediction, batch["image"], **how)
-    return {
-        "psnr": value,
-        "ssim": ssim(prediction, batch["image"], **how),
-        f"psnr_x{scale:.3g}": value,
-    }
+def _for_network(lq: Tensor) -> Tensor:
+    return to_network(lq).contiguous(memory_format=torch.channels_last)
 
 
 def make_task(recipe: Recipe) -> SuperResolution:

@@ -1,0 +1,141 @@
+"""Scoring on held-out images: the batches, PSNR and SSIM of a prediction, and tables of several methods.
+
+An evaluation batch is one image: `lq` (1, C, h, w), degraded, and `gt` (1, C, H, W), clean, both in [0, 1] (noise goes
+beyond); how it is scored (`shave`, `luma` and `grey`, see `lorgnette.images.metrics.psnr`); `label`, which names the
+degradation (x4, sigma25); and `name`, which names the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lorgnette.images.file import imresize, read_image, to_uint8
+from lorgnette.images.folders import Item
+from lorgnette.images.metrics import psnr, ssim
+from lorgnette.images.patches import centre, channels_first
+
+Batch = Mapping[str, Any]
+Method = Callable[[Batch], Tensor]
+"""Makes (1, C, H, W) in [0, 1] of an evaluation batch."""
+
+
+class Network(Protocol):
+    """A task, as far as it is scored here."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def predict(self, batch: Any) -> Any: ...
+
+
+class HeldOutImages(Sequence[dict[str, Any]]):
+    """Held-out images as evaluation batches, read when they are asked for. A room says how it degrades and pairs them.
+
+    Args:
+        items: (degraded file or None, clean file).
+        levels: how much to degrade; each clean file without a degraded one comes once for each level.
+        crop: side to which clean images are cut around their centre. 0: whole.
+    """
+
+    def __init__(self, items: Iterable[Item], levels: Sequence[float], crop: int = 0):
+        self.jobs = [(lq, gt, level) for lq, gt in items for level in (levels if lq is None else (0.0,))]
+        self.crop = crop
+
+    def prepared(self, image: Tensor) -> Tensor:
+        """What is done to each image of a file: (3, H, W) in [0, 1] -> (C, H, W). By default nothing."""
+        return image
+
+    def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """`lq` (C, h, w), `gt` (C, H, W), and the batch's `label`, `shave` and `luma`, from a clean image alone."""
+        raise NotImplementedError
+
+    def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The same from two images that belong together, whole."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        lq_file, gt_file, level = self.jobs[index]
+        picture = read_image(gt_file)
+        gt = self.prepared(channels_first(picture.pixels))
+        if lq_file is None:
+            lq, gt, how = self.degraded(centre(gt, self.crop) if self.crop else gt, level)
+        else:
+            lq = self.prepared(channels_first(read_image(lq_file).pixels))
+            lq, gt, how = self.paired(lq, gt, (lq_file, gt_file))
+        return {
+            "lq": lq[None].contiguous(),
+            "gt": gt[None].contiguous(),
+            "grey": len(gt) == 1 or (picture.grey and how["luma"]),  # scored on RGB, a grey file counts as RGB
+            "name": gt_file.stem,
+            **how,
+        }
+
+    def centred(self, lq: Tensor, gt: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        """The middle of both images of a pair, so that `gt` has about `crop` pixels and `lq` shows the same."""
+        if not self.crop:
+            return lq, gt
+        side = max(1, self.crop // scale)
+        return centre(lq, side), centre(gt, side, step=scale)
+
+
+def image_scores(prediction: Tensor, batch: Batch) -> dict[str, float]:
+    """PSNR and SSIM of `prediction` (1, C, H, W) in [0, 1] as the field's tables report them, on 8-bit levels.
+
+    A single channel, and the Y of grey images, are compared in their full range. PSNR comes once more under the
+    batch's label, so that averages over several labels show each.
+    """
+    how = {"shave": batch["shave"], "luma": batch["luma"], "grey": batch["grey"], "quantise": True}
+    a, b = (image.expand(-1, 3, -1, -1) for image in (prediction, batch["gt"]))
+    value = psnr(a, b, **how)
+    return {"psnr": value, "ssim": ssim(a, b, **how), f"psnr_{batch['label']}": value}
+
+
+def interpolated(batch: Batch) -> Tensor:
+    """The degraded image at the size of the clean one, by bicubic: what needs no network. (1, C, H, W) in [0, 1]."""
+    lq, size = batch["lq"], batch["gt"].shape[-2:]
+    return (lq if lq.shape[-2:] == size else imresize(lq, size=size)).clamp(0, 1)
+
+
+def side_by_side(prediction: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+    """The degraded image (enlarged by bicubic), the prediction and the clean image in a row: (H, 3 W, 3) uint8."""
+    strip = torch.cat([interpolated(batch), prediction, batch["gt"]], dim=-1)[0].expand(3, -1, -1)
+    return {f"{batch['name']} {batch['label']}": to_uint8(strip.permute(1, 2, 0))}
+
+
+def by_network(task: Network) -> Method:
+    """A task's prediction as a method: computed on the task's device."""
+    device = next(task.parameters()).device
+    return lambda batch: task.predict({**batch, "lq": batch["lq"].to(device)}).cpu()
+
+
+@torch.no_grad()
+def compare(methods: Mapping[str, Method], images: Iterable[Batch]) -> dict[str, dict[str, float]]:
+    """Scores of several methods on the same images: row name -> metric and label, such as psnr_x2 -> mean.
+
+    Raises:
+        ValueError: an image cannot be scored, in one line with its name.
+    """
+    sums: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
+    for batch in images:
+        for name, method in methods.items():
+            prediction = method(batch)
+            try:
+                scores = image_scores(prediction, batch)
+            except ValueError as error:
+                raise ValueError(f"{batch['name']} {batch['label']} cannot be scored: {error}") from None
+            for metric in ("psnr", "ssim"):
+                sums[name].setdefault(f"{metric}_{batch['label']}", []).append(scores[metric])
+    return {
+        name: {metric: sum(values) / len(values) for metric, values in metrics.items()}
+        for name, metrics in sums.items()
+    }
