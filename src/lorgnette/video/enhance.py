@@ -6,7 +6,6 @@ where it was, and its result is that of a run which was not. The output appears 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from fractions import Fraction
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from lorgnette.common.files import make_folder
+from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
 from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
@@ -91,7 +89,7 @@ def enhance_video(
     enhance = _Enhancer(task, settings, cache)
     job = {
         "source": frames.identity(),
-        "weights": _fingerprint(task.model),
+        "weights": lasting_identity(task.model),
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
         "cache": enhance.about_cache,
         "codec": codec,
@@ -261,15 +259,3 @@ def _from_text(text: str) -> NDArray[np.bool_]:
     shape = int(rows), int(columns)
     found = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=shape[0] * shape[1])
     return found.reshape(shape).astype(bool)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of a model's tensors and plain settings: whether frames were made by it."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for name, module in model.named_modules():
-        plain = {n: v for n, v in vars(module).items() if n != "training" and isinstance(v, bool | int | float | str)}
-        hasher.update(f"{name} {type(module).__qualname__} {sorted(plain.items())}\n".encode())
-    return hasher.hexdigest()
