@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
 import json
@@ -19,6 +18,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from lorgnette.common.text import did_you_mean, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +152,7 @@ def unknown_setting(name: str, known: Iterable[str]) -> str:
     """A sentence on a setting that does not exist, with the one that was probably meant."""
     known = list(known)
     same_end = [k for k in known if k.rpartition(".")[2] == name.lstrip("-").rpartition(".")[2]]
-    likely = same_end or difflib.get_close_matches(name, known, n=1)
-    return f"unknown setting {name}" + (f"; did you mean {' or '.join(likely)}?" if likely else "")
+    return f"unknown setting {name}{did_you_mean(same_end) or nearest(name, known)}"
 
 
 def choices(kind: Any) -> list[str]:

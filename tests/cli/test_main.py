@@ -37,11 +37,11 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["enhanse", "a.png", "b.png"], "unknown verb enhanse; did you mean enhance?"),
+        (["enhanse", "a.png", "b.png"], "unknown verb enhanse (did you mean 'enhance'?)"),
         (["frobnicate"], "unknown verb frobnicate; there is " + ", ".join(VERBS)),
         (["train", "supres"], "did you mean 'superres'?"),
-        (["train", "superres", "--lora.rnak", "8"], "unknown setting --lora.rnak; did you mean --lora.r?"),
-        (["train", "superres", "--ouf", "runs"], "unknown setting --ouf; did you mean --out?"),
+        (["train", "superres", "--lora.rnak", "8"], "unknown setting --lora.rnak (did you mean '--lora.r'?)"),
+        (["train", "superres", "--ouf", "runs"], "unknown setting --ouf (did you mean '--out'?)"),
         (["train", "superres", "photos"], "'photos': an option such as --data.root is expected here"),
         (["train", "superres", "--out"], "--out needs one value"),
         (
@@ -51,7 +51,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (["train", "superres", "--config", "nowhere.yaml"], "no such settings file: nowhere.yaml"),
         (["enhance", "in.png"], "required: OUT"),
         (["enhance", "a.png", "b.png", "c.png"], "'c.png' is one word too many"),
-        (["enhance", "a.png", "b.png", "--scal", "2"], "unknown option --scal; did you mean --scale?"),
+        (["enhance", "a.png", "b.png", "--scal", "2"], "unknown option --scal (did you mean '--scale'?)"),
         (["enhance", "a.png", "b.png", "--scale", "2", "--width", "9"], "not allowed with"),
         (["enhance", "a.png", "b.png", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
         (["demo", "--seed", "-1"], "--seed: '-1' does not work"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from typing import NoReturn
+
+from lorgnette.common.text import nearest
 
 
 class Arguments(argparse.ArgumentParser):
@@ -35,10 +36,9 @@ class Arguments(argparse.ArgumentParser):
         """The values; a one-line ValueError where the words are wrong."""
         options, unknown = self.parse_known_args(words)
         if unknown:
-            known = [name for name in self._option_string_actions if name.startswith("--")]
-            likely = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
             if unknown[0].startswith("-"):
-                raise ValueError(f"unknown option {unknown[0]}" + (f"; did you mean {likely[0]}?" if likely else ""))
+                known = [name for name in self._option_string_actions if name.startswith("--")]
+                raise ValueError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
             raise ValueError(f"{self.prog}: {unknown[0]!r} is one word too many")
         return options
 

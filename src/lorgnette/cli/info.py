@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_json
-from lorgnette.common.files import nearest, read_json, write_json
-from lorgnette.common.text import size
+from lorgnette.common.files import read_json, write_json
+from lorgnette.common.text import nearest, size
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 LISTED = 20  # tensors or layers that are named one by one

@@ -15,7 +15,7 @@ from lorgnette import settings
 from lorgnette.cli.settings_page import settings_page
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.common.files import write_json
-from lorgnette.common.text import figure, table
+from lorgnette.common.text import number, table
 from lorgnette.systems import ROOMS, option_files, room
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder) ->
     lines = []
     if end.best:
         both = [(metric, end.first[metric], end.best[metric]) for metric in end.best]
-        rows = [[metric, figure(old), figure(new), change(new, old)] for metric, old, new in both]
+        rows = [[metric, number(old), number(new), change(new, old)] for metric, old, new in both]
         lines += ["", table([f"held out, step {end.best_step}", "before", "after", "change"], rows)]
     if end.reason == "stopped early":
         lines += ["", f"Stopped at step {end.step}: no progress for {recipe.train.patience} evaluations."]

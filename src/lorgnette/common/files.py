@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,9 +101,3 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = 16 * 2**20) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from None
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint `" (did you mean 'x'?)"` with the most similar of `names`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -13,7 +13,7 @@ from lorgnette import settings
 from lorgnette.cli.settings_page import about_setting, option_lines, settings_page, shown_default
 from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
 from lorgnette.common.files import write_json
-from lorgnette.common.text import figure, size, table
+from lorgnette.common.text import number, size, table
 from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.systems import room
 
@@ -173,7 +173,7 @@ def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFo
     first = next((line["metrics"] for line in lines if line.get("metrics")), {})
     best = outcome.saved.best
     if best and first:
-        rows = [[n, _cell(first.get(n)), _cell(value), change(value, first.get(n))] for n, value in best.items()]
+        rows = [[n, number(first.get(n)), number(value), change(value, first.get(n))] for n, value in best.items()]
         said += ["", table([f"held out, round {outcome.saved.best_round}", "before", "after", "change"], rows)]
     done = [line for line in lines if line["round"]]
     if done:
@@ -182,10 +182,6 @@ def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFo
         said += ["", f"travelled {size(up)} up, {size(down)} down, in {counted} updates"]
     said += [f"kept      {folder.adapter}", f"report    {folder.report}"]
     return "\n".join(said)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else figure(value)
 
 
 def _figures(
