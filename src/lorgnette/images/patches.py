@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorgnette.common.store import BoundedStore
 from lorgnette.images.file import read_image
 
 T = TypeVar("T")
@@ -19,27 +19,19 @@ CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading proce
 
 
 class PixelCache:
-    """Decoded images, (3, H, W) uint8 or uint16 tensors, least recently used first out."""
+    """Decoded images, (3, H, W) uint8 or uint16 tensors, those that were used last; a loading process has its own."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
-        self.max_bytes, self.bytes = max_bytes, 0
-        self.kept: OrderedDict[Path, Tensor] = OrderedDict()
+        self.store = BoundedStore(max_bytes)
 
     def __call__(self, path: Path) -> Tensor:
-        if path in self.kept:
-            self.kept.move_to_end(path)
-            return self.kept[path]
-        image = read_image(path)
-        levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
-        pixels = torch.from_numpy(image.pixels).permute(2, 0, 1).mul(levels).round().to(dtype)
-        self.kept[path] = pixels
-        self.bytes += pixels.nbytes
-        while self.bytes > self.max_bytes and len(self.kept) > 1:
-            self.bytes -= self.kept.popitem(last=False)[1].nbytes
-        return pixels
+        return self.store.get_or_make(path, lambda: _levels(path))
 
-    def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
-        return {"max_bytes": self.max_bytes, "bytes": 0, "kept": OrderedDict()}
+
+def _levels(path: Path) -> Tensor:
+    image = read_image(path)
+    most, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
+    return torch.from_numpy(image.pixels).permute(2, 0, 1).mul(most).round().to(dtype)
 
 
 def unit(pixels: Tensor) -> Tensor:

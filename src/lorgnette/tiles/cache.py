@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Literal
 
@@ -30,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.common.store import BoundedStore
+from lorgnette.common.store import ENTRY, BoundedStore
 from lorgnette.tiles.plan import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20
@@ -39,6 +38,10 @@ TILINGS = {"exact": Tiling(tile=48, halo=5, blend=2), "near": Tiling(tile=32, ha
 neighbours together, and can afford smaller ones). Narrow margins are enough for trained networks; see the page on
 video."""
 MAX_STREAMS = 256
+
+
+ReuseMap = tuple[int, NDArray[np.bool_], NDArray[np.float64]]
+"""Frames, the tiles that were reused in the last of them, and the sum over all: (rows, columns) of tiles."""
 
 
 class TileCache:
@@ -77,6 +80,7 @@ class TileCache:
         self.max_bytes, self.mode = max_bytes, mode
         self.tolerance, self.cosine, self.refresh = tolerance, cosine, refresh
         self.store, self._lock = BoundedStore(max_bytes), threading.Lock()
+        self._maps = BoundedStore(MAX_STREAMS * ENTRY)  # these are small: they are counted, not measured
         self.clear()
 
     def __len__(self) -> int:
@@ -88,7 +92,7 @@ class TileCache:
         with self._lock:
             self.store.clear()
             self._counts = dict.fromkeys(("frames", "whole_frames", "hits", "misses"), 0)
-            self._maps: OrderedDict[Hashable, tuple[int, NDArray[np.bool_], NDArray[np.float64]]] = OrderedDict()
+            self._maps.clear()
 
     def statistics(self) -> dict[str, float]:
         """What was reused and what is kept.
@@ -117,11 +121,11 @@ class TileCache:
         Returns:
             None for a stream that had no frame yet, or is not among the last 256 streams.
         """
-        with self._lock:
-            if stream not in self._maps:
-                return None
-            frames, last, total = self._maps[stream]
-            return total / frames if mean else last.astype(float)
+        found: ReuseMap | None = self._maps.get(stream)
+        if found is None:
+            return None
+        frames, last, total = found
+        return total / frames if mean else last.astype(float)
 
     def count(self, stream: Hashable, reused: NDArray[np.bool_], whole: bool = False) -> None:
         """Note a frame: (rows, columns) of tiles that were reused, and whether it was computed as a whole."""
@@ -131,12 +135,10 @@ class TileCache:
             self._counts["whole_frames"] += whole
             self._counts["hits"] += hits
             self._counts["misses"] += reused.size - hits
-            frames, _, total = self._maps.pop(stream, (0, reused, np.zeros(reused.shape)))
-            if total.shape != reused.shape:
-                frames, total = 0, np.zeros(reused.shape)
-            self._maps[stream] = frames + 1, reused, total + reused
-            while len(self._maps) > MAX_STREAMS:
-                self._maps.popitem(last=False)
+            found: ReuseMap | None = self._maps.get(stream)
+            frames, total = (found[0], found[2]) if found and found[2].shape == reused.shape else (0, 0.0)
+            total = total + reused
+            self._maps.put(stream, (frames + 1, reused, total), 0)
 
 
 class ExactReuse:
