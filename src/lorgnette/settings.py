@@ -100,15 +100,12 @@ def from_mapping(recipe_class: type, mapping: Mapping[str, Any], source: str) ->
     return given
 
 
-def from_options(
-    recipe_class: type, options: Iterable[tuple[str, Sequence[str]]], others: Iterable[str] = ()
-) -> dict[str, Any]:
+def from_options(recipe_class: type, options: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Any]:
     """Flat, checked values of a command line.
 
     Args:
         recipe_class: the room's `Recipe`.
         options: (flat name without dashes, the words after it); a later one replaces an earlier one.
-        others: options that are no settings, to be suggested as well.
 
     Raises:
         ValueError: an unknown name, or a value of another kind, in one line.
@@ -126,7 +123,7 @@ def from_options(
             known = [option for option in settings if option.startswith(f"{name}.")]
             raise ValueError(f"--{name} is a group of settings: give one of them, such as --{known[0]}")
         else:
-            raise ValueError(unknown_setting(f"--{name}", [f"--{known}" for known in (*others, *settings)]))
+            raise ValueError(unknown_setting(f"--{name}", [f"--{known}" for known in settings]))
     return given
 
 
@@ -148,11 +145,11 @@ def can_be_off(recipe_class: type, group: str) -> bool:
     return types.NoneType in _parts(typing.get_type_hints(recipe_class)[group])
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> str:
+def unknown_setting(name: str, known: Iterable[str], kind: str = "setting") -> str:
     """A sentence on a setting that does not exist, with the one that was probably meant."""
     known = list(known)
     same_end = [k for k in known if k.rpartition(".")[2] == name.lstrip("-").rpartition(".")[2]]
-    return f"unknown setting {name}{did_you_mean(same_end) or nearest(name, known)}"
+    return f"unknown {kind} {name}{did_you_mean(same_end) or nearest(name, known)}"
 
 
 def choices(kind: Any) -> list[str]:
