@@ -16,9 +16,9 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
+from lorgnette.common.files import read_small
 from lorgnette.common.text import did_you_mean, nearest
 
 
@@ -166,13 +166,8 @@ def read_yaml(path: str | os.PathLike[str], max_bytes: int = 2**20) -> dict[str,
     """
     import yaml
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such settings file: {path}")
-    if path.stat().st_size > max_bytes:
-        raise ValueError(f"{path} is larger than {max_bytes} bytes: not a settings file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(read_small(path, max_bytes).decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):

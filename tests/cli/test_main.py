@@ -48,7 +48,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
             ["train", "superres", "--train.steps", "many"],
             "--train.steps: 'many' does not work; a whole number",
         ),
-        (["train", "superres", "--config", "nowhere.yaml"], "no such settings file: nowhere.yaml"),
+        (["train", "superres", "--config", "nowhere.yaml"], "no such file: nowhere.yaml"),
         (["enhance", "in.png"], "required: OUT"),
         (["enhance", "a.png", "b.png", "c.png"], "'c.png' is one word too many"),
         (["enhance", "a.png", "b.png", "--scal", "2"], "unknown option --scal (did you mean '--scale'?)"),

@@ -155,13 +155,17 @@ def given_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option --device."""
     parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="cpu, cuda or mps; unset: an accelerator where there is one",
+        "--device", default="auto", metavar="NAME", help="cpu, cuda or mps; unset: an accelerator where there is one"
     )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option --json."""
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
+
+
+def progress_bar(items: Any, unit: str = "image") -> Any:
+    """The items, with a bar on a terminal while they are gone through."""
+    from tqdm import tqdm
+
+    return tqdm(items, unit=unit, disable=None, leave=False)

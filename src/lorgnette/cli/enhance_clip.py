@@ -35,10 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--codec", choices=list(ENCODERS), help="unset: h264, or vp9 in WebM; ffv1 is lossless")
     group.add_argument(
-        "--cache",
-        choices=("exact", "near", "off"),
-        default="off",
-        help="reuse equal, or like, tiles; unset: off",
+        "--cache", choices=("exact", "near", "off"), default="off", help="reuse equal, or like, tiles; unset: off"
     )
     group.add_argument("--tolerance", type=float, metavar="DB", help="of near: how near, as PSNR; more is stricter")
     group.add_argument("--truncated", action="store_true", help="of a file that breaks off, do what there is")

@@ -155,10 +155,7 @@ def _recipe_facts(folder: Path) -> dict[str, Any]:
 
 def _weights_facts(path: Path) -> dict[str, Any]:
     tensors = _tensors(path)
-    return {
-        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
-        "bytes": path.stat().st_size,
-    }
+    return {"parameters": sum(math.prod(shape) for _, shape in tensors.values()), "bytes": path.stat().st_size}
 
 
 def _adapted_names(tensors: dict[str, tuple[str, list[int]]]) -> list[str]:

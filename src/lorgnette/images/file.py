@@ -20,25 +20,9 @@ from numpy.typing import NDArray
 
 from lorgnette.common.files import atomic_write
 from lorgnette.images import exif as exif_data
-from lorgnette.images.folders import SUFFIXES, find_images, pair_images
+from lorgnette.images.folders import SUFFIXES
 from lorgnette.images.formats import png, tiff
-from lorgnette.images.pixels import crop_to_multiple, to_samples, to_uint8
-from lorgnette.images.resize import imresize
-
-__all__ = [
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "Image",
-    "ImageError",
-    "check_output",
-    "crop_to_multiple",
-    "find_images",
-    "imresize",
-    "pair_images",
-    "read_image",
-    "to_uint8",
-    "write_image",
-]
+from lorgnette.images.pixels import to_samples
 
 MAX_PIXELS = 180_000_000  # 2.2 GB as float32 RGB; a small file can claim to be far larger
 _FORMATS = {

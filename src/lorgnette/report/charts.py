@@ -34,11 +34,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def line_chart(
-    title: str,
-    points: Sequence[Point],
-    baseline: float | None = None,
-    mark: float | None = None,
-    noisy: bool = False,
+    title: str, points: Sequence[Point], baseline: float | None = None, mark: float | None = None, noisy: bool = False
 ) -> str:
     """A figure with one curve; empty text if no point is finite.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
-from lorgnette.images.file import imresize
+from lorgnette.images.resize import imresize
 from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
 from lorgnette.tiles.near import NearReuse
 from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorgnette.common.files import make_folder
+from lorgnette.common.files import check_writable, make_folder
 from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
 from lorgnette.systems import room_name, verb_of
@@ -165,9 +165,7 @@ def check_output(source: Path, target: Path) -> None:
         check_container(target, None)
     elif source.is_dir() and source.resolve() in target.resolve().parents:
         raise ValueError(f"{target} lies in the folder of the frames itself: give another one")
-    folder = make_folder(target.parent)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write {target}: the folder {folder} is not writable")
+    check_writable(target)
 
 
 def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -> dict[str, Any]:

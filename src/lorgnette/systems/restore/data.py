@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lorgnette.images.file import find_images, pair_images, read_image
+from lorgnette.images.file import read_image
+from lorgnette.images.folders import find_images, pair_images
 from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
 from lorgnette.systems.restore.recipe import Data, Folders, folders

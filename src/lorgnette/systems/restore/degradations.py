@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import imresize
+from lorgnette.images.resize import imresize
 
 GREY = (0.299, 0.587, 0.114)  # BT.601 in full range, as OpenCV makes grey
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import imresize, to_uint8
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 from lorgnette.systems.restore.data import TestImages, pairs
 from lorgnette.systems.restore.recipe import Data, Folders
 from lorgnette.systems.restore.task import Restoration, image_scores

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.file import imresize, to_uint8
 from lorgnette.images.metrics import psnr, ssim
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import find_images, imresize, pair_images, read_image
+from lorgnette.images.file import read_image
+from lorgnette.images.folders import find_images, pair_images
 from lorgnette.images.patches import PixelCache, at_least, augmented, centre, channels_first, split, unit
+from lorgnette.images.resize import imresize
 from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.recipe import Data
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut

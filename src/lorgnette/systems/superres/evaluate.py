@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from lorgnette.images.file import find_images, imresize, pair_images
+from lorgnette.images.folders import find_images, pair_images
+from lorgnette.images.resize import imresize
 from lorgnette.systems.superres.data import TestImages
 from lorgnette.systems.superres.task import SuperResolution, image_scores
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.file import imresize, to_uint8
 from lorgnette.images.metrics import psnr, ssim
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.recipe import Recipe
 from lorgnette.systems.superres.weights import load_base
