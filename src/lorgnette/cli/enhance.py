@@ -62,7 +62,7 @@ def _arguments() -> Arguments:
     parser.add_argument("--halo", type=whole(0), metavar="N", help="pixels that a tile sees beyond its own")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
     parser.add_argument("--quality", type=whole(1, 100), metavar="N", help="of JPEG, WebP (unset: 95) and clips (80)")
-    parser.add_argument("--overwrite", action="store_true", help="do what is already there anew")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is already there")
     add_device(parser)
     from lorgnette.cli.enhance_clip import add_options
 

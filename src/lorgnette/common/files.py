@@ -54,7 +54,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def take_lock(file: IO[Any]) -> bool:
-    """Lock an open file until it is closed or this process ends, in whatever way; False where another process has it.
+    """Lock an open file until it is closed or this process ends; False where another process holds the lock.
 
     Without effect on Windows.
     """

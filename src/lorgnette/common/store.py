@@ -8,17 +8,17 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 ENTRY = 512
-"""Bytes of a key and what goes with it, about."""
+"""About how many bytes a key takes, and the bookkeeping for it."""
 
 
 class BoundedStore:
-    """Keeps what was used last. Threads may share it; a copy, also in another process, starts empty.
+    """Keeps the values that were used last. Threads may share it; a copy starts empty, in another process too.
 
     Args:
-        max_bytes: of all values together, `ENTRY` more for each. The least recently used goes first.
+        max_bytes: limit for all values together, each counted with `ENTRY` more. The least recently used goes first.
 
     Attributes:
-        bytes: of what is kept.
+        bytes: what is kept now takes so many.
     """
 
     def __init__(self, max_bytes: int) -> None:

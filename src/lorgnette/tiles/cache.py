@@ -11,9 +11,9 @@ result then is that of the same tiling without a cache, bit for bit: every tile 
 Near: a tile is taken if it is near enough to the very input its kept output was computed from (its anchor). See
 `lorgnette.tiles.near`.
 
-Kept outputs are found under the stream, the model with its adapter and device (`lorgnette.common.identity`), the
-precision, the place of the output pixels within the crop, and the pixels. So a cut, other weights, another adapter or
-another stream never meet what belongs elsewhere, and nothing has to be cleared.
+The key of a kept output holds the stream, the model with its adapter and device (`lorgnette.common.identity`), the
+precision, the place of the output pixels within the crop, and the pixels. So nothing has to be cleared after a cut in
+the clip, or for other weights, another adapter or another stream.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from lorgnette.tiles.plan import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20
 TILINGS = {"exact": Tiling(tile=48, halo=5, blend=2), "near": Tiling(tile=32, halo=5, blend=2)}
-"""With a cache: the smaller a tile the more are reused, but its margins are computed twice (near mode computes
-neighbours together, and can afford smaller ones). Narrow margins are enough for trained networks; see the page on
+"""Tilings with a cache. Of smaller tiles more are reused, but more margins are computed twice; near mode computes
+neighbours together, and so can afford smaller ones. Narrow margins are enough for trained networks: see the page on
 video."""
 MAX_STREAMS = 256
 
@@ -48,7 +48,7 @@ class TileCache:
     """Kept tiles of any number of streams, in a bounded room. Threads may share it.
 
     Args:
-        max_bytes: of what is kept, all streams together. The least recently used goes first.
+        max_bytes: limit for all streams together. The least recently used tile goes first.
         mode: 'exact' or 'near'.
         tolerance: near mode: how far a block of 8 x 8 pixels may be from that of the anchor, as PSNR in dB; more is
             stricter. Unset: 38 for enlarging, and 50 for taking noise off, beside the noise itself.
@@ -142,7 +142,7 @@ class TileCache:
 
 
 class ExactReuse:
-    """A renderer that looks its tiles up first.
+    """A renderer that looks for each tile in the cache first.
 
     Args:
         cache: where tiles are kept.
@@ -169,13 +169,13 @@ class ExactReuse:
 
 
 def as_grid(reused: dict[Tile, bool]) -> NDArray[np.bool_]:
-    """(rows, columns) of what is said of the tiles of a plan, in its order."""
+    """(rows, columns) of the values for the tiles of a plan, in its order."""
     rows = len({part.y for part in reused})
     return np.array(list(reused.values()), dtype=bool).reshape(rows, -1)
 
 
 def geometry(part: Tile) -> Hashable:
-    """Where the output pixels of a tile lie within its crop: all that a renderer may know of the place of a tile.
+    """Where the output pixels of a tile lie within its crop: all that a renderer may know about where a tile is.
 
     Equal for tiles anywhere in an image, so that one result serves all that have the same pixels.
     """

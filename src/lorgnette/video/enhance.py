@@ -64,15 +64,15 @@ def enhance_video(
         tile: side of the tiles in input pixels; smaller needs less memory.
         halo: input pixels that a tile sees beyond its own.
         precision: 'fp32' or 'bf16'.
-        cache: does not compute again what a frame shares with earlier ones. A near one starts afresh every
-            `cache.refresh` frames, so that a run can go on from there.
+        cache: reuses tiles that a frame shares with earlier ones. In near mode it starts afresh every
+            `cache.refresh` frames, so that an interrupted run can go on from there.
         codec: 'h264', 'hevc', 'av1', 'vp9', 'mpeg4', 'prores' or 'ffv1' (lossless); None for the usual one.
         quality: 1 to 100; None for 80, and 95 for pictures.
         rate: frames per second of a folder.
-        truncated: of a file that breaks off, do the frames before the break.
+        truncated: for a file that is cut off, do the frames before the cut.
         overwrite: forget what an earlier run left, and replace pictures in a folder.
         report: HTML file to write, with times, the cache's figures and pictures.
-        progress: is told how far it is.
+        progress: called with how far the work is.
 
     Raises:
         FileNotFoundError: there is no such source, or it holds no frames.
@@ -129,7 +129,7 @@ def open_clip(source: str | os.PathLike[str], rate: float | Fraction = 25, trunc
     Args:
         source: video file, or folder of pictures of one size.
         rate: frames per second of a folder.
-        truncated: accept a file that breaks off; the frames before the break are the clip.
+        truncated: accept a file that is cut off; the frames before the cut are the clip.
 
     Raises:
         FileNotFoundError: there is no such source, or no picture in the folder.
@@ -169,7 +169,7 @@ def check_output(source: Path, target: Path) -> None:
 
 
 def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -> dict[str, Any]:
-    """`scale` or `size` for the room. What would be odd and was even becomes one pixel more: players want it so."""
+    """`scale` or `size` for the room. A side that was even stays even, by one pixel more: players need that."""
     if size is not None:
         return {"size": size} if scale is None else {"size": size, "scale": scale}
     if scale is None:
@@ -206,14 +206,14 @@ class _Enhancer:
                 self.about_cache |= {name: getattr(cache, name) for name in ("tolerance", "cosine", "refresh")}
 
     def lead(self, index: int) -> int:
-        """Frames before this one that must be seen again, as its own result depends on them."""
+        """How many frames before this one must be done again on resuming, because its result depends on them."""
         return 0 if self._every is None else index % self._every
 
     def __call__(self, frame: Frame) -> tuple[Image, dict[str, Any]]:
-        """The enhanced picture, and what is to be noted."""
+        """The enhanced picture, and what the journal notes about it."""
         more: dict[str, Any] = {}
         if self._cache is not None:
-            # What is near depends on what came before. A new name now and then makes a place to go on from.
+            # In near mode a result depends on the frames before. A new stream every so often is a place to resume at.
             more = {"cache": self._cache, "stream": 0 if self._every is None else frame.index // self._every}
         began = time.perf_counter()
         image = self._enhance(self._task, frame.image, **self._settings, **more)
