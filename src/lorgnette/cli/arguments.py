@@ -91,7 +91,7 @@ class _Setting(argparse.Action):
         super().__init__(option_strings, dest, nargs="*", default=(), **more)
         self.name = name
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (self.name, values)])
 
 

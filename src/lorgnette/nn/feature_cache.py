@@ -57,7 +57,7 @@ class FeatureCache:
         """Maps that are kept."""
         return len(self.store)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
+    def __deepcopy__(self, _: dict[int, Any]) -> FeatureCache:
         return FeatureCache(self.size, self.threshold, self.in_training, self.max_bytes)  # a copy starts empty
 
     def __getstate__(self) -> dict[str, Any]:
