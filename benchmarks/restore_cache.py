@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorgnette.images.file import Image, imresize, read_image
+from lorgnette.images.file import Image, read_image
+from lorgnette.images.resize import imresize
 from lorgnette.recipe import build
 from lorgnette.systems import restore, superres
 from lorgnette.tiles.cache import TILINGS, TileCache

@@ -16,10 +16,9 @@ import pytest
 import torch
 
 from lorgnette import lora, settings
-from lorgnette.cli import VERBS, main, train
-from lorgnette.cli.arguments import Arguments
-from lorgnette.cli.federate import SEVERAL_MACHINES, here, init
-from lorgnette.cli.words import settings_from_file, split_words
+from lorgnette.cli import VERBS, main
+from lorgnette.cli.arguments import Arguments, given_settings
+from lorgnette.cli.federate import here
 from lorgnette.images.file import Image, write_image
 from lorgnette.systems import ROOMS, room
 
@@ -137,8 +136,7 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
     read = Arguments.read
 
     def read_only(parser: Arguments, words: list[str]):
-        read(parser, words)
-        raise Understood
+        raise Understood(read(parser, words))
 
     monkeypatch.setattr(Arguments, "read", read_only)
     monkeypatch.chdir(ROOT)  # where the recipes are
@@ -147,29 +145,15 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
         assert words[0] in (*VERBS, "--help", "--version"), line
         if "--help" in words or len(words) == 1 or words == ["federate", "init"]:
             continue
-        if words[:2] == ["federate", "init"]:
-            own, options = split_words(words[4:], init.OPTIONS)
-            assert "host" in own, line
-            check_settings("federate", words[3], *(word for name, values in options for word in (f"--{name}", *values)))
-            continue
-        if words[0] in ("train", "federate") and words[1] not in SEVERAL_MACHINES:
-            check_settings(*words)
-            continue
-        with pytest.raises(Understood):  # else the error stands in what was captured
+        with pytest.raises(Understood) as understood:  # else the error stands in what was captured
             main(words)
-
-
-def check_settings(verb: str, name: str, *words: str) -> None:
-    """Read `ROOM --setting value ...` as `lorgnette train` and `federate` do, up to the recipe."""
-    recipe_class = room(name).Recipe
-    if verb == "federate":
-        own, of_federation, options = here.sorted_words(list(words), here.OPTIONS)
-        here.federation(of_federation)
-    else:
-        own, options = split_words(words, train.OPTIONS)
-    given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
-    given = settings.override(given, settings.from_options(recipe_class, options, own))
-    settings.make_recipe(recipe_class, given)
+        (options,) = understood.value.args
+        if "federation" in options:
+            here.federation(options.federation)
+        if "settings" in options:
+            name = words[3] if words[1] == "init" else words[1]
+            settings.make_recipe(room(name).Recipe, given_settings(name, options))
+        assert words[:2] != ["federate", "init"] or options.host, line
 
 
 @pytest.mark.parametrize("pieces", by_page({page: inline(page) for page in PAGES}))

@@ -71,8 +71,8 @@ def test_a_saved_recipe_comes_back(recipe: Recipe):
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (("lora.rnak", "3"), "unknown setting --lora.rnak; did you mean --lora.r?"),
-        (("lr", "3"), "unknown setting --lr; did you mean --data.lr or --train.lr?"),
+        (("lora.rnak", "3"), "unknown setting --lora.rnak (did you mean '--lora.r'?)"),
+        (("lr", "3"), "unknown setting --lr (did you mean '--data.lr' or '--train.lr'?)"),
         (("train", "3"), "--train is a group of settings: give one of them, such as --train.steps"),
         (("train", "null"), "--train is a group of settings: give one of them, such as --train.steps"),
         (("train.lr",), "--train.lr needs a value: a number"),
@@ -94,9 +94,9 @@ def test_wrong_options(option: tuple[str, ...], says: str):
 @pytest.mark.parametrize(
     ("mapping", "says"),
     [
-        ({"lora": {"rnak": 3}}, "my.yaml: unknown setting lora.rnak; did you mean lora.r?"),
-        ({"trian": {"lr": 3}}, "my.yaml: unknown setting trian; did you mean train?"),
-        ({"steps": 3}, "my.yaml: unknown setting steps; did you mean train.steps?"),
+        ({"lora": {"rnak": 3}}, "my.yaml: unknown setting lora.rnak (did you mean 'lora.r'?)"),
+        ({"trian": {"lr": 3}}, "my.yaml: unknown setting trian (did you mean 'train'?)"),
+        ({"steps": 3}, "my.yaml: unknown setting steps (did you mean 'train.steps'?)"),
         ({"train": None}, "my.yaml: train: None is not a table of settings"),
         ({"train": {"lr": None}}, "my.yaml: train.lr: None does not work; a number does"),
         ({"train": {"steps": [1]}}, "my.yaml: train.steps: [1] does not work; a whole number or null does"),

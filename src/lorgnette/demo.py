@@ -21,7 +21,10 @@ from lorgnette import lora
 from lorgnette.checkpoint import RunFolder, load, recipe_text, save
 from lorgnette.common.files import make_folder
 from lorgnette.images.evaluation import image_scores, interpolated
-from lorgnette.images.file import Image, imresize, pair_images, read_image, to_uint8, write_image
+from lorgnette.images.file import Image, read_image, write_image
+from lorgnette.images.folders import pair_images
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 from lorgnette.recipe import build
 from lorgnette.report.grid import busiest, labelled_grid
 from lorgnette.report.page import Captioned, write_report

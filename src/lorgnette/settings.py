@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import itertools
 import json
@@ -17,8 +16,10 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
+
+from lorgnette.common.files import read_small
+from lorgnette.common.text import did_you_mean, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +100,12 @@ def from_mapping(recipe_class: type, mapping: Mapping[str, Any], source: str) ->
     return given
 
 
-def from_options(
-    recipe_class: type, options: Iterable[tuple[str, Sequence[str]]], others: Iterable[str] = ()
-) -> dict[str, Any]:
+def from_options(recipe_class: type, options: Iterable[tuple[str, Sequence[str]]]) -> dict[str, Any]:
     """Flat, checked values of a command line.
 
     Args:
         recipe_class: the room's `Recipe`.
         options: (flat name without dashes, the words after it); a later one replaces an earlier one.
-        others: options that are no settings, to be suggested as well.
 
     Raises:
         ValueError: an unknown name, or a value of another kind, in one line.
@@ -125,7 +123,7 @@ def from_options(
             known = [option for option in settings if option.startswith(f"{name}.")]
             raise ValueError(f"--{name} is a group of settings: give one of them, such as --{known[0]}")
         else:
-            raise ValueError(unknown_setting(f"--{name}", [f"--{known}" for known in (*others, *settings)]))
+            raise ValueError(unknown_setting(f"--{name}", [f"--{known}" for known in settings]))
     return given
 
 
@@ -147,12 +145,11 @@ def can_be_off(recipe_class: type, group: str) -> bool:
     return types.NoneType in _parts(typing.get_type_hints(recipe_class)[group])
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> str:
+def unknown_setting(name: str, known: Iterable[str], kind: str = "setting") -> str:
     """A sentence on a setting that does not exist, with the one that was probably meant."""
     known = list(known)
     same_end = [k for k in known if k.rpartition(".")[2] == name.lstrip("-").rpartition(".")[2]]
-    likely = same_end or difflib.get_close_matches(name, known, n=1)
-    return f"unknown setting {name}" + (f"; did you mean {' or '.join(likely)}?" if likely else "")
+    return f"unknown {kind} {name}{did_you_mean(same_end) or nearest(name, known)}"
 
 
 def choices(kind: Any) -> list[str]:
@@ -169,13 +166,8 @@ def read_yaml(path: str | os.PathLike[str], max_bytes: int = 2**20) -> dict[str,
     """
     import yaml
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such settings file: {path}")
-    if path.stat().st_size > max_bytes:
-        raise ValueError(f"{path} is larger than {max_bytes} bytes: not a settings file")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.safe_load(read_small(path, max_bytes).decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):

@@ -57,7 +57,8 @@ def test_tiles_leave_the_picture_as_it_is(adapter: Path, photos: Path, tmp_path:
 
 def test_the_adapter_is_used(adapter: Path, photos: Path, tmp_path: Path):
     from lorgnette import load
-    from lorgnette.images.file import read_image, to_uint8
+    from lorgnette.images.file import read_image
+    from lorgnette.images.pixels import to_uint8
     from lorgnette.systems import superres
 
     assert enhance(adapter, photos / "a.png", tmp_path / "out.png") == 0

@@ -33,8 +33,10 @@ def test_eval_compares_bicubic_base_and_adapter(adapter: Path, photos: Path, tmp
 
 
 def test_the_bicubic_row_is_what_the_definition_says(adapter: Path, photos: Path, tmp_path: Path):
-    from lorgnette.images.file import find_images, imresize, read_image
+    from lorgnette.images.file import read_image
+    from lorgnette.images.folders import find_images
     from lorgnette.images.metrics import psnr
+    from lorgnette.images.resize import imresize
 
     rows = evaluated(adapter, photos, tmp_path, "--scales", "2", "--whole")
     values = []

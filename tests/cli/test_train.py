@@ -136,7 +136,7 @@ def test_without_an_adapter_the_whole_network_is_trained(photos: Path, tmp_path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("lora:\n  rnak: 3\n", "unknown setting lora.rnak; did you mean lora.r?"),
+        ("lora:\n  rnak: 3\n", "unknown setting lora.rnak (did you mean 'lora.r'?)"),
         ("room: clip\n", "settings of another room than superres"),
         ("lora: [", "is not valid YAML"),
         ("train: {lr: fast}", "train.lr: 'fast' does not work; a number does"),

@@ -19,11 +19,11 @@ from lorgnette.images import (
     ImageError,
     crop_to_multiple,
     exif as exif_data,
-    png_tiff,
     read_image,
     to_uint8,
     write_image,
 )
+from lorgnette.images.formats import png
 
 ORIENTATION, ARTIST, EXIF_IFD, EXPOSURE, EXIF_WIDTH, GPS_IFD = 0x0112, 0x013B, 0x8769, 0x829A, 0xA002, 0x8825
 
@@ -155,7 +155,7 @@ def test_orientation(tmp_path: Path, kind: str, orientation: int):
     elif kind == "tif16":
         tifffile.imwrite(path, samples.astype(np.uint16) * 257, extratags=[(ORIENTATION, "H", 1, orientation, True)])
     else:
-        png_tiff.write_png(path, samples.astype(np.uint16)[..., None] * 257, None, exif.tobytes())
+        png.write_png(path, samples.astype(np.uint16)[..., None] * 257, None, exif.tobytes())
     image = read_image(path)
     np.testing.assert_array_equal(to_uint8(image.pixels[..., 0]), expected)
     assert image.exif is None or ORIENTATION not in exif_data.tags(image.exif)
@@ -310,7 +310,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(png_tiff, "write_png", disk_full)
+    monkeypatch.setattr(png, "write_png", disk_full)
     with pytest.raises(ImageError, match="No space left on device"):
         write_image(path, picture(False, False, 16))
     assert path.read_bytes() == before

@@ -30,11 +30,11 @@ def test_the_cache_keeps_to_its_bytes_and_stays_at_home(tmp_path: Path):
     assert cache(files[0]) is first
     for file in (files[1], files[0], files[2]):
         cache(file)
-    assert cache.kept.bytes == cache.kept.max_bytes
+    assert cache.store.bytes == cache.store.max_bytes
     assert cache(files[0]) is first
-    assert cache.kept.get(files[1]) is None  # the least recently used
+    assert cache.store.get(files[1]) is None  # the least recently used
     sent = pickle.loads(pickle.dumps(cache))
-    assert (sent.kept.bytes, len(sent.kept), sent.kept.max_bytes) == (0, 0, cache.kept.max_bytes)
+    assert (sent.store.bytes, len(sent.store), sent.store.max_bytes) == (0, 0, cache.store.max_bytes)
     assert torch.equal(sent(files[3]), cache(files[3]))
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from lorgnette.images.file import crop_to_multiple, find_images, read_image, to_uint8
+from lorgnette.images.file import read_image
+from lorgnette.images.folders import find_images
 from lorgnette.images.metrics import psnr
+from lorgnette.images.pixels import crop_to_multiple, to_uint8
 from lorgnette.images.resize import imresize
 
 DATA = Path(os.environ.get("LORGNETTE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "images"

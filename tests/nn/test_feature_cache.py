@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections import Counter
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
 from lorgnette import lora
+from lorgnette.common.store import ENTRY
 from lorgnette.nn.feature_cache import FeatureCache
 from lorgnette.nn.low_rank_map import LowRankMap
 from lorgnette.nn.ss2d import SS2D
@@ -31,7 +33,7 @@ def test_a_like_map_is_blended_in_and_an_unlike_one_is_not():
     near = first + 0.01
     torch.testing.assert_close(cache.blend(near, "clip", HALF), (first + near) / 2)
     assert torch.equal(cache.blend(second, "clip", HALF), second)
-    assert cache.statistics == {"entries": 3, "bytes": cache.bytes, "hits": 1, "misses": 2}
+    assert cache.statistics == {"entries": 3, "bytes": cache.store.bytes, "hits": 1, "misses": 2}
     assert len(cache) == 3
 
 
@@ -46,16 +48,16 @@ def test_keys_places_and_sizes_are_never_mixed():
 
 
 @settings(max_examples=25, deadline=None)
-@given(size=st.integers(1, 3), keys=st.lists(st.integers(0, 4), max_size=25), most=st.integers(1, 3000))
+@given(size=st.integers(1, 3), keys=st.lists(st.integers(0, 4), max_size=25), most=st.integers(1, 9000))
 def test_entries_and_bytes_are_bounded_and_counted(size, keys, most):
     cache = FeatureCache(size, max_bytes=most)
     x = torch.rand(2, 4, 4, 2)
     for key in keys:
         cache.blend(x + key, key, HALF)
-        held = [tensor.nbytes for maps in cache._kept.values() for pair in maps.values() for tensor in pair]
-        assert cache.bytes == sum(held) <= most
-        assert len(cache) == len(held) // 2
-        assert all(0 < len(maps) <= size for maps in cache._kept.values())
+        held = [(place, sum(tensor.nbytes for tensor in pair)) for (place, _), pair in cache.store.items()]
+        assert cache.store.bytes == sum(nbytes + ENTRY for _, nbytes in held) <= most
+        assert len(cache) == len(held)
+        assert all(count <= size for count in Counter(place for place, _ in held).values())
     assert cache.hits + cache.misses == 2 * len(keys)
     cache.clear()
     assert cache.statistics == {"entries": 0, "bytes": 0, "hits": 0, "misses": 0}

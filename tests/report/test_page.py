@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.report.charts import HEIGHT, WIDTH, line_chart, log_ticks, number, ticks
+from lorgnette.report.charts import HEIGHT, WIDTH, line_chart, log_ticks, ticks
 from lorgnette.report.page import most_changed, write_report
 
 VOID = {"meta", "img", "input", "br"}
@@ -127,18 +127,6 @@ def test_table_has_columns_by_first_key_and_marks_the_best(tmp_path):
         ["29.30 ± 0.10", "3.9 MB", "–", "0.8500", "1,194,000"],
     ]
     assert re.findall(r'<td class="best"[^>]*>(.*?)</td>', text) == ["29.41 ± 0.05", "0.8500"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (29.4149, "29.41"), (0.84213, "0.8421"), (128.44, "128.4"), (1234567, "1,234,567"),
-        (12345.6, "12,346"), (3.2e-5, "3.2e-05"), (0.0, "0.0000"), (float("inf"), "∞"), (float("nan"), "–"),
-        (None, "–"), ("as is", "as is"),
-    ],
-)  # fmt: skip
-def test_numbers(value, text):
-    assert number(value) == text
 
 
 def test_before_and_after_are_embedded_whole_with_the_changed_detail(tmp_path):

@@ -66,7 +66,7 @@ class ReusingFrames:
 
     def held(self) -> int:
         """Bytes of all tensors that can be reached."""
-        values = self.cache.store.values()
+        values = [value for _, value in self.cache.store.items()]
         anchors = [anchor for value in values if isinstance(value, tuple) for anchor in value]
         tensors = [value for value in values if isinstance(value, Tensor)]
         tensors += [tensor for anchor in anchors for tensor in (anchor.input, anchor.output, *anchor.means)]

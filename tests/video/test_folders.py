@@ -11,7 +11,8 @@ import pytest
 from tests.video.clips import decoded, make_clip, pixels, scene, times
 from tests.video.tasks import frames_folder
 
-from lorgnette.images.file import read_image, to_uint8
+from lorgnette.images.file import read_image
+from lorgnette.images.pixels import to_uint8
 from lorgnette.systems import restore
 from lorgnette.train.task import Task
 from lorgnette.video.enhance import enhance_video, working_folder

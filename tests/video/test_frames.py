@@ -15,7 +15,8 @@ from hypothesis import given, settings, strategies as st
 from tests.video.clips import decoded, make_clip, pixels, scene
 from tests.video.tasks import planes
 
-from lorgnette.images.file import Image, to_uint8
+from lorgnette.images.file import Image
+from lorgnette.images.pixels import to_uint8
 from lorgnette.systems import superres
 from lorgnette.train.task import Task
 from lorgnette.video.clip import Clip

@@ -5,11 +5,12 @@ Exit status: 0 well done, 2 something the user can put right (one line on stderr
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from lorgnette.common.text import nearest
 
 VERBS = {
     "demo": "adapt the shipped model to a camera and show what that gains, in a few minutes",
@@ -83,7 +84,5 @@ def _dispatch(words: list[str]) -> int:
         print(f"lorgnette {__version__}")
         return 0
     if verb not in VERBS:
-        likely = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {likely[0]}?" if likely else f"; there is {', '.join(VERBS)}"
-        raise ValueError(f"unknown verb {verb}{hint}")
+        raise ValueError(f"unknown verb {verb}" + (nearest(verb, VERBS) or f"; there is {', '.join(VERBS)}"))
     return import_module(f"lorgnette.cli.{verb}").run(words[1:])

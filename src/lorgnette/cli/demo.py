@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_json
 from lorgnette.common.files import write_json
-from lorgnette.common.text import figure, size, table
+from lorgnette.common.text import number, size, table
 from lorgnette.common.values import whole
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _table(outcome: Outcome) -> str:
         trained = f"{row.trained:,}" if row.trained else "-"
         bytes_kept = size(row.file_bytes) if row.file_bytes else "-"
         seconds = f"{row.seconds:.1f}" if row.seconds else "-"
-        scores = [figure(row.metrics["psnr"]), figure(row.metrics["ssim"])]
+        scores = [number(row.metrics["psnr"]), number(row.metrics["ssim"])]
         rows.append([row.method, *scores, trained, share, bytes_kept, seconds])
     return table(header, rows)
 

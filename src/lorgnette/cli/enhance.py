@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorgnette.cli import one_line
-from lorgnette.cli.arguments import Arguments, add_device
+from lorgnette.cli.arguments import Arguments, add_device, progress_bar
 from lorgnette.cli.sizes import wanted, width_by_height
-from lorgnette.common.files import make_folder
+from lorgnette.common.files import check_writable
 from lorgnette.common.values import factor, whole
 from lorgnette.systems import rooms_with
 
@@ -63,7 +62,7 @@ def _arguments() -> Arguments:
     parser.add_argument("--halo", type=whole(0), metavar="N", help="pixels that a tile sees beyond its own")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
     parser.add_argument("--quality", type=whole(1, 100), metavar="N", help="of JPEG, WebP (unset: 95) and clips (80)")
-    parser.add_argument("--overwrite", action="store_true", help="do what is already there anew")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is already there")
     add_device(parser)
     from lorgnette.cli.enhance_clip import add_options
 
@@ -98,9 +97,7 @@ def _check_target(target: Path) -> None:
     from lorgnette.images.file import check_output
 
     check_output(target)
-    folder = make_folder(target.parent)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write {target}: the folder {folder} is not writable")
+    check_writable(target)
 
 
 # ------------------------------------------------------------------------------------------------- the work
@@ -127,8 +124,6 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
-    from tqdm import tqdm
-
     from lorgnette.images.file import check_output, read_image, write_image
 
     image = read_image(source)
@@ -137,16 +132,14 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
     settings |= {"tile": options.tile, "halo": options.halo}
     settings |= wanted(options, *image.pixels.shape[:2])
     if bar:
-        settings["progress"] = lambda tiles: tqdm(tiles, unit="tile", disable=None, leave=False)
+        settings["progress"] = lambda tiles: progress_bar(tiles, "tile")
     write_image(target, enhance(task, image, **settings), quality=options.quality or 95)
 
 
 def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: Any, options: Any) -> int:
     """Every image of a folder; a broken one does not stop the others."""
-    from tqdm import tqdm
-
     failures = []
-    for source, target in tqdm(jobs, unit="image", disable=None, leave=False):
+    for source, target in progress_bar(jobs, "image"):
         try:
             _enlarge(source, target, task, enhance, options, bar=False)
         except (ValueError, OSError) as error:

@@ -23,25 +23,23 @@ _OPTIONS = {
     "report": None,
     "json": None,
 }
-"""Options that say nothing of pictures, with what they are where nobody asks."""
+"""Options for clips alone, with their defaults."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of clips."""
-    group = parser.add_argument_group("clips", f"OUT is {', '.join(CONTAINERS)}; what was interrupted is gone on with.")
+    about = f"OUT is {', '.join(CONTAINERS)}. The same command goes on with a clip that was interrupted."
+    group = parser.add_argument_group("clips", about)
     group.add_argument("--frames", action="store_true", help="folders hold the frames of one clip, in order")
-    group.add_argument(
-        "--rate", type=_rate, metavar="R", help="frames per second of a folder, as 24000/1001; unset: 25"
-    )
+    rate = "frames per second of a folder, as 24000/1001; unset: 25"
+    group.add_argument("--rate", type=_rate, metavar="R", help=rate)
     group.add_argument("--codec", choices=list(ENCODERS), help="unset: h264, or vp9 in WebM; ffv1 is lossless")
-    group.add_argument(
-        "--cache",
-        choices=("exact", "near", "off"),
-        default="off",
-        help="reuse equal, or like, tiles; unset: off",
-    )
-    group.add_argument("--tolerance", type=float, metavar="DB", help="of near: how near, as PSNR; more is stricter")
-    group.add_argument("--truncated", action="store_true", help="of a file that breaks off, do what there is")
+    cache = "reuse equal tiles, or similar ones; unset: off"
+    group.add_argument("--cache", choices=("exact", "near", "off"), default="off", help=cache)
+    tolerance = "with --cache near: how near, as PSNR; more is stricter"
+    group.add_argument("--tolerance", type=float, metavar="DB", help=tolerance)
+    truncated = "do the frames that are left of a file that is cut off"
+    group.add_argument("--truncated", action="store_true", help=truncated)
     group.add_argument("--report", metavar="FILE", help="write a page with times, reuse and pictures (HTML)")
     group.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
 
@@ -56,7 +54,7 @@ def is_clip(source: Path, out: Path, options: argparse.Namespace) -> bool:
 
 
 def refuse_options(options: argparse.Namespace) -> None:
-    """Of pictures, nothing is asked that only clips have."""
+    """Refuse options for clips where pictures are enhanced."""
     for name, usual in _OPTIONS.items():
         if getattr(options, name) != usual:
             raise ValueError(f"--{name}: is for clips, and this is a picture or a folder of them")
@@ -120,7 +118,7 @@ class _Bars:
         if what != self._what:
             self.close()
             names = {"frame": "frames", "write": "writing"}
-            # What an earlier run did says nothing of the rate.
+            # Frames of an earlier run would falsify the rate.
             self._bar = tqdm(
                 desc=names[what],
                 total=total,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json
+from lorgnette.cli.arguments import Arguments, add_device, add_json, progress_bar
 from lorgnette.common.files import write_json
 from lorgnette.common.text import metrics_table
 from lorgnette.systems import ROOMS, option_files, room, with_option_files
@@ -52,16 +52,11 @@ def _folder(options: argparse.Namespace) -> int:
         {name: to_device(task, options.device) for name, task in tasks.items()},
         options.data,
         **tests,
-        progress=_bar,
+        progress=progress_bar,
     )
     print(metrics_table(rows, Path(options.data).name))
     if options.json:
-        kept = {
-            "adapter": options.adapter,
-            "room": home.ABOUT.name,
-            "data": options.data,
-            "whole": options.whole,
-        }
+        kept = {"adapter": options.adapter, "room": home.ABOUT.name, "data": options.data, "whole": options.whole}
         write_json(options.json, kept | {"rows": _finite(rows)})
     return 0
 
@@ -86,7 +81,7 @@ def _option_file(options: argparse.Namespace) -> int:
         if recipe.model.base == "none":
             raise ValueError(f"{options.opt}: path.pretrain_network_g: not set; an untrained network scores nothing")
         task = to_device(build(recipe), options.device)
-        rows = home.evaluation({"model": task}, **files.tested_on(recipe), progress=_bar)
+        rows = home.evaluation({"model": task}, **files.tested_on(recipe), progress=progress_bar)
         print(metrics_table(rows, name), flush=True)
         scores[name] = _finite(rows)
     if options.json:
@@ -97,12 +92,6 @@ def _option_file(options: argparse.Namespace) -> int:
 def _test_options() -> dict[str, TestOption]:
     """What the rooms let choose of a test, by the name of the argument of `evaluation`."""
     return {name: option for home in map(room, ROOMS) for name, option in home.ABOUT.test_options.items()}
-
-
-def _bar(images: Any) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(images, unit="image", disable=None, leave=False)
 
 
 def _finite(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_json
-from lorgnette.common.files import nearest, read_json, write_json
-from lorgnette.common.text import size
+from lorgnette.common.files import read_json, write_json
+from lorgnette.common.text import nearest, size
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 LISTED = 20  # tensors or layers that are named one by one
@@ -155,10 +155,7 @@ def _recipe_facts(folder: Path) -> dict[str, Any]:
 
 def _weights_facts(path: Path) -> dict[str, Any]:
     tensors = _tensors(path)
-    return {
-        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
-        "bytes": path.stat().st_size,
-    }
+    return {"parameters": sum(math.prod(shape) for _, shape in tensors.values()), "bytes": path.stat().st_size}
 
 
 def _adapted_names(tensors: dict[str, tuple[str, list[int]]]) -> list[str]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.settings_page import settings_page
-from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
+from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
 from lorgnette.common.files import write_json
-from lorgnette.common.text import figure, table
+from lorgnette.common.text import number, table
 from lorgnette.systems import ROOMS, option_files, room
 
 if TYPE_CHECKING:
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
     from lorgnette.train.events import Finished
     from lorgnette.train.task import Task
 
-OPTIONS: OwnOptions = {
-    "config": ("FILE", "settings from a YAML file; those on the command line count more"),
-    "opt": ("FILE", "settings from an option file of the room's original program (restore: BasicSR's)"),
-    "out": ("FOLDER", "where the run goes; unset: runs/ROOM-DATE-TIME"),
-    "resume": ("FOLDER", "go on with a run that was interrupted; the result is as if it had not been"),
-    "json": ("FILE", "write the figures to this file as well"),
-}
 RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
 PATIENCE = 3  # evaluations without progress, where neither steps nor patience are set
 
@@ -47,24 +39,36 @@ def run(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         print(ROOMS_PAGE.format(rooms=", ".join(ROOMS)))
         return 0 if words and words[0] in ("-h", "--help") else 2
-    recipe_class = room(words[0]).Recipe
-    if "-h" in words or "--help" in words:
-        print(settings_page(words[0], recipe_class, OPTIONS))
-        return 0
-    own, options = split_words(words[1:], OPTIONS)
-    if "resume" in own:
-        return _resume(words[0], recipe_class, own, options)
-    return _start(words[0], recipe_class, own, options)
+    options = arguments(words[0]).read(words[1:])
+    return (_resume if options.resume else _start)(words[0], options)
+
+
+def arguments(name: str) -> Arguments:
+    """What may stand after `lorgnette train NAME`."""
+    parser = Arguments(
+        f"train {name}",
+        f"lorgnette train {name} --data.root photos",
+        "Adapts the model to your data: holds a part of it out, chooses how long to train, stops when that no longer "
+        "helps, and keeps the adapter, a report and all figures in a run folder.",
+    )
+    add_config(parser, name)
+    opt = "settings from an option file of the room's original program (restore: BasicSR's)"
+    parser.add_argument("--opt", metavar="FILE", help=opt)
+    parser.add_argument("--out", metavar="FOLDER", help="where the run goes; unset: runs/ROOM-DATE-TIME")
+    resume = "go on with a run that was interrupted; the result is as if it had not been"
+    parser.add_argument("--resume", metavar="FOLDER", help=resume)
+    add_json(parser)
+    return parser
 
 
 # ----------------------------------------------------------------------------------------------- the two ways
 
 
-def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
-    given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
-    if "opt" in own:
-        given = settings.override(_from_option_file(name, recipe_class, own["opt"]), given)
-    given = settings.override(given, settings.from_options(recipe_class, options, OPTIONS))
+def _start(name: str, options: argparse.Namespace) -> int:
+    given = given_settings(name, options)
+    recipe_class = room(name).Recipe
+    if options.opt:
+        given = settings.override(_from_option_file(name, recipe_class, options.opt), given)
     recipe = settings.make_recipe(recipe_class, given)
 
     from lorgnette.checkpoint import RunFolder
@@ -75,17 +79,17 @@ def _start(name: str, recipe_class: type, own: Mapping[str, str], options: Words
         patience = recipe.train.patience if "train.patience" in given else PATIENCE
         steps = room(name).default_steps(len(batches), recipe)
         recipe = replace(recipe, train=replace(recipe.train, steps=steps, patience=patience))
-    folder = RunFolder(own.get("out") or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = RunFolder(options.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     task = build(recipe)
     recipe = task.completed(recipe)
     if _is_main_process():
         folder.start(recipe)
-    return _fit(name, recipe, folder, task, (batches, test), None, own.get("json"))
+    return _fit(name, recipe, folder, task, (batches, test), None, options.json)
 
 
-def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Words) -> int:
-    changes = settings.from_options(recipe_class, options, OPTIONS)
-    refused = [f"--{option}" for option in own if option not in ("resume", "json")]
+def _resume(name: str, options: argparse.Namespace) -> int:
+    changes = settings.from_options(room(name).Recipe, options.settings)
+    refused = [f"--{option}" for option in ("config", "opt", "out") if getattr(options, option) is not None]
     refused += [f"--{option}" for option in changes if option not in RESUMABLE]
     if refused:
         allowed = ", ".join(f"--{option}" for option in RESUMABLE)
@@ -95,14 +99,14 @@ def _resume(name: str, recipe_class: type, own: Mapping[str, str], options: Word
     from lorgnette.recipe import build
     from lorgnette.systems import room_name
 
-    folder = RunFolder(own["resume"])
+    folder = RunFolder(options.resume)
     recipe = load_recipe(folder.path)
     if room_name(recipe) != name:
         raise ValueError(f"{folder.path} is a run of {room_name(recipe)}, not of {name}")
     train = {option.removeprefix("train."): value for option, value in changes.items()}
     recipe = replace(recipe, train=replace(recipe.train, **train))
     loaded = room(name).loaders(recipe.data, recipe.train)
-    return _fit(name, recipe, folder, build(recipe), loaded, folder.latest_snapshot(), own.get("json"))
+    return _fit(name, recipe, folder, build(recipe), loaded, folder.latest_snapshot(), options.json)
 
 
 def _fit(
@@ -183,7 +187,7 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder) ->
     lines = []
     if end.best:
         both = [(metric, end.first[metric], end.best[metric]) for metric in end.best]
-        rows = [[metric, figure(old), figure(new), change(new, old)] for metric, old, new in both]
+        rows = [[metric, number(old), number(new), change(new, old)] for metric, old, new in both]
         lines += ["", table([f"held out, step {end.best_step}", "before", "after", "change"], rows)]
     if end.reason == "stopped early":
         lines += ["", f"Stopped at step {end.step}: no progress for {recipe.train.patience} evaluations."]

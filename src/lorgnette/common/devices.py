@@ -1,4 +1,4 @@
-"""Where a verb computes."""
+"""Where a module computes."""
 
 from __future__ import annotations
 

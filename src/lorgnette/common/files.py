@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,7 +54,7 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def take_lock(file: IO[Any]) -> bool:
-    """Lock an open file until it is closed or this process ends, in whatever way; False where another process has it.
+    """Lock an open file until it is closed or this process ends; False where another process holds the lock.
 
     Without effect on Windows.
     """
@@ -93,18 +92,29 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = 16 * 2**20) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is larger than `max_bytes` or is not JSON.
     """
+    try:
+        return json.loads(read_small(path, max_bytes))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from None
+
+
+def read_small(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """Read a file that should be small.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is larger than `max_bytes`.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if path.stat().st_size > max_bytes:
         raise ValueError(f"{path} is larger than {max_bytes} bytes: not a settings file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    return path.read_bytes()
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint `" (did you mean 'x'?)"` with the most similar of `names`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+def check_writable(path: Path) -> None:
+    """Find out before the work whether a file can be written there; a one-line ValueError if not."""
+    folder = make_folder(path.parent)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write {path}: the folder {folder} is not writable")

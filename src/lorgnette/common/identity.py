@@ -14,25 +14,44 @@ def identity(model: nn.Module) -> bytes:
     """16 bytes that tell a model, its weights and its adapter from all others: equal models give equal outputs.
 
     Values are summed up anew at each call, a few milliseconds for a million: a counter of changes would miss those
-    that are written through `.data` or by other libraries. Against mistakes, not against forgery.
+    that are written through `.data` or by other libraries. Hooks count, and so do devices. Against mistakes, not
+    against forgery.
     """
+    hooks = [id(hook) for m in model.modules() for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    devices = [str(tensor.device) for tensor in _tensors(model).values()]
+    return _digest(f"{lasting_identity(model)} {devices} {hooks}")
+
+
+def lasting_identity(model: nn.Module) -> str:
+    """32 hexadecimal digits of which the same holds, but which are the same in every process and on every device.
+
+    Hooks, which are functions of one process, do not count. A model over several devices has another identity than
+    on one.
+    """
+    tensors = _tensors(model)
+    layout = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()]
+    settings = [(name, str(type(module)), _settings(module)) for name, module in model.named_modules()]
+    return _digest(repr((layout, _checksum(tensors.values()), settings))).hex()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor.numel()}
-    layout = tuple((name, tuple(tensor.shape), tensor.dtype, tensor.device) for name, tensor in tensors.items())
-    settings = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
-    whole = repr((layout, _checksum(tensors.values()), settings))
-    return hashlib.blake2b(whole.encode(), digest_size=16).digest()
+    return {name: tensor for name, tensor in tensors.items() if tensor.numel()}
 
 
-def _settings(module: nn.Module) -> tuple[object, ...]:
-    plain = (bool, int, float, str, type(None))
-    found: list[object] = []
-    for name, value in vars(module).items():
-        members = value if isinstance(value, tuple | list) else (value,)
-        if name != "training" and all(isinstance(member, plain) for member in members):
-            found.append((name, *members))
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return (*found, *map(id, hooks))
+def _settings(module: nn.Module) -> list[tuple[str, object]]:
+    """Attributes that are plain values, or lists and tuples of such."""
+    return [(name, value) for name, value in vars(module).items() if name != "training" and _is_plain(value)]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 
 MAX_BYTES = 8 * 2**30
 

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorgnette.images.file import imresize, read_image, to_uint8
+from lorgnette.images.file import read_image
 from lorgnette.images.folders import Item
 from lorgnette.images.metrics import psnr, ssim
 from lorgnette.images.patches import centre, channels_first
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 
 Batch = Mapping[str, Any]
 Method = Callable[[Batch], Tensor]

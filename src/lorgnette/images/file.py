@@ -1,4 +1,7 @@
-"""Image files and pixels: 8 and 16 bits, grey, RGB, alpha, with their colour profile and EXIF data."""
+"""Image files: 8 and 16 bits, grey, RGB, alpha, with their colour profile and EXIF data.
+
+Pillow reads and writes what it can in full, here; 16 bits and what TIFF files need are in `formats`.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,17 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
 from lorgnette.common.files import atomic_write
-from lorgnette.images import exif as exif_data, png_tiff
-from lorgnette.images.folders import SUFFIXES, find_images, pair_images
-from lorgnette.images.pixels import crop_to_multiple, to_samples, to_uint8
-from lorgnette.images.resize import imresize
-
-__all__ = [
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "Image",
-    "ImageError",
-    "check_output",
-    "crop_to_multiple",
-    "find_images",
-    "imresize",
-    "pair_images",
-    "read_image",
-    "to_uint8",
-    "write_image",
-]
+from lorgnette.images import exif as exif_data
+from lorgnette.images.folders import SUFFIXES
+from lorgnette.images.formats import png, tiff
+from lorgnette.images.pixels import to_samples
 
 MAX_PIXELS = 180_000_000  # 2.2 GB as float32 RGB; a small file can claim to be far larger
 _FORMATS = {
@@ -94,16 +82,16 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     path = Path(path)
     _require_file(path)
     with _decoding(path):
-        kind = png_tiff.probe(path)
-        if kind == "tiff":
+        deep = _deep_format(path)
+        if deep == "TIFF":
             return _read_tiff(path, max_pixels)
         # A stream rather than a path: Pillow (13.0) garbles memory-mapped TIFFs of some orientations.
         with path.open("rb") as stream, _open(path, stream, max_pixels) as file:
             file.load()  # raises when the file is cut off, which OpenCV would pass over
             orientation, exif = exif_data.from_pillow(path, file)
             icc = file.info.get("icc_profile")
-            if kind == "png":
-                return _image(png_tiff.read_png(path), orientation, exif, icc)
+            if deep == "PNG":
+                return _image(png.read_png(path), orientation, exif, icc)
             if file.mode == "CMYK":
                 file, icc = _cmyk_to_srgb(file, icc), None
             return _image(np.asarray(_simple_mode(path, file)), orientation, exif, icc)
@@ -192,6 +180,15 @@ def _decoding(path: Path) -> Iterator[None]:
         raise ImageError(f"{path} is damaged or incomplete ({reason}): use an intact copy") from None
 
 
+def _deep_format(path: Path) -> Literal["PNG", "TIFF"] | None:
+    """Which format of 16 bits a file has; None for all that Pillow reads in full."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head.startswith(png.SIGNATURE):
+        return "PNG" if head[24:25] == b"\x10" else None  # its header begins with width, height, bits
+    return "TIFF" if head.startswith(tiff.SIGNATURES) and tiff.bits_of(path) > 8 else None
+
+
 def _open(path: Path, stream: IO[bytes], max_pixels: int) -> PIL.Image.Image:
     """Read the header. Pillow's own limit of pixels is a global; ours takes its place meanwhile."""
     with _pillow_limit:
@@ -216,8 +213,8 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 def _read_tiff(path: Path, max_pixels: int) -> Image:
     try:
-        samples = png_tiff.read_tiff(path, lambda size: _check_size(path, size, max_pixels))
-    except png_tiff.UnsupportedTiff as error:
+        samples = tiff.read_tiff(path, lambda size: _check_size(path, size, max_pixels))
+    except tiff.UnsupportedTiff as error:
         raise ImageError(f"{path}: {error}") from None
     return _image(samples, *exif_data.from_tiff(path))
 
@@ -265,9 +262,9 @@ def _image(samples: NDArray, orientation: int, exif: bytes | None, icc: bytes | 
 
 def _encode(path: Path, format: str, samples: NDArray, quality: int, icc: bytes | None, exif: bytes | None) -> None:
     if format == "TIFF":
-        png_tiff.write_tiff(path, samples, icc, exif)
+        tiff.write_tiff(path, samples, icc, exif)
     elif samples.dtype == np.uint16:
-        png_tiff.write_png(path, samples, icc, exif)
+        png.write_png(path, samples, icc, exif)
     else:
         settings: dict[str, Any] = {name: data for name, data in (("icc_profile", icc), ("exif", exif)) if data}
         if format == "JPEG":

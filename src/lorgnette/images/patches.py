@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lorgnette.common.store import BoundedStore
-from lorgnette.images.file import imresize, read_image
+from lorgnette.images.file import read_image
 from lorgnette.images.folders import Folders, Item, find_items, pair_images
+from lorgnette.images.resize import imresize
 
 T = TypeVar("T")
 Settings = TypeVar("Settings")
@@ -21,22 +22,19 @@ CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading proce
 
 
 class PixelCache:
-    """Decoded images, (3, H, W) uint8 or uint16 tensors; the least recently used are dropped first."""
+    """Decoded images, (3, H, W) uint8 or uint16 tensors, those that were used last; a loading process has its own."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
-        self.kept = BoundedStore(max_bytes)
+        self.store = BoundedStore(max_bytes)
 
     def __call__(self, path: Path) -> Tensor:
-        pixels = self.kept.get(path)
-        if pixels is None:
-            image = read_image(path)
-            levels, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
-            pixels = channels_first(image.pixels).mul(levels).round().to(dtype)
-            self.kept.put(path, pixels, pixels.nbytes)
-        return pixels
+        return self.store.get_or_make(path, lambda: _levels(path))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a loading process starts with an empty cache
-        return PixelCache, (self.kept.max_bytes,)
+
+def _levels(path: Path) -> Tensor:
+    image = read_image(path)
+    most, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
+    return channels_first(image.pixels).mul(most).round().to(dtype)
 
 
 class TrainingCrops(Generic[T, Settings]):

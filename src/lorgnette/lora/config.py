@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 
 _PER_LAYER = (
     "r",

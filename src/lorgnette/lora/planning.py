@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lorgnette.common.text import table
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import InPlace
 from lorgnette.lora.selection import saved_modules, select_layers
@@ -52,21 +53,17 @@ class Plan:
 
     def __str__(self) -> str:
         """A table for people."""
-        lines = [("adapter", "type", "shape", "rank", "scaling", "parameters", "of its weight")]
+        header = ("adapter", "type", "shape", "rank", "scaling", "parameters", "of its weight")
+        rows = []
         for row in self.rows:
             share = f"{row.parameters / row.weights:.1%}" if row.parameters else "shared"
             cells = ("x".join(map(str, row.shape)), str(row.r), f"{row.scaling:g}", f"{row.parameters:,}", share)
-            lines.append((row.name, row.type, *cells))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-            for line in lines
-        ]
+            rows.append((row.name, row.type, *cells))
         share = self.parameters / max(self.total, 1)
-        text.append(f"{len(self.rows)} adapters, {self.parameters:,} parameters: {share:.2%} of {self.total:,}")
+        said = f"{len(self.rows)} adapters, {self.parameters:,} parameters: {share:.2%} of {self.total:,}"
         if self.saved:
-            text.append(f"modules_to_save: {self.saved:,} parameters more")
-        return "\n".join(line.rstrip() for line in text)
+            said += f"\nmodules_to_save: {self.saved:,} parameters more"
+        return f"{table(header, rows, left=2)}\n{said}"
 
 
 def plan(

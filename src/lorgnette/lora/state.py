@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import is_part, part_name
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lorgnette.common.store import BoundedStore
 
 MAX_BYTES = 256 * 2**20
 
@@ -49,15 +50,14 @@ class FeatureCache:
         if max_bytes < 1:
             raise ValueError(f"max_bytes: {max_bytes!r} is not positive; {MAX_BYTES} is usual")
         self.size, self.threshold, self.in_training, self.max_bytes = size, threshold, in_training, max_bytes
-        self.hits = self.misses = self.bytes = 0
-        self._kept: OrderedDict[tuple[Hashable, ...], OrderedDict[int, tuple[Tensor, Tensor]]] = OrderedDict()
-        self._count = 0
+        self.hits = self.misses = self._count = 0
+        self.store = BoundedStore(max_bytes)
 
     def __len__(self) -> int:
         """Maps that are kept."""
-        return sum(len(maps) for maps in self._kept.values())
+        return len(self.store)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
+    def __deepcopy__(self, _: dict[int, Any]) -> FeatureCache:
         return FeatureCache(self.size, self.threshold, self.in_training, self.max_bytes)  # a copy starts empty
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,12 +66,12 @@ class FeatureCache:
     @property
     def statistics(self) -> dict[str, int]:
         """Entries, bytes, hits and misses."""
-        return {"entries": len(self), "bytes": self.bytes, "hits": self.hits, "misses": self.misses}
+        return {"entries": len(self), "bytes": self.store.bytes, "hits": self.hits, "misses": self.misses}
 
     def clear(self) -> None:
         """Forget all maps and start counting anew."""
-        self._kept.clear()
-        self.hits = self.misses = self.bytes = 0
+        self.store.clear()
+        self.hits = self.misses = 0
 
     def blend(self, x: Tensor, key: Hashable, weight: Tensor) -> Tensor:
         """`x + weight (like - x)` for each item that has its like in the cache; then keep `x`.
@@ -92,36 +92,24 @@ class FeatureCache:
             self._keep(place, map_HWC.detach().clone(), signature)
         return torch.stack(out)
 
+    def _of(self, place: tuple[Hashable, ...]) -> list[tuple[Hashable, tuple[Tensor, Tensor]]]:
+        return [(key, maps) for key, maps in self.store.items() if key[0] == place]
+
     def _find(self, place: tuple[Hashable, ...], signature: Tensor) -> Tensor | None:
-        maps = self._kept.get(place)
-        if maps:
-            numbers = list(maps)
-            alike = torch.stack([maps[number][1] for number in numbers]) @ signature
+        if kept := self._of(place):
+            alike = torch.stack([own for _, (_, own) in kept]) @ signature
             best = int(alike.argmax())
             if alike[best] >= self.threshold:
                 self.hits += 1
-                self._kept.move_to_end(place)
-                maps.move_to_end(numbers[best])
-                return maps[numbers[best]][0]
+                return self.store.get(kept[best][0])[0]
         self.misses += 1
         return None
 
     def _keep(self, place: tuple[Hashable, ...], map_HWC: Tensor, signature: Tensor) -> None:
-        maps = self._kept.setdefault(place, OrderedDict())
-        self._kept.move_to_end(place)
         self._count += 1
-        maps[self._count] = map_HWC, signature
-        self.bytes += map_HWC.nbytes + signature.nbytes
-        while len(maps) > self.size:
-            self._drop(place)
-        while self.bytes > self.max_bytes and self._kept:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, place: tuple[Hashable, ...]) -> None:
-        _, tensors = self._kept[place].popitem(last=False)
-        self.bytes -= sum(tensor.nbytes for tensor in tensors)
-        if not self._kept[place]:
-            del self._kept[place]
+        self.store.put((place, self._count), (map_HWC, signature), map_HWC.nbytes + signature.nbytes)
+        for key, _ in self._of(place)[: -self.size]:
+            self.store.drop(key)
 
 
 def _signature(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class WindowCache:
         """Blocks of streams that are kept."""
         return len(self.store)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> WindowCache:
+    def __deepcopy__(self, _: dict[int, Any]) -> WindowCache:
         return WindowCache(self.tolerance, self.max_bytes)  # a copy starts empty
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,31 +7,13 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from lorgnette.common.text import number
+
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
 MOST_POINTS = 200  # more could not be told apart, and would make the page heavy
-
-
-def decimals(largest: float) -> int:
-    """How many digits after the point suit numbers up to `largest` in size."""
-    if not math.isfinite(largest) or largest >= 1000:
-        return 0
-    return 1 if largest >= 100 else 2 if largest >= 1 else 4
-
-
-def number(value: object, digits: int | None = None) -> str:
-    """`value` for a reader: 29.41, 0.8421, 1,234,567, 3.2e-05; a dash for None and nan."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "–" if value is None else str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    if digits is None and 0 < abs(value) < 1e-3:
-        return f"{value:.1e}"
-    return f"{value:,.{decimals(abs(value)) if digits is None else digits}f}"
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -52,11 +34,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def line_chart(
-    title: str,
-    points: Sequence[Point],
-    baseline: float | None = None,
-    mark: float | None = None,
-    noisy: bool = False,
+    title: str, points: Sequence[Point], baseline: float | None = None, mark: float | None = None, noisy: bool = False
 ) -> str:
     """A figure with one curve; empty text if no point is finite.
 

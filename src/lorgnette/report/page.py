@@ -18,7 +18,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from lorgnette.common.files import write_text
-from lorgnette.report.charts import decimals, line_chart, number
+from lorgnette.common.text import decimals, number, size
+from lorgnette.report.charts import line_chart
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]  # a PNG file, or (H, W, 3) or (H, W) uint8
 Captioned = tuple[str, Picture] | tuple[str, Picture, Picture]  # caption, picture; or caption, before, after
@@ -151,7 +152,7 @@ def _text(value: Any, digits: int, in_bytes: bool) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if in_bytes and isinstance(value, int | float):
-        return f"{value / 1e6:,.1f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
+        return size(value)
     return number(value, digits)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 
 if TYPE_CHECKING:
     from lorgnette.systems.protocol import AnyRoom, OptionFiles

@@ -11,9 +11,9 @@ result then is that of the same tiling without a cache, bit for bit: every tile 
 Near: a tile is taken if it is near enough to the very input its kept output was computed from (its anchor). See
 `lorgnette.tiles.near`.
 
-Kept outputs are found under the stream, the model with its adapter and device (`lorgnette.common.identity`), the
-precision, the place of the output pixels within the crop, and the pixels. So a cut, other weights, another adapter or
-another stream never meet what belongs elsewhere, and nothing has to be cleared.
+The key of a kept output holds the stream, the model with its adapter and device (`lorgnette.common.identity`), the
+precision, the place of the output pixels within the crop, and the pixels. So nothing has to be cleared after a cut in
+the clip, or for other weights, another adapter or another stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Literal
 
@@ -30,22 +29,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.common.store import BoundedStore
+from lorgnette.common.store import ENTRY, BoundedStore
 from lorgnette.tiles.plan import Render, Tile, Tiling
 
 MAX_BYTES = 512 * 2**20
 TILINGS = {"exact": Tiling(tile=48, halo=5, blend=2), "near": Tiling(tile=32, halo=5, blend=2)}
-"""With a cache: the smaller a tile the more are reused, but its margins are computed twice (near mode computes
-neighbours together, and can afford smaller ones). Narrow margins are enough for trained networks; see the page on
+"""Tilings with a cache. Of smaller tiles more are reused, but more margins are computed twice; near mode computes
+neighbours together, and so can afford smaller ones. Narrow margins are enough for trained networks: see the page on
 video."""
 MAX_STREAMS = 256
+
+
+ReuseMap = tuple[int, NDArray[np.bool_], NDArray[np.float64]]
+"""Frames, the tiles that were reused in the last of them, and the sum over all: (rows, columns) of tiles."""
 
 
 class TileCache:
     """Kept tiles of any number of streams, in a bounded room. Threads may share it.
 
     Args:
-        max_bytes: of what is kept, all streams together. The least recently used goes first.
+        max_bytes: limit for all streams together. The least recently used tile goes first.
         mode: 'exact' or 'near'.
         tolerance: near mode: how far a block of 8 x 8 pixels may be from that of the anchor, as PSNR in dB; more is
             stricter. Unset: 38 for enlarging, and 50 for taking noise off, beside the noise itself.
@@ -77,6 +80,7 @@ class TileCache:
         self.max_bytes, self.mode = max_bytes, mode
         self.tolerance, self.cosine, self.refresh = tolerance, cosine, refresh
         self.store, self._lock = BoundedStore(max_bytes), threading.Lock()
+        self._maps = BoundedStore(MAX_STREAMS * ENTRY)  # these are small: they are counted, not measured
         self.clear()
 
     def __len__(self) -> int:
@@ -88,7 +92,7 @@ class TileCache:
         with self._lock:
             self.store.clear()
             self._counts = dict.fromkeys(("frames", "whole_frames", "hits", "misses"), 0)
-            self._maps: OrderedDict[Hashable, tuple[int, NDArray[np.bool_], NDArray[np.float64]]] = OrderedDict()
+            self._maps.clear()
 
     def statistics(self) -> dict[str, float]:
         """What was reused and what is kept.
@@ -117,11 +121,11 @@ class TileCache:
         Returns:
             None for a stream that had no frame yet, or is not among the last 256 streams.
         """
-        with self._lock:
-            if stream not in self._maps:
-                return None
-            frames, last, total = self._maps[stream]
-            return total / frames if mean else last.astype(float)
+        found: ReuseMap | None = self._maps.get(stream)
+        if found is None:
+            return None
+        frames, last, total = found
+        return total / frames if mean else last.astype(float)
 
     def count(self, stream: Hashable, reused: NDArray[np.bool_], whole: bool = False) -> None:
         """Note a frame: (rows, columns) of tiles that were reused, and whether it was computed as a whole."""
@@ -131,16 +135,14 @@ class TileCache:
             self._counts["whole_frames"] += whole
             self._counts["hits"] += hits
             self._counts["misses"] += reused.size - hits
-            frames, _, total = self._maps.pop(stream, (0, reused, np.zeros(reused.shape)))
-            if total.shape != reused.shape:
-                frames, total = 0, np.zeros(reused.shape)
-            self._maps[stream] = frames + 1, reused, total + reused
-            while len(self._maps) > MAX_STREAMS:
-                self._maps.popitem(last=False)
+            found: ReuseMap | None = self._maps.get(stream)
+            frames, total = (found[0], found[2]) if found and found[2].shape == reused.shape else (0, 0.0)
+            total = total + reused
+            self._maps.put(stream, (frames + 1, reused, total), 0)
 
 
 class ExactReuse:
-    """A renderer that looks its tiles up first.
+    """A renderer that looks for each tile in the cache first.
 
     Args:
         cache: where tiles are kept.
@@ -167,13 +169,13 @@ class ExactReuse:
 
 
 def as_grid(reused: dict[Tile, bool]) -> NDArray[np.bool_]:
-    """(rows, columns) of what is said of the tiles of a plan, in its order."""
+    """(rows, columns) of the values for the tiles of a plan, in its order."""
     rows = len({part.y for part in reused})
     return np.array(list(reused.values()), dtype=bool).reshape(rows, -1)
 
 
 def geometry(part: Tile) -> Hashable:
-    """Where the output pixels of a tile lie within its crop: all that a renderer may know of the place of a tile.
+    """Where the output pixels of a tile lie within its crop: all that a renderer may know about where a tile is.
 
     Equal for tiles anywhere in an image, so that one result serves all that have the same pixels.
     """

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
-from lorgnette.images.file import Image, imresize
+from lorgnette.images.file import Image
 from lorgnette.images.patches import channels_first
+from lorgnette.images.resize import imresize
 from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
 from lorgnette.tiles.near import NearReuse
 from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles

@@ -24,10 +24,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     base_lr = config.lr if config.base_lr is None else config.base_lr
     groups = [
         {"params": [p for p in trained if id(p) in adapters], "peak_lr": config.lr},
-        {
-            "params": [p for p in trained if id(p) not in adapters],
-            "peak_lr": base_lr if adapters else config.lr,
-        },
+        {"params": [p for p in trained if id(p) not in adapters], "peak_lr": base_lr if adapters else config.lr},
     ]
     if config.lora_plus_ratio != 1:
         ups = {id(adapter.lora_B) for adapter in lora.adapted_layers(model).values()}

@@ -6,7 +6,6 @@ where it was, and its result is that of a run which was not. The output appears 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from fractions import Fraction
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from lorgnette.common.files import make_folder
+from lorgnette.common.files import check_writable, make_folder
+from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
 from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
@@ -66,15 +64,15 @@ def enhance_video(
         tile: side of the tiles in input pixels; smaller needs less memory.
         halo: input pixels that a tile sees beyond its own.
         precision: 'fp32' or 'bf16'.
-        cache: does not compute again what a frame shares with earlier ones. A near one starts afresh every
-            `cache.refresh` frames, so that a run can go on from there.
+        cache: reuses tiles that a frame shares with earlier ones. In near mode it starts afresh every
+            `cache.refresh` frames, so that an interrupted run can go on from there.
         codec: 'h264', 'hevc', 'av1', 'vp9', 'mpeg4', 'prores' or 'ffv1' (lossless); None for the usual one.
         quality: 1 to 100; None for 80, and 95 for pictures.
         rate: frames per second of a folder.
-        truncated: of a file that breaks off, do the frames before the break.
+        truncated: for a file that is cut off, do the frames before the cut.
         overwrite: forget what an earlier run left, and replace pictures in a folder.
         report: HTML file to write, with times, the cache's figures and pictures.
-        progress: is told how far it is.
+        progress: called with how far the work is.
 
     Raises:
         FileNotFoundError: there is no such source, or it holds no frames.
@@ -91,7 +89,7 @@ def enhance_video(
     enhance = _Enhancer(task, settings, cache)
     job = {
         "source": frames.identity(),
-        "weights": _fingerprint(task.model),
+        "weights": lasting_identity(task.model),
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
         "cache": enhance.about_cache,
         "codec": codec,
@@ -131,7 +129,7 @@ def open_clip(source: str | os.PathLike[str], rate: float | Fraction = 25, trunc
     Args:
         source: video file, or folder of pictures of one size.
         rate: frames per second of a folder.
-        truncated: accept a file that breaks off; the frames before the break are the clip.
+        truncated: accept a file that is cut off; the frames before the cut are the clip.
 
     Raises:
         FileNotFoundError: there is no such source, or no picture in the folder.
@@ -167,13 +165,11 @@ def check_output(source: Path, target: Path) -> None:
         check_container(target, None)
     elif source.is_dir() and source.resolve() in target.resolve().parents:
         raise ValueError(f"{target} lies in the folder of the frames itself: give another one")
-    folder = make_folder(target.parent)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write {target}: the folder {folder} is not writable")
+    check_writable(target)
 
 
 def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -> dict[str, Any]:
-    """`scale` or `size` for the room. What would be odd and was even becomes one pixel more: players want it so."""
+    """`scale` or `size` for the room. A side that was even stays even, by one pixel more: players need that."""
     if size is not None:
         return {"size": size} if scale is None else {"size": size, "scale": scale}
     if scale is None:
@@ -210,14 +206,14 @@ class _Enhancer:
                 self.about_cache |= {name: getattr(cache, name) for name in ("tolerance", "cosine", "refresh")}
 
     def lead(self, index: int) -> int:
-        """Frames before this one that must be seen again, as its own result depends on them."""
+        """How many frames before this one must be done again on resuming, because its result depends on them."""
         return 0 if self._every is None else index % self._every
 
     def __call__(self, frame: Frame) -> tuple[Image, dict[str, Any]]:
-        """The enhanced picture, and what is to be noted."""
+        """The enhanced picture, and what the journal notes about it."""
         more: dict[str, Any] = {}
         if self._cache is not None:
-            # What is near depends on what came before. A new name now and then makes a place to go on from.
+            # In near mode a result depends on the frames before. A new stream every so often is a place to resume at.
             more = {"cache": self._cache, "stream": 0 if self._every is None else frame.index // self._every}
         began = time.perf_counter()
         image = self._enhance(self._task, frame.image, **self._settings, **more)
@@ -261,15 +257,3 @@ def _from_text(text: str) -> NDArray[np.bool_]:
     shape = int(rows), int(columns)
     found = np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=shape[0] * shape[1])
     return found.reshape(shape).astype(bool)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of a model's tensors and plain settings: whether frames were made by it."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for name, module in model.named_modules():
-        plain = {n: v for n, v in vars(module).items() if n != "training" and isinstance(v, bool | int | float | str)}
-        hasher.update(f"{name} {type(module).__qualname__} {sorted(plain.items())}\n".encode())
-    return hasher.hexdigest()

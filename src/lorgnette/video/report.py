@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorgnette.images.file import Image, imresize, to_uint8
+from lorgnette.images.file import Image
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 from lorgnette.report.page import Captioned, write_report
 from lorgnette.video.clip import Clip
 

@@ -214,10 +214,7 @@ def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding, reordered: 
 
 
 def _encoded(
-    stream: VideoStream,
-    frames: Iterable[tuple[av.VideoFrame, int, int]],
-    clip: Clip,
-    encoding: Encoding,
+    stream: VideoStream, frames: Iterable[tuple[av.VideoFrame, int, int]], clip: Clip, encoding: Encoding
 ) -> Iterator[av.Packet]:
     base = encoding.time_base(clip.time_base)
     durations: dict[int | None, int] = {}

@@ -118,7 +118,7 @@ def test_a_folder_of_images_is_dealt_out(photos: Path, tmp_path: Path, capsys: p
 
 def test_wrong_words_are_one_line(photos: Path, tmp_path: Path, unbroken: Path, refused):
     tiny = ["federate", "superres", "--tiny", "--out", tmp_path / "none"]
-    assert "did you mean --rounds?" in refused(*tiny, "--roundz", 3)
+    assert "did you mean '--rounds'?" in refused(*tiny, "--roundz", 3)
     assert "--rounds: 'x' does not work; a whole number does" in refused(*tiny, "--rounds", "x")
     assert "--scheme: 'flex' does not work" in refused(*tiny, "--scheme", "flex")
     assert "--quorum: 3.0 is outside (0, 1]" in refused(*tiny, "--quorum", 3)

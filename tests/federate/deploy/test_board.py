@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorgnette.cli.federate.serve import Pages
-from lorgnette.federate.deploy.board import Board, duration, page
+from lorgnette.federate.deploy.board import Board, page
 from lorgnette.federate.rounds.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 
 
@@ -29,9 +29,9 @@ def test_a_round_as_the_operator_sees_it(tmp_path: Path):
     lines = page(board).splitlines()
     assert lines[0] == "round 1 of 4, between rounds, about 1 min 30 s left, accuracy 0.875"
     assert lines[2].split() == ["site", "state", "samples", "rounds", "seconds", "down", "up"]
-    assert lines[3].split() == ["north", "answered", "121", "1", "12.2", "1.50", "MB", "0.90", "MB"]
-    assert lines[4].split() == ["south", "late", "120", "0", "-", "0", "B", "0", "B"]
-    assert lines[5].split() == ["west", "not", "asked", "120", "0", "-", "0", "B", "0", "B"]
+    assert lines[3].split() == ["north", "answered", "121", "1", "12.2", "1.5", "MB", "900", "kB"]
+    assert lines[4].split() == ["south", "late", "120", "0", "-", "0", "bytes", "0", "bytes"]
+    assert lines[5].split() == ["west", "not", "asked", "120", "0", "-", "0", "bytes", "0", "bytes"]
     assert lines[-1] == "south: round 1: no answer in time"
 
 
@@ -70,10 +70,6 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: str):
     (tmp_path / "board.json").write_text(content)
     with pytest.raises(ValueError, match=r"board\.json"):
         Board.read(tmp_path / "board.json")
-
-
-def test_durations():
-    assert [duration(s) for s in (0.4, 59.6, 75, 7300)] == ["0 s", "1 min 0 s", "1 min 15 s", "2 h 1 min"]
 
 
 def test_without_a_terminal_each_round_and_each_error_is_a_line(capsys: pytest.CaptureFixture[str]):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lorgnette.images.file import imresize, to_uint8
+from lorgnette.images.pixels import to_uint8
+from lorgnette.images.resize import imresize
 from lorgnette.systems.superres.camera import Camera
 
 PERFECT = Camera(scale=1, blur=0, noise=0, quality=100)

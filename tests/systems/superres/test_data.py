@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorgnette.images.file import Image, imresize, write_image
+from lorgnette.images.file import Image, write_image
 from lorgnette.images.patches import at_least, shrink, split
+from lorgnette.images.resize import imresize
 from lorgnette.systems.superres import Data, Recipe, default_steps, loaders
 from lorgnette.systems.superres.data import ImageFolder, PairedFolders, TestImages
 from lorgnette.train.batches import Draw

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from lorgnette.images.file import Image, imresize, read_image, write_image
+from lorgnette.images.file import Image, read_image, write_image
+from lorgnette.images.resize import imresize
 from lorgnette.systems.superres import enhance
 from lorgnette.systems.superres.encoders import EDSR
 from lorgnette.systems.superres.model import LMLTE

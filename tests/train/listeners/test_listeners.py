@@ -73,7 +73,7 @@ def test_no_terminal_means_few_plain_lines():
     lines = shown(events, io.StringIO(), seconds=3600).splitlines()
     assert lines[0] == "Training 30 of 1,000 parameters (3 %), going on after step 40."
     assert lines[1].startswith("step 100/100   loss 0.5000   lr 1.0e-03   ")
-    assert lines[1].endswith("steps/s   00:00 left")
+    assert lines[1].endswith("steps/s   0 s left")
     assert len(lines) == 3
 
 

@@ -23,18 +23,18 @@ Rooms: {rooms}.
 lorgnette federate ROOM --help lists all settings.
 
 on several machines, carried by Flower (docs: federation-deployment):
-{several}
-
-{options}"""
+{several}"""
 
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     if not words or words[0].startswith("-"):
-        from lorgnette.cli.federate.here import own_page
+        from lorgnette.cli.federate.here import arguments
 
         several = "\n".join(f"  {name:<8}{about}" for name, about in SEVERAL_MACHINES.items())
-        print(ROOMS_PAGE.format(rooms=", ".join(ROOMS), several=several, options=own_page()))
+        parser = arguments(None)
+        parser.example, parser.description = ROOMS_PAGE.format(rooms=", ".join(ROOMS), several=several), None
+        parser.print_help()
         return 0 if words and words[0] in ("-h", "--help") else 2
     if words[0] in SEVERAL_MACHINES:
         return import_module(f"{__name__}.{words[0]}").run(words[1:])

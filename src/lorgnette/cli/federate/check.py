@@ -29,18 +29,15 @@ def run(words: list[str]) -> int:
 
 def site_words(words: list[str], verb: str, example: str, about: str) -> tuple[str, dict[str, Any]]:
     """A site's folder, and its own settings by flat name."""
+    from lorgnette import settings
+    from lorgnette.federate.deploy.folder import read_deployment, with_own_settings
+
     parser = Arguments(verb, example, about)
     parser.add_argument("folder", metavar="FOLDER", help="the site's, as the server's operator handed it out")
     parser.epilog = "Settings of a site's own: --data.* of the room, --train.device, --train.workers"
-    first = next((i for i, word in enumerate(words) if word.startswith("--") and "." in word), len(words))
-    options = parser.read(words[:first])
-
-    from lorgnette import settings
-    from lorgnette.cli.words import split_words
-    from lorgnette.federate.deploy.folder import read_deployment, with_own_settings
-
-    deployment = read_deployment(options.folder)
-    _, given = split_words(words[first:], {})
-    values = settings.from_options(type(deployment.recipe), given)
+    deployment = read_deployment(parser.read(words[:1]).folder)
+    parser.add_settings(type(deployment.recipe))
+    options = parser.read(words)
+    values = settings.from_options(type(deployment.recipe), options.settings)
     with_own_settings(deployment, values)
     return options.folder, values

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import time
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.settings_page import about_setting, option_lines, settings_page, shown_default
-from lorgnette.cli.words import OwnOptions, Words, settings_from_file, split_words
+from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
 from lorgnette.common.files import write_json
-from lorgnette.common.text import figure, size, table
+from lorgnette.common.text import number, size, table
 from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.systems import room
 
@@ -22,67 +22,73 @@ if TYPE_CHECKING:
     from lorgnette.federate.run import FederationFolder
     from lorgnette.systems.protocol import RoomRecipe
 
-OPTIONS: OwnOptions = {
-    "config": ("FILE", "settings of the room from a YAML file; those on the command line count more"),
-    "tiny": ("", "the room in miniature, with data made on the spot: to see it work"),
-    "out": ("FOLDER", "where the federation goes; unset: runs/federate-ROOM-DATE-TIME"),
-    "resume": ("FOLDER", "go on with a federation that was interrupted; the result is as if it had not been"),
-    "json": ("FILE", "write the figures to this file as well"),
-}
-FEDERATION = {field.name for field in fields(FederateConfig)}
-
 
 def run(words: list[str]) -> int:
     """Run the verb for the room `words[0]`; returns the exit status."""
-    recipe_class = room(words[0]).Recipe
-    if "-h" in words or "--help" in words:
-        example = f"lorgnette federate {words[0]} --data.root photos --clients 8 --rounds 20"
-        about = "Clients train one adapter, each on its own part of the data; the adapter, a report and a journal\n"
-        about += "stay in a folder. Here all clients run on this machine, one after another."
-        print(f"{settings_page(words[0], recipe_class, {}, example, about)}\n\nfederation:\n{own_page()}")
-        return 0
-    own, of_federation, of_room = sorted_words(words[1:], OPTIONS)
-    if "resume" in own:
-        return _resume(words[0], own, of_federation + of_room)
-    return _start(words[0], recipe_class, own, of_federation, of_room)
+    options = arguments(words[0]).read(words[1:])
+    return (_resume if options.resume else _start)(words[0], options)
+
+
+def arguments(name: str | None) -> Arguments:
+    """What may stand after `lorgnette federate NAME`; without a room, what all rooms have in common."""
+    parser = Arguments(
+        f"federate {name}",
+        f"lorgnette federate {name} --data.root photos --clients 8 --rounds 20",
+        "Clients train one adapter, each on its own part of the data; the adapter, a report and a journal stay in a "
+        "folder. Here all clients run on this machine, one after another.",
+    )
+    tiny = "the room in miniature, with data made on the spot: to see it work"
+    parser.add_argument("--tiny", action="store_true", help=tiny)
+    out = "where the federation goes; unset: runs/federate-ROOM-DATE-TIME"
+    parser.add_argument("--out", metavar="FOLDER", help=out)
+    resume = "go on with a federation that was interrupted; the result is as if it had not been"
+    parser.add_argument("--resume", metavar="FOLDER", help=resume)
+    add_json(parser)
+    add_federation(parser)
+    add_config(parser, name)
+    return parser
+
+
+def add_federation(parser: Arguments) -> None:
+    """The settings of a federation, such as --rounds."""
+    parser.add_settings(Settings, dest="federation", bare=True)
 
 
 # ----------------------------------------------------------------------------------------------- the two ways
 
 
-def _start(name: str, recipe_class: type, own: Mapping[str, str], of_federation: Words, of_room: Words) -> int:
-    config = federation(of_federation)
-    given = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
-    given = settings.override(given, settings.from_options(recipe_class, of_room, [*OPTIONS, *sorted(FEDERATION)]))
-    if "tiny" in own:
+def _start(name: str, options: argparse.Namespace) -> int:
+    config = federation(options.federation)
+    given = given_settings(name, options)
+    if options.tiny:
         if data := [option for option in given if option.startswith(("data", "model"))]:
             raise ValueError(f"--tiny brings its own model and data: --{data[0]} does not go with it")
         recipe = _overlaid(room(name).tiny()[0], given)
     else:
-        recipe = settings.make_recipe(recipe_class, given)
+        recipe = settings.make_recipe(room(name).Recipe, given)
 
     from lorgnette.federate.run import FederationFolder
 
-    folder = FederationFolder(own.get("out") or Path("runs") / f"federate-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = FederationFolder(options.out or Path("runs") / f"federate-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.started:
         raise ValueError(f"{folder.path} holds a federation already; --resume {folder.path} goes on with it")
-    return _run(name, recipe, config, folder, "tiny" in own, own.get("json"))
+    return _run(name, recipe, config, folder, options.tiny, options.json)
 
 
-def _resume(name: str, own: Mapping[str, str], options: Words) -> int:
-    refused = [f"--{option}" for option in own if option not in ("resume", "json")]
-    refused += [f"--{option}" for option, _ in options]
+def _resume(name: str, options: argparse.Namespace) -> int:
+    refused = [f"--{option}" for option in ("config", "tiny", "out") if getattr(options, option)]
+    refused += [f"--{setting.removeprefix('federate.')}" for setting, _ in (*options.federation, *options.settings)]
     if refused:
         raise ValueError(f"--resume goes on with the federation's own settings: {refused[0]} cannot change")
 
     from lorgnette.federate.run import FederationFolder
     from lorgnette.systems import room_name
 
-    folder = FederationFolder(own["resume"])
+    folder = FederationFolder(options.resume)
     recipe, config = folder.settings()
     if room_name(recipe) != name:
         raise ValueError(f"{folder.path} is a federation of {room_name(recipe)}, not of {name}")
-    return _run(name, recipe, config, folder, folder.is_tiny, own.get("json"))
+    return _run(name, recipe, config, folder, folder.is_tiny, options.json)
 
 
 def _run(
@@ -116,27 +122,13 @@ def _run(
     return 0
 
 
-# -------------------------------------------------------------------------------------------- words and files
+# ------------------------------------------------------------------------------------------------- settings
 
 
-def sorted_words(words: list[str], options_of_verb: OwnOptions) -> tuple[dict[str, str], Words, Words]:
-    """The options of the verb, of the federation (`--local-steps` is `--local_steps`), and settings of the room."""
-    own, options = split_words(words, options_of_verb)
-    of_federation: Words = []
-    of_room: Words = []
-    for option, values in options:
-        name = option.replace("-", "_")
-        if name in FEDERATION:
-            of_federation.append((name, values))
-        else:
-            of_room.append((option, values))
-    return own, of_federation, of_room
-
-
-def federation(options: Words) -> FederateConfig:
+def federation(options: Sequence[tuple[str, list[str]]]) -> FederateConfig:
     """The settings of the federation that the words of a command line give."""
     try:
-        given = settings.from_options(Settings, [(f"federate.{name}", values) for name, values in options])
+        given = settings.from_options(Settings, options)
     except ValueError as error:
         raise ValueError(str(error).replace("--federate.", "--")) from None
     try:
@@ -154,15 +146,6 @@ def _overlaid(recipe: RoomRecipe, given: Mapping[str, Any]) -> Any:
     return recipe
 
 
-def own_page() -> str:
-    """The options of the verb and of the federation."""
-    lines = [(f"--{option} {value}".rstrip(), about) for option, (value, about) in OPTIONS.items()]
-    for name, setting in settings.settings_of(Settings).items():
-        option = f"--{name.removeprefix('federate.')} {shown_default(setting.default)}".rstrip()
-        lines.append((option, about_setting(setting)))
-    return option_lines(lines)
-
-
 # ----------------------------------------------------------------------------------------------- what is said
 
 
@@ -173,7 +156,7 @@ def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFo
     first = next((line["metrics"] for line in lines if line.get("metrics")), {})
     best = outcome.saved.best
     if best and first:
-        rows = [[n, _cell(first.get(n)), _cell(value), change(value, first.get(n))] for n, value in best.items()]
+        rows = [[n, number(first.get(n)), number(value), change(value, first.get(n))] for n, value in best.items()]
         said += ["", table([f"held out, round {outcome.saved.best_round}", "before", "after", "change"], rows)]
     done = [line for line in lines if line["round"]]
     if done:
@@ -182,10 +165,6 @@ def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFo
         said += ["", f"travelled {size(up)} up, {size(down)} down, in {counted} updates"]
     said += [f"kept      {folder.adapter}", f"report    {folder.report}"]
     return "\n".join(said)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else figure(value)
 
 
 def _figures(

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorgnette import settings
-from lorgnette.cli.words import OwnOptions, settings_from_file
+from lorgnette.cli.arguments import Arguments, add_config, given_settings
+from lorgnette.common.values import whole
 from lorgnette.systems import ROOMS, room
-
-OPTIONS: OwnOptions = {
-    "host": ("NAME", "name or address under which sites reach this server"),
-    "port": ("N", "its port (8000)"),
-    "listen": ("ADDRESS", "address to listen on (0.0.0.0; 127.0.0.1 where the host is this machine)"),
-    "min-samples": ("N", "training samples that a site must have (1)"),
-    "gather": ("SECONDS", "how long to wait for all sites before going on with those that are there (120)"),
-    "config": ("FILE", "settings of the room from a YAML file; those on the command line count more"),
-}
-
-PAGE = """\
-lorgnette federate init study clip --host fed.example.org --data.classes benign malignant --deadline 600
-
-Makes the folder of a federation: settings (deployment.yaml), the app that Flower carries, a README with the commands.
-Rooms: {rooms}. After these, the settings of the room and of the rounds, as `lorgnette federate ROOM --help` lists them;
---data.root is held-out data of the server's own, to score each round with.
-
-{options}"""
 
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    if len(words) < 2 or {"-h", "--help"} & set(words):
-        options = "\n".join(f"  {f'--{name} {value}':<24}{about}" for name, (value, about) in OPTIONS.items())
-        print(PAGE.format(rooms=", ".join(ROOMS), options=options))
-        return 0 if {"-h", "--help"} & set(words) else 2
-    from lorgnette.cli.federate.here import FEDERATION, federation, sorted_words
+    options = arguments(words[1] if len(words) > 1 and not words[1].startswith("-") else None).read(words)
+    from lorgnette.cli.federate.here import federation
 
-    folder, name = words[0], words[1]
-    recipe_class = room(name).Recipe
-    own, of_federation, of_room = sorted_words(words[2:], OPTIONS)
-    if "host" not in own:
+    folder = options.folder
+    if options.host is None:
         raise ValueError("--host: not given; the name under which sites reach this server, as fed.example.org")
-    config = federation(of_federation)
-    values = settings_from_file(name, recipe_class, own["config"]) if "config" in own else {}
-    values = settings.override(values, settings.from_options(recipe_class, of_room, [*OPTIONS, *sorted(FEDERATION)]))
-    recipe = settings.make_recipe(recipe_class, values)
+    config = federation(options.federation)
+    recipe = settings.make_recipe(room(options.room).Recipe, given_settings(options.room, options))
     try:
         recipe.data.check_alike()
     except ValueError as error:
@@ -57,14 +32,14 @@ def run(words: list[str]) -> int:
     from lorgnette.federate.flower.programs import LOCAL
     from lorgnette.recipe import build
 
-    here = own["host"] in LOCAL
+    here = options.host in LOCAL
     deployment = Deployment(
         recipe,
         config,
-        f"{own['host']}:{own.get('port', '8000')}",
-        own.get("listen", "127.0.0.1" if here else "0.0.0.0"),
-        min_samples=_number(own, "min-samples", 1),
-        gather=float(_number(own, "gather", 120)),
+        f"{options.host}:{options.port}",
+        options.listen or ("127.0.0.1" if here else "0.0.0.0"),
+        min_samples=options.min_samples,
+        gather=float(options.gather),
         evaluate=_has_held_out(recipe),
     )
     from lorgnette.federate.wire.messages import facts_of
@@ -88,8 +63,27 @@ def _has_held_out(recipe: Any) -> bool:
     return recipe.data.all_held_out() is not None and len(held_out(recipe)) > 0
 
 
-def _number(own: Mapping[str, str], name: str, default: int) -> int:
-    text = own.get(name, str(default))
-    if not text.isdecimal():
-        raise ValueError(f"--{name}: {text!r} does not work; a whole number does")
-    return int(text)
+def arguments(name: str | None) -> Arguments:
+    """What may stand after `lorgnette federate init`, for a room where it is known."""
+    from lorgnette.cli.federate.here import add_federation
+
+    parser = Arguments(
+        "federate init",
+        "lorgnette federate init study clip --host fed.example.org --data.classes benign malignant --deadline 600",
+        "Makes the folder of a federation: settings (deployment.yaml), the app that Flower carries, a README with the "
+        "commands. --data.root is held-out data of the server's own, to score each round with. `lorgnette federate "
+        "ROOM --help` lists the settings of a room, which can be given too.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="is made")
+    parser.add_argument("room", metavar="ROOM", help=f"one of {', '.join(ROOMS)}")
+    parser.add_argument("--host", metavar="NAME", help="name or address under which sites reach this server")
+    parser.add_argument("--port", metavar="N", default="8000", help="its port (8000)")
+    listen = "address to listen on (0.0.0.0; 127.0.0.1 where the host is this machine)"
+    parser.add_argument("--listen", metavar="ADDRESS", help=listen)
+    least = "training samples that a site must have (1)"
+    parser.add_argument("--min-samples", type=whole(), default=1, metavar="N", help=least)
+    gather = "how long to wait for all sites before going on with those that are there (120)"
+    parser.add_argument("--gather", type=whole(0), default=120, metavar="SECONDS", help=gather)
+    add_federation(parser)
+    add_config(parser, name)
+    return parser

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from lorgnette import lora
-from lorgnette.common.files import make_folder, nearest, write_text
+from lorgnette.common.files import make_folder, write_text
+from lorgnette.common.text import nearest
 from lorgnette.compat.federated_clip.clip_wrapper import CLIPLoRAWrapper
 from lorgnette.compat.federated_clip.lora_config import LoRAConfig
 from lorgnette.compat.federated_clip.model import FederatedCLIPModel

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from lorgnette import lora
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 
 COMPONENTS = {"encoder": "vision_model", "vision": "vision_model", "text": "text_model"}
 """Names of `target_components` that are towers; the other one is 'classifier'."""

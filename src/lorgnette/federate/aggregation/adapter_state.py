@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 from lorgnette.federate.aggregation.products import Product, narrowed, truncated
 from lorgnette.lora import LowRank, adapted_layers, fingerprint, trained_tensors
 from lorgnette.lora.layers.base import STARTS

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorgnette.common.files import read_json, write_json
+from lorgnette.common.text import duration, size, table
 from lorgnette.federate.rounds.events import (
     Answered,
     Event,
@@ -195,37 +196,12 @@ def page(board: Board, now: float | None = None) -> str:
             "-" if line.samples is None else str(line.samples),
             str(line.rounds),
             "-" if line.seconds is None else f"{line.seconds:.1f}",
-            _size(line.bytes_down),
-            _size(line.bytes_up),
+            size(line.bytes_down),
+            size(line.bytes_up),
         ]
         for name, line in board.sites.items()
     ]
     if board.wire_bytes is not None:
-        heading.append(f"{_size(board.wire_bytes)} on the wire")
+        heading.append(f"{size(board.wire_bytes)} on the wire")
     problems = board.problems()
-    return "\n".join([", ".join(heading), "", *_columns([columns, *rows]), *([""] if problems else []), *problems])
-
-
-def duration(seconds: float) -> str:
-    """75 -> '1 min 15 s', 7300 -> '2 h 2 min'."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 10_000 else f"{n_bytes} B"
-
-
-def _columns(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    return "\n".join([", ".join(heading), "", table(columns, rows, left=2), *([""] if problems else []), *problems])

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lorgnette.common.text import duration, number, size
 from lorgnette.federate.rounds.events import (
     Answered,
     Event,
@@ -23,7 +24,6 @@ from lorgnette.federate.rounds.events import (
     RoundStarted,
 )
 from lorgnette.federate.wire.accounting import DELTA, epsilon
-from lorgnette.report.charts import number
 from lorgnette.report.page import write_report
 from lorgnette.settings import read_yaml
 from lorgnette.train.listeners.metrics_file import read_metrics
@@ -82,9 +82,9 @@ class ProgressLines:
         else:
             cells.append("no quorum, nothing changed")
         cells.append(f"{len(record['answered'])}/{len(record['asked'])} clients")
-        cells.append(f"{record['bytes_up'] / 1e6:.2f} MB up, {record['bytes_down'] / 1e6:.2f} MB down")
+        cells.append(f"{size(record['bytes_up'])} up, {size(record['bytes_down'])} down")
         left = (time.monotonic() - self._began) / (record["round"] - self._from) * (self._total - record["round"])
-        cells.append(f"{tqdm.format_interval(left)} left")
+        cells.append(f"{duration(left)} left")
         return "   ".join(cells)
 
     def _title(self, round: int) -> str:

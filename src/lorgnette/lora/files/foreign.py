@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lorgnette.common.files import atomic_write, nearest
+from lorgnette.common.files import atomic_write
+from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter
 from lorgnette.lora.files.kohya import read_kohya

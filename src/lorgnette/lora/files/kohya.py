@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.selection import KINDS
 from lorgnette.lora.targets import Target

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorgnette.common.text import table
 from lorgnette.lora.layers.base import adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter, Site, sites
 from lorgnette.lora.ranks.resizing import Resized, resize
@@ -61,13 +62,12 @@ class Allocation:
 
     def __str__(self) -> str:
         """A table for people."""
-        lines = [("adapter", "rank", "parameters", "of its gradient")]
+        rows = []
         for row in self.rows:
             count = f"{row.new * row.unit:,}" if row.unit else "shared"
-            lines.append((row.name, f"{row.old} -> {row.new}", count, f"{row.gain:.1%}"))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([*text, f"{self.parameters:,} parameters of {self.budget:,}"])
+            rows.append((row.name, f"{row.old} -> {row.new}", count, f"{row.gain:.1%}"))
+        text = table(("adapter", "rank", "parameters", "of its gradient"), rows, left=2)
+        return f"{text}\n{self.parameters:,} parameters of {self.budget:,}"
 
 
 def allocate(

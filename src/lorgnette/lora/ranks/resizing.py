@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest, table
 from lorgnette.lora.layers.base import LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter
 
@@ -39,11 +39,8 @@ class Resized:
 
     def __str__(self) -> str:
         """A table for people."""
-        lines = [("adapter", "rank", "error")]
-        lines += [(row.name, f"{row.old} -> {row.new}", f"{row.error:.2%}") for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        cells = (("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True))).rstrip() for line in lines)
-        return "\n".join(cells)
+        rows = [(row.name, f"{row.old} -> {row.new}", f"{row.error:.2%}") for row in self.rows]
+        return table(("adapter", "rank", "error"), rows, left=2)
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lorgnette.common.files import nearest, read_json
+from lorgnette.common.files import read_json
+from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter, save_adapter
 from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorgnette.common.store import BoundedStore
 from lorgnette.images.file import read_image
 from lorgnette.images.folders import find_images
 from lorgnette.images.patches import split
@@ -22,6 +22,7 @@ from lorgnette.systems.clip.recipe import Data
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
+CACHE_BYTES = 512 * 2**20  # decoded images kept in memory, for each loading process
 PRESET_CLASSES = {"digits": glyphs.DIGITS, "shapes": glyphs.SHAPES, "glyphs": glyphs.THINGS}
 
 
@@ -57,10 +58,10 @@ class FolderPictures:
                 raise ValueError(f"data.root: {file} is in no subfolder of a class; there is {', '.join(classes[:8])}")
             labels.append(numbers[name])
         self.labels = np.array(labels)
-        self._read = lru_cache(maxsize=512)(self._decoded)
+        self._kept = BoundedStore(CACHE_BYTES)
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        return self._read(index)
+        return self._kept.get_or_make(index, lambda: self._decoded(index))
 
     def _decoded(self, index: int) -> NDArray[np.uint8]:
         pixels = levels(read_image(self.files[index]))
@@ -69,13 +70,6 @@ class FolderPictures:
             size = (round(pixels.shape[1] * 512 / side), round(pixels.shape[0] * 512 / side))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
         return pixels
-
-    def __getstate__(self) -> dict[str, Any]:  # a loading process starts with an empty cache
-        return {"files": self.files, "labels": self.labels}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._read = lru_cache(maxsize=512)(self._decoded)
 
 
 class ArrayPictures:

@@ -8,7 +8,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from lorgnette.images.file import Image, to_uint8
+from lorgnette.images.file import Image
+from lorgnette.images.pixels import to_uint8
 
 
 class Normalisation(NamedTuple):

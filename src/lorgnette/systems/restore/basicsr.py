@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from lorgnette.common.files import nearest
+from lorgnette.common.text import nearest
 from lorgnette.settings import read_yaml
 from lorgnette.systems.restore.recipe import Model, Recipe
 

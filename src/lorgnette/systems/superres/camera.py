@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.images.file import crop_to_multiple, imresize, to_uint8
+from lorgnette.images.pixels import crop_to_multiple, to_uint8
+from lorgnette.images.resize import imresize
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,15 @@ import os
 from pathlib import Path
 
 from lorgnette.train.events import Listener
-from lorgnette.train.listeners.metrics_file import MetricsFile, read_metrics
-from lorgnette.train.listeners.pictures import SamplePictures
-from lorgnette.train.listeners.progress import ProgressBar
-from lorgnette.train.listeners.record import in_words, record
-from lorgnette.train.listeners.run_report import Report
-from lorgnette.train.listeners.tensorboard import TensorBoard, tensorboard_installed
-
-__all__ = [
-    "MetricsFile",
-    "ProgressBar",
-    "Report",
-    "SamplePictures",
-    "TensorBoard",
-    "in_words",
-    "read_metrics",
-    "record",
-    "run_listeners",
-    "tensorboard_installed",
-]
+from lorgnette.train.listeners.metrics_file import MetricsFile as MetricsFile, read_metrics as read_metrics
+from lorgnette.train.listeners.pictures import SamplePictures as SamplePictures
+from lorgnette.train.listeners.progress import ProgressBar as ProgressBar
+from lorgnette.train.listeners.record import in_words as in_words, record as record
+from lorgnette.train.listeners.run_report import Report as Report
+from lorgnette.train.listeners.tensorboard import (
+    TensorBoard as TensorBoard,
+    tensorboard_installed as tensorboard_installed,
+)
 
 
 def run_listeners(folder: str | os.PathLike[str]) -> list[Listener]:

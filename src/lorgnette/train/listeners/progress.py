@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lorgnette.report.charts import number
+from lorgnette.common.text import duration, number
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
 from lorgnette.train.listeners.record import change, finite, in_words, record
 
@@ -43,7 +43,7 @@ class ProgressBar:
 
     def _start(self, event: Started) -> None:
         self._out = self._stream or sys.stderr  # looked up late: it may have been redirected since
-        self._from, self._total, self._done_before = event.step, event.total, event.step
+        self._from, self._total = event.step, event.total
         self._loss, self._count = 0.0, 0
         self._began = self._last_line = time.monotonic()
         everything = event.trained + event.frozen
@@ -65,7 +65,7 @@ class ProgressBar:
         if now - self._last_line >= self._seconds or event.step == self._total:
             self._last_line = now
             rate = (event.step - self._from) / max(now - self._began, 1e-9)
-            left = tqdm.format_interval((self._total - event.step) / rate)
+            left = duration((self._total - event.step) / rate)
             step = f"{event.step:>{len(str(self._total))}}/{self._total}"
             self._write(f"step {step}   loss {loss}   lr {lr}   {rate:.3g} steps/s   {left} left")
 

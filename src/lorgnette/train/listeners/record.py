@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lorgnette.report.charts import decimals, number
+from lorgnette.common.text import decimals, number
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
 
 

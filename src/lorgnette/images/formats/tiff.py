@@ -1,17 +1,16 @@
-"""PNG and TIFF files where Pillow falls short: it reads 16-bit colour as 8 bits, and cannot write it.
+"""TIFF files of 16 bits, which Pillow cannot read in colour, and all that are written.
 
-Reading goes through OpenCV and tifffile, imported on demand. Writing is short enough to be done here, and so
-keeps the colour profile and EXIF data, which both of them would lose.
+Reading goes through tifffile, and through OpenCV for what that leaves to the package imagecodecs; both are imported on
+demand. Writing is done here, and so keeps the colour profile and EXIF data, which both of them would lose.
 """
 
 from __future__ import annotations
 
 import logging
-import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from lorgnette.images import exif as exif_data
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-_ROWS = 256  # compressed at a time
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+_ROWS = 256  # in a strip, compressed at a time
 _LEVEL = 4  # zlib: about the size of level 6 in half the time
 
 
@@ -29,39 +27,18 @@ class UnsupportedTiff(ValueError):
     """A sound TIFF file whose pixels are neither grey nor RGB of 8 or 16 bits."""
 
 
-def probe(path: Path) -> Literal["png", "tiff"] | None:
-    """Which of the two readers here a file needs; None where Pillow reads it in full."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    if head.startswith(_PNG):
-        return "png" if len(head) == 26 and head[24] == 16 else None
-    if head.startswith(_TIFF):
-        with _tifffile().TiffFile(path) as file:
-            return "tiff" if np.max(file.pages.first.tags.valueof(258, default=1)) > 8 else None
-    return None
+def bits_of(path: Path) -> int:
+    """Bits of a channel of the first picture; the most, where channels differ."""
+    with _tifffile().TiffFile(path) as file:
+        return int(np.max(file.pages.first.tags.valueof(258, default=1)))
 
 
 def _tifffile() -> Any:
     import tifffile
 
-    # It logs what it finds wrong; the error says so, too. This keeps unconfigured logging from printing it.
+    # tifffile logs what it finds wrong, which our error says already: keep it off the screen.
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
     return tifffile
-
-
-def read_png(path: Path) -> NDArray[np.uint16]:
-    """`(H, W, 1 | 2 | 3 | 4)` of a sound 16-bit PNG: grey, grey + alpha, RGB or RGB + alpha."""
-    import cv2
-
-    data = np.fromfile(path, np.uint8)
-    samples = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if samples is None or samples.dtype != np.uint16:
-        raise ValueError("OpenCV cannot decode it")
-    if samples.ndim == 2:
-        return samples[..., None]  # type: ignore[return-value]
-    if data[25] == 4:  # grey + alpha, which OpenCV gives as BGRA
-        return samples[..., [0, 3]]  # type: ignore[return-value]
-    return samples[..., [2, 1, 0, 3][: samples.shape[-1]]]  # type: ignore[return-value]
 
 
 def read_tiff(path: Path, check_size: Callable[[tuple[int, int]], None]) -> NDArray[np.uint16]:
@@ -107,41 +84,6 @@ def _decode_by_opencv(path: Path, page: Any) -> NDArray:
     if samples is None or samples.shape != page.shape:
         raise UnsupportedTiff("its compression needs the package imagecodecs (pip install imagecodecs)")
     return samples if samples.ndim == 2 else samples[..., [2, 1, 0, 3][: samples.shape[-1]]]
-
-
-def write_png(path: Path, samples: NDArray[np.uint16], icc: bytes | None, exif: bytes | None) -> None:
-    """16-bit PNG of `(H, W, 1 | 2 | 3 | 4)` (PNG specification, third edition, chunks IHDR, iCCP, eXIf)."""
-    height, width, channels = samples.shape
-    with path.open("wb") as file:
-        file.write(_PNG)
-        colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))
-        if icc:
-            _chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
-        if exif:
-            _chunk(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
-        for data in _png_stream(samples):
-            _chunk(file, b"IDAT", data)
-        _chunk(file, b"IEND", b"")
-
-
-def _png_stream(samples: NDArray[np.uint16]) -> Iterator[bytes]:
-    """The compressed rows, each stored as its difference from the row above (filter type 2)."""
-    height, width, channels = samples.shape
-    packer = zlib.compressobj(_LEVEL)
-    above = np.zeros((1, width * channels * 2), np.uint8)
-    for start in range(0, height, _ROWS):
-        rows = samples[start : start + _ROWS].astype(">u2").view(np.uint8).reshape(-1, width * channels * 2)
-        filtered = np.full((len(rows), 1 + rows.shape[1]), 2, np.uint8)
-        np.subtract(rows, np.concatenate([above, rows[:-1]]), out=filtered[:, 1:])
-        above = rows[-1:]
-        if data := packer.compress(filtered.tobytes()):
-            yield data
-    yield packer.flush()
-
-
-def _chunk(file: IO[bytes], kind: bytes, data: bytes) -> None:
-    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
 
 
 def write_tiff(path: Path, samples: NDArray, icc: bytes | None, exif: bytes | None) -> None:
