@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.lora.layers.attention import update_readers
-from lorgnette.lora.layers.base import ADAPTER_TENSORS, LoRALayer, LowRank, is_adapted
-from lorgnette.lora.layers.linear import adapted_class
+from lorgnette.lora.layers.base import LoRALayer, LowRank, is_adapted
 from lorgnette.lora.layers.parameter import Site, adapters_of, sites
+from lorgnette.lora.layers.tables import adapted_class
 from lorgnette.lora.state import mark_trained, marked_tensors
 from lorgnette.lora.surgery import place_of, unload_lora
 
@@ -197,7 +197,7 @@ def _remember(model: nn.Module, kept: _Kept) -> None:
 def _foldable(model: nn.Module) -> tuple[dict[str, Site], list[str]]:
     """The adapters that a weight can hold, and the names of the others."""
     found = sites(model)
-    stay = [name for name, site in found.items() if site.adapter.dynamic_rank]
+    stay = [name for name, site in found.items() if not site.adapter.method.merges]
     return {name: site for name, site in found.items() if name not in stay}, stay
 
 
@@ -207,7 +207,8 @@ def _adapters(owner: nn.Module, parameter: str) -> Sequence[LowRank]:
 
 def _weight_uses(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
-        yield from (p for name, p in module._parameters.items() if p is not None and name not in ADAPTER_TENSORS)
+        hidden = module.lora_tensors if isinstance(module, LowRank) else ()
+        yield from (p for name, p in module._parameters.items() if p is not None and name not in hidden)
 
 
 def _share_copy(model: Model) -> Model:

@@ -12,8 +12,8 @@ from torch import nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LowRank
-from lorgnette.lora.layers.linear import LAYERS
 from lorgnette.lora.layers.parameter import part_name
+from lorgnette.lora.layers.tables import LAYERS
 from lorgnette.lora.targets import Target, is_foreign, parts_of, why_not
 
 Chooser = Callable[[str, nn.Module], "bool | LoRAConfig | None"]

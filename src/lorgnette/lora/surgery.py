@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
-from lorgnette.lora.layers.base import STARTS, LoRALayer, LowRank, adapted_layers, detach_lora
+from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.layers.parameter import sites
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
@@ -112,7 +112,10 @@ def freeze_base_params(model: nn.Module) -> None:
 def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
     """The adapters' parameters, for an optimiser; each once."""
     parameters = [
-        p for layer in adapted_layers(model).values() for name, p in layer.lora_tensors.items() if name not in STARTS
+        parameter
+        for layer in adapted_layers(model).values()
+        for name, parameter in layer.lora_tensors.items()
+        if name not in layer.method.frozen
     ]
     return list({id(p): p for p in parameters}.values())
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lorgnette.lora.config import starts_from_base
-from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS, STARTS, LowRank, is_adapted
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, is_adapted
+from lorgnette.lora.layers.tables import adapter_tensors
 from lorgnette.lora.state import (
     LoadReport,
     base_tensors,
@@ -70,13 +70,11 @@ def _fit(
                 obstacles[name] = f", which {reason}"
                 continue
             held = shapes_of(target, modules[target.owner])
-            if starts_from_base(config.init_lora_weights):
-                held |= {start: held[factor] for start, factor in zip(STARTS, LORA_TENSORS, strict=True)}
             wanted |= {f"{name}.{tensor}": shape for tensor, shape in held.items()}
     if required:
         wanted |= {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     else:
-        required = [name for name in wanted if name.rpartition(".")[2] in ADAPTER_TENSORS]
+        required = [name for name in wanted if name.rpartition(".")[2] in adapter_tensors()]
     named, unknown = named_for(state, wanted)
     missing = [name for name in required if name not in named]
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}

@@ -14,13 +14,15 @@ Where it does not hold (`fusable`), the layers compute the same by ordinary oper
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lorgnette.lora.kernels.products import Convolution, Matrix
+if TYPE_CHECKING:
+    from lorgnette.lora.kernels.fused_conv import Convolution
 
 _PLAIN = (Tensor, nn.Parameter)
 _MERGING_MARGIN = 2.0  # measured: what forming the weight costs per element, in elements of a product it replaces
@@ -76,41 +78,10 @@ def linear(
     Returns:
         `(..., out)`, in the dtype of `x`, or in that of autocast.
     """
-    return _adapted(Matrix(), x, weight, bias, A, B, scaling, dropout)
+    return adapted(Matrix(), x, weight, bias, A, B, scaling, dropout)
 
 
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Tensor:
-    """A convolution without groups, in 1 to 3 dimensions, with the update `s B A` of its kernel.
-
-    Args:
-        x: input, `(B, in, *size)`.
-        weight: frozen, `(out, in, *kernel)`.
-        bias: frozen, `(out,)`.
-        A: first factor, `(r, in, *kernel)`.
-        B: second factor, `(out, r, 1, ...)`.
-        scaling: `s`.
-        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
-        stride: one number a dimension; so are `padding` (with zeros) and `dilation`.
-
-    Returns:
-        `(B, out, *size)`, in the dtype of `x`, or in that of autocast.
-    """
-    return _adapted(Convolution(stride, padding, dilation), x, weight, bias, A, B, scaling, dropout)
-
-
-def _adapted(
+def adapted(
     kind: Matrix | Convolution,
     x: Tensor,
     weight: Tensor,
@@ -120,6 +91,7 @@ def _adapted(
     scaling: float,
     dropout: float,
 ) -> Tensor:
+    """The adapted layer whose products these are; by one of the two passes below."""
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     only_B = B.requires_grad and not A.requires_grad and torch.is_grad_enabled()
@@ -128,6 +100,40 @@ def _adapted(
     # One draw from the default generator, always on the CPU: a seed is never fetched from a device.
     seed = int(torch.randint(2**63 - 1, (), device="cpu")) if dropout else 0
     return _Beside.apply(kind, x, weight, bias, A, B, scaling, dropout, seed)
+
+
+class Matrix:
+    """The products of a linear layer, in their quickest order. `x: (..., in)`, `y: (..., out)`, `h: (..., r)`.
+
+    `h = A x` stands between the factors; `grad` is the gradient of an output or of `h`.
+    """
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def lower(self, x: Tensor, A: Tensor) -> Tensor:
+        return F.linear(x, A)
+
+    def rows(self, x: Tensor) -> int:
+        return x.numel() // max(1, x.shape[-1])
+
+    def input_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return (_flat(grad) @ weight).view(x.shape)
+
+    def add_input_grad(self, to: Tensor, grad: Tensor, factor: Tensor) -> Tensor:
+        return _flat(to).addmm_(_flat(grad), factor).view(to.shape)
+
+    def weight_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return _flat(grad).mT @ _flat(x)
+
+    def add_up(self, y: Tensor, h: Tensor, B: Tensor, scale: float) -> Tensor:
+        return _flat(y).addmm_(_flat(h), B.mT.contiguous(), alpha=scale).view(y.shape)
+
+    def down(self, grad: Tensor, B: Tensor) -> Tensor:
+        return F.linear(grad, B.mT.contiguous())  # twice as fast as grad @ B where B is narrow
+
+    def outer(self, grad: Tensor, h: Tensor) -> Tensor:
+        return (_flat(h).mT @ _flat(grad)).mT  # several times as fast as the other way round
 
 
 class _Beside(torch.autograd.Function):
@@ -273,3 +279,7 @@ def _no_view(y: Tensor) -> Tensor:
     """`y` itself, which a layer behind may change in place: autograd forbids that for a view from a Function."""
     compiled = torch.compiler.is_compiling()  # where it cannot be asked, and costs nothing
     return torch.ops.aten._unsafe_view(y, y.shape) if compiled or y._is_view() else y
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.kernels import fused
+from lorgnette.lora.kernels import fused, fused_conv
 from lorgnette.lora.layers.base import LoRALayer
-from lorgnette.lora.layers.gate import gated
+from lorgnette.lora.layers.method import PLAIN
 
 CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -50,22 +50,22 @@ class _LoRAConvolution(LoRALayer):
     ) -> None:
         config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
         super().__init__(in_channels, out_channels, kernel_size, **base_settings)
-        self.attach(config)
+        self.attach(config, PLAIN)
 
 
 class _LoRAConv(_LoRAConvolution, _ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
-        if self.use_dora:
-            return self._through(input, self._conv_forward)
+        if self.method.acts_on == "weight":
+            return self._through_weight(input, self._conv_forward)
         dropout = self.lora_dropout * self.training
         if self._is_simple(input) and fused.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
         base = super().forward(input)
         x = self._dropped(input)
-        if self.dynamic_rank:
-            return torch.add(base, self._gated_update(x), alpha=self.scaling)
+        if self.method.acts_on == "activations":
+            return torch.add(base, self._update_between(x), alpha=self.scaling)
         if self.groups > 1:
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
         A, B = self.factors()
@@ -73,16 +73,26 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
         conv = CONV[A.dim() - 3]
         return torch.add(base, conv(low, B.to(low.dtype)), alpha=self.scaling)
 
-    def _gated_update(self, x: Tensor) -> Tensor:
+    def not_in_peft(self) -> list[str]:
+        reasons = []
+        if self.groups > 1:
+            reasons.append("PEFT factorises a convolution with groups in another way")
+        if self.padding_mode != "zeros":
+            reasons.append(f"PEFT pads its low-rank path with zeros, not by {self.padding_mode!r}")
+        if any(step != 1 for step in self.dilation):
+            reasons.append("PEFT does not dilate its low-rank path")
+        return reasons
+
+    def _update_between(self, x: Tensor) -> Tensor:
         A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         low = self._conv_forward(x, torch.cat([A] * self.groups), None)
-        low = gated(self, low, low.dim() - A.dim() + 1)
+        low = self._between(low, low.dim() - A.dim() + 1)
         return CONV[A.dim() - 3](low, B.to(low.dtype), groups=self.groups)
 
     def _is_simple(self, x: Tensor) -> bool:
         return (
             self.groups == 1
-            and not self.dynamic_rank
+            and self.method.acts_on == "factors"
             and x.dim() == self.weight.dim()
             and not isinstance(self.padding, str)
         )
@@ -94,7 +104,7 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
             padding = (0,) * len(self.stride)
         factors = (*self.factors(), self.scaling, self.lora_dropout if self.training else 0.0)
         geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
-        return fused.conv(x, self.weight, self.bias, *factors, **geometry)
+        return fused_conv.conv(x, self.weight, self.bias, *factors, **geometry)
 
 
 class LoRAConv1d(_LoRAConv, nn.Conv1d):
@@ -131,17 +141,17 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
         )
         transposed = TRANSPOSED[dims - 1]
-        if self.use_dora:
+        if self.method.acts_on == "weight":
             place = (self.stride, self.padding, extra, self.groups, self.dilation)
-            return self._through(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
+            return self._through_weight(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
         base = super().forward(input, output_size)
         x = self._dropped(input)
         A, B = self.factors()
-        if self.dynamic_rank:
+        if self.method.acts_on == "activations":
             g = self.groups
             down = B.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1)
             low = CONV[dims - 1](x, down.to(x.dtype), groups=g)
-            low = gated(self, low, low.dim() - A.dim() + 1)
+            low = self._between(low, low.dim() - A.dim() + 1)
             up = torch.cat([A.to(low.dtype)] * g)
             update = transposed(low, up, None, self.stride, self.padding, extra, g, self.dilation)
             return torch.add(base, update, alpha=self.scaling)
@@ -151,6 +161,17 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
         low = CONV[dims - 1](x, B.to(x.dtype).transpose(0, 1))
         update = transposed(low, A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
         return torch.add(base, update, alpha=self.scaling)
+
+    @staticmethod
+    def outputs(layer: nn.Module) -> int:
+        assert isinstance(layer, _ConvTransposeNd)
+        return layer.out_channels
+
+    def not_in_peft(self) -> list[str]:
+        return ["PEFT has no transposed convolution"]
+
+    def by_output(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        return weight.unflatten(0, (self.groups, -1)), (0, 2)  # (groups, in / groups, out / groups, *kernel)
 
 
 class LoRAConvTranspose1d(_LoRAConvTranspose, nn.ConvTranspose1d):

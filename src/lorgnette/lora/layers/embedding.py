@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LoRALayer
+from lorgnette.lora.layers.method import PLAIN, Method
 
 
 class LoRAEmbedding(LoRALayer, nn.Embedding):
@@ -45,19 +46,37 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
     ) -> None:
         config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
         super().__init__(num_embeddings, embedding_dim, **base_settings)
-        self.attach(config)
+        self.attach(config, PLAIN)
 
     def forward(self, input: Tensor) -> Tensor:
         base = super().forward(input)
         if not self.lora_enabled:
             return base
-        if self.use_dora:
+        if self.method.acts_on == "weight":
             how = {"padding_idx": self.padding_idx, "scale_grad_by_freq": self.scale_grad_by_freq}
             return F.embedding(input, self.effective_weight(), **how)
         A, B = self.factors()
         low = F.embedding(input, B, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
         factor = self._dropped(A)
         return torch.add(base, low.to(base.dtype) @ factor.to(base.dtype), alpha=self.scaling)
+
+    @staticmethod
+    def outputs(layer: nn.Module) -> int:
+        return layer.get_parameter("weight").shape[1]
+
+    @staticmethod
+    def why_not(layer: nn.Module, method: Method) -> str | None:
+        if not method.merges:
+            return f"is an nn.Embedding, which cannot have {method.title}: Linear layers and convolutions can"
+        if getattr(layer, "max_norm", None) is not None:
+            return "rescales its rows in place at every call (max_norm), so that an update has no fixed base"
+        return None
+
+    def not_in_peft(self) -> list[str]:
+        return []
+
+    def by_output(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        return weight, (1,)
 
     def _init_lora_A(self, config: LoRAConfig) -> None:
         nn.init.normal_(self.lora_A, std=1 / config.r if config.init_lora_weights == "gaussian" else 1.0)

@@ -106,8 +106,8 @@ def allocate(
     if not found:
         raise ValueError(f"allocate: {type(model).__name__} has no adapter; inject_lora comes first")
     for name, site in found.items():
-        if site.adapter.use_dora or len(site.adapter.lora_tensors) != 2:
-            raise ValueError(f"allocate: {name!r} is not of plain factors (DoRA, PiSSA, OLoRA, dynamic_rank)")
+        if site.adapter.method.tensors:
+            raise ValueError(f"allocate: {name!r} has {site.adapter.method.title}; a plain LoRA can be allocated")
     units = _units(found)
     budget = _budget(budget, mean_rank, units)
     spectra = {}

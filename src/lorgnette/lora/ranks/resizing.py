@@ -66,7 +66,7 @@ def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
 
     Raises:
         ValueError: an unknown name, a rank below 1, or an adapter that keeps the factors it started from (PiSSA,
-            OLoRA) or has a gate (`dynamic_rank`): those are of one rank. Nothing was changed.
+            OLoRA) or has a gate (`dynamic_rank`): these keep their rank. Nothing was changed.
     """
     layers = adapted_layers(model)
     wanted = dict(rank) if isinstance(rank, Mapping) else dict.fromkeys(layers, rank)
@@ -77,10 +77,8 @@ def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
             raise ValueError(f"resize: there is no adapter {name!r}{nearest(name, layers)}")
         if not isinstance(new, int) or isinstance(new, bool) or new < 1:
             raise ValueError(f"resize: rank {new!r} of {name!r} is not a whole number of at least 1")
-        if layers[name].dynamic_rank and new != layers[name].r:
-            raise ValueError(f"resize: {name!r} has a gate over its {layers[name].r} directions (lora.dynamic_rank)")
-        if "lora_A0" in layers[name].lora_tensors and new != layers[name].r:
-            raise ValueError(f"resize: {name!r} keeps the factors it started from, which have rank {layers[name].r}")
+        if layers[name].method.fixed_rank and new != layers[name].r:
+            raise ValueError(f"resize: {name!r} of rank {layers[name].r} {layers[name].method.fixed_rank}")
     # Layers that share a weight share their factors: all of them get the new ones.
     shared: dict[int, list[LowRank]] = {}
     for module in model.modules():
@@ -117,7 +115,7 @@ def resize_adapter(layer: LowRank, sharing: list[LowRank], new: int) -> float:
     ]
     for adapter in sharing:
         adapter.lora_A, adapter.lora_B = parameters
-        adapter.lora_alpha = scaling * (new**0.5 if adapter.use_rslora else new)
+        adapter.scaling = scaling
     return error
 
 

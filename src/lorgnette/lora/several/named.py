@@ -22,8 +22,8 @@ from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
 from lorgnette.lora.files.folder import PEFT_CONFIG, adapter_info, current_file
 from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LowRank, adapted_layers, is_adapted
-from lorgnette.lora.layers.linear import adapted_class
 from lorgnette.lora.layers.parameter import LoRAParameter
+from lorgnette.lora.layers.tables import adapted_class
 from lorgnette.lora.several.stacking import Places
 from lorgnette.lora.state import trained_tensors
 from lorgnette.lora.surgery import inject_lora, unload_lora

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.layers.method import PLAIN
 from lorgnette.lora.layers.parameter import LoRAParameter
 
 Places: TypeAlias = dict[str, LowRank]
@@ -48,10 +49,9 @@ def rank_axes(adapter: LowRank) -> tuple[int, int]:
 def check_linear(caller: str, name: str, places: Places) -> None:
     """Refuse what is not the base plus `B A`."""
     for place, adapter in places.items():
-        if adapter.use_dora:
-            raise ValueError(f"{caller}: {name!r} has DoRA at {place!r}, whose update is no product of two factors")
-        if adapter.dynamic_rank:
-            raise ValueError(f"{caller}: {name!r} has lora.dynamic_rank at {place!r}: its update depends on the input")
+        if not adapter.method.linear:
+            why = "is no product of two factors" if adapter.method.merges else "depends on the input"
+            raise ValueError(f"{caller}: {name!r} has {adapter.method.title} at {place!r}, whose update {why}")
 
 
 def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:
@@ -62,7 +62,7 @@ def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:
         made.parameter, made.rows = like.parameter, like.rows
     made.lora_A, made.lora_B = (nn.Parameter(factor.detach().clone()) for factor in (A, B))
     made.lora_alpha, made.lora_dropout, made.use_rslora = float(made.r), 0.0, False
-    made.lora_enabled, made.lora_init = True, True
+    made.lora_enabled, made.method = True, PLAIN
     return made
 
 

@@ -1,7 +1,4 @@
-"""The products that an adapted layer is made of, for matrices and for convolutions, in their quickest order.
-
-Names: `x` input, `y` output, `h = A x` between the factors, and `grad` the gradient of an output or of `h`.
-"""
+"""The fused pass of a convolution without groups, and the products that it is made of."""
 
 from __future__ import annotations
 
@@ -9,45 +6,44 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.lora.kernels import narrow
+from lorgnette.lora.kernels import fused, narrow
 
 
-class Matrix:
-    """The products of a linear layer. `x: (..., in)`, `y: (..., out)`, `h: (..., r)`."""
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Tensor:
+    """A convolution without groups, in 1 to 3 dimensions, with the update `s B A` of its kernel.
 
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x, weight, bias)
+    Args:
+        x: input, `(B, in, *size)`.
+        weight: frozen, `(out, in, *kernel)`.
+        bias: frozen, `(out,)`.
+        A: first factor, `(r, in, *kernel)`.
+        B: second factor, `(out, r, 1, ...)`.
+        scaling: `s`.
+        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
+        stride: one number a dimension; so are `padding` (with zeros) and `dilation`.
 
-    def lower(self, x: Tensor, A: Tensor) -> Tensor:
-        return F.linear(x, A)
-
-    def rows(self, x: Tensor) -> int:
-        return x.numel() // max(1, x.shape[-1])
-
-    def input_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return (_flat(grad) @ weight).view(x.shape)
-
-    def add_input_grad(self, to: Tensor, grad: Tensor, factor: Tensor) -> Tensor:
-        return _flat(to).addmm_(_flat(grad), factor).view(to.shape)
-
-    def weight_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return _flat(grad).mT @ _flat(x)
-
-    def add_up(self, y: Tensor, h: Tensor, B: Tensor, scale: float) -> Tensor:
-        return _flat(y).addmm_(_flat(h), B.mT.contiguous(), alpha=scale).view(y.shape)
-
-    def down(self, grad: Tensor, B: Tensor) -> Tensor:
-        return F.linear(grad, B.mT.contiguous())  # twice as fast as grad @ B where B is narrow
-
-    def outer(self, grad: Tensor, h: Tensor) -> Tensor:
-        return (_flat(h).mT @ _flat(grad)).mT  # several times as fast as the other way round
+    Returns:
+        `(B, out, *size)`, in the dtype of `x`, or in that of autocast.
+    """
+    return fused.adapted(Convolution(stride, padding, dilation), x, weight, bias, A, B, scaling, dropout)
 
 
 class Convolution(NamedTuple):
-    """The products of a convolution. `x: (B, in, *)`, `y: (B, out, *)`, `h: (B, r, *)`."""
+    """As `fused.Matrix`, of a convolution. `x: (B, in, *)`, `y: (B, out, *)`, `h: (B, r, *)`."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -96,7 +92,3 @@ class Convolution(NamedTuple):
     def _geometry(self) -> tuple[Any, ...]:
         zeros = [0] * len(self.stride)
         return list(self.stride), list(self.padding), list(self.dilation), False, zeros, 1
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
