@@ -1,4 +1,4 @@
-"""Feature maps that are kept, found again by likeness, and blended in."""
+"""Feature maps that are kept, found again by likeness, and blended in: the cache of `low_rank_map`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FeatureCache:
         """Maps that are kept."""
         return sum(len(maps) for maps in self._kept.values())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureCache:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> FeatureCache:
         return FeatureCache(self.size, self.threshold, self.in_training, self.max_bytes)  # a copy starts empty
 
     def __getstate__(self) -> dict[str, Any]:

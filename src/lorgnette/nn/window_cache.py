@@ -1,4 +1,7 @@
-"""Windows of attention blocks that are kept, so that those which did not change are not computed again."""
+"""Windows of attention blocks that are kept, so that those which did not change are not computed again.
+
+An option of `swin.SwinTransformerBlock`, and so in no room so far.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class WindowCache:
         """Blocks of streams that are kept."""
         return len(self.store)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> WindowCache:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> WindowCache:
         return WindowCache(self.tolerance, self.max_bytes)  # a copy starts empty
 
     def __getstate__(self) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def _interruption() -> Iterator[threading.Event]:
         yield interrupted
         return
 
-    def stop(signum: int, frame: Any) -> None:
+    def stop(_signum: int, frame: Any) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, previous)
 

@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lorgnette.common.files import atomic_write, nearest
+from lorgnette.common.files import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter
 from lorgnette.lora.files.kohya import read_kohya
 from lorgnette.lora.files.loading import load_onto
-from lorgnette.lora.files.loralib import read_loralib, to_loralib
+from lorgnette.lora.files.loralib import read_loralib
 from lorgnette.lora.layers.base import LowRank, is_adapted
 from lorgnette.lora.state import IN_PROJ, LoadReport
 from lorgnette.lora.targets import Target, parts_of
@@ -45,7 +45,7 @@ def import_adapter(
         model: the base the adapter was made for, or the same with adapters on the same layers.
         source: a folder of Lorgnette or PEFT, a file (.safetensors, or one that `torch.load(weights_only=True)`
             reads), or the tensors by name.
-        format: 'folder', 'loralib' (microsoft/LoRA), 'kohya' (kohya-ss/sd-scripts and LoCon), 'checkpoint' (a
+        format: 'folder', 'loralib' (microsoft/LoRA), 'kohya' (kohya-ss/sd-scripts), 'checkpoint' (a
             table with `lora_state_dict` as `get_lora_state_dict` gives it), or 'auto': recognised.
         alpha: `lora_alpha`, which 'loralib' and 'checkpoint' do not hold; of a checkpoint it may be left out if the
             model has its adapters already. For 'kohya', that of layers without one (otherwise their rank).
@@ -85,31 +85,6 @@ def import_adapter(
     except ValueError as error:
         raise ValueError(f"{title} cannot be used: {error}") from None
     return load_onto(model, targets, tensors, strict, source=title)
-
-
-def export_loralib(model: nn.Module, path: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
-    """The adapter as a state dict of microsoft/LoRA (`loralib`), written to a file if `path` is given.
-
-    Its layers load it with `load_state_dict(..., strict=False)`, given the same `lora_alpha`; see
-    `lorgnette.lora.files.loralib.to_loralib` on ranks.
-
-    Args:
-        model: with adapters.
-        path: '.safetensors', or anything else for a file of `torch.save`.
-
-    Raises:
-        ValueError: the model has no adapter, or one that loralib cannot express.
-    """
-    if not is_adapted(model):
-        raise ValueError(f"export_loralib: {type(model).__name__} has no adapter; inject_lora comes first")
-    state = to_loralib(model)
-    if path is not None:
-        with atomic_write(path) as temporary:
-            if Path(path).suffix == ".safetensors":
-                temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
-            else:
-                torch.save(state, temporary)
-    return state
 
 
 def _read(path: Path) -> Mapping[str, Any]:

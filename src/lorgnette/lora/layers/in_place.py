@@ -18,7 +18,7 @@ class InPlace(nn.Module):
     _general: ClassVar[type[InPlace] | None] = None
     """Of a class made at run time: the class it was made from."""
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
         # The class of an adapted sub-class is made at run time: pickle and deepcopy make it again.
         kind = type(self)
         return _empty, (kind._general or kind, kind.base_class), self.__dict__
