@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 if TYPE_CHECKING:
-    from lorgnette.lora.kernels.fused_conv import Convolution
+    from lorgnette.lora.kernels.convolution_products import Convolution
 
 _PLAIN = (Tensor, nn.Parameter)
 _MERGING_MARGIN = 2.0  # measured: what forming the weight costs per element, in elements of a product it replaces
@@ -61,26 +61,6 @@ def fusable(x: Tensor, weight: Tensor, bias: Tensor | None, dropout: float = 0.0
     return torch.compiler.is_compiling() or forward_ad._current_level < 0
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float, dropout: float = 0.0
-) -> Tensor:
-    """`x W^T + b + s drop(x) A^T B^T`.
-
-    Args:
-        x: input, `(..., in)`.
-        weight: frozen, `(out, in)`.
-        bias: frozen, `(out,)`.
-        A: first factor, `(r, in)`.
-        B: second factor, `(out, r)`.
-        scaling: `s`.
-        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
-
-    Returns:
-        `(..., out)`, in the dtype of `x`, or in that of autocast.
-    """
-    return adapted(Matrix(), x, weight, bias, A, B, scaling, dropout)
-
-
 def adapted(
     kind: Matrix | Convolution,
     x: Tensor,
@@ -91,7 +71,21 @@ def adapted(
     scaling: float,
     dropout: float,
 ) -> Tensor:
-    """The adapted layer whose products these are; by one of the two passes below."""
+    """`W x + b + s B A drop(x)`.
+
+    Args:
+        kind: the products of the layer.
+        x: input, `(..., in)` or `(B, in, *size)`.
+        weight: frozen, `(out, in)` or `(out, in, *kernel)`.
+        bias: frozen, `(out,)`.
+        A: first factor, `(r, in)` or `(r, in, *kernel)`.
+        B: second factor, `(out, r)` or `(out, r, 1, ...)`.
+        scaling: `s`.
+        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
+
+    Returns:
+        `(..., out)` or `(B, out, *size)`, in the dtype of `x`, or in that of autocast.
+    """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     only_B = B.requires_grad and not A.requires_grad and torch.is_grad_enabled()

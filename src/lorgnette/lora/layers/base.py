@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.kernels.fused import no_autocast
 from lorgnette.lora.layers.in_place import InPlace, turn_back
-from lorgnette.lora.layers.method import Method
+from lorgnette.lora.layers.method import PLAIN, Method
 
 LORA_TENSORS = ("lora_A", "lora_B")
 
@@ -154,9 +154,27 @@ class LoRALayer(LowRank, InPlace):
     Attributes:
         lora_A: first factor, `(r, *weight.shape[1:])`.
         lora_B: second factor, `(weight.shape[0], r)`, with trailing ones for a convolution: `(out, r, 1, 1)`.
+
+    Args:
+        base: the arguments of the base class, by place or by name.
+        r: rank; so are `lora_alpha`, `lora_dropout`, `use_rslora` and `init_lora_weights` as in `LoRAConfig`.
     """
 
     weight: Tensor
+
+    def __init__(
+        self,
+        *base: Any,
+        r: int = 8,
+        lora_alpha: float = 8,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
+        init_lora_weights: bool | Literal["gaussian"] = True,
+        **named: Any,
+    ) -> None:
+        config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
+        super().__init__(*base, **named)
+        self.attach(config, PLAIN)
 
     @staticmethod
     def outputs(layer: nn.Module) -> int:
@@ -184,11 +202,9 @@ class LoRALayer(LowRank, InPlace):
         return self.delta(self.weight)
 
     def effective_weight(self) -> Tensor:
-        """The matrix this layer applies, `weight + s B A`, in the dtype and shape of `weight`.
+        """The matrix this layer applies: see `LowRank.add_to`.
 
         For code that needs the matrix itself: `weight` is the frozen base and knows nothing of the adapter.
-        Differentiable in `lora_A` and `lora_B`. While training with dropout, the dropout acts on `lora_A`.
-        The sum is formed in float32 and rounded once, so that on a bfloat16 base small updates are lost here.
         """
         return self.add_to(self.weight)
 

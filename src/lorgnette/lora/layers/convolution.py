@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.kernels import fused, fused_conv
+from lorgnette.lora.kernels import fused
+from lorgnette.lora.kernels.convolution_products import Convolution
 from lorgnette.lora.layers.base import LoRALayer
-from lorgnette.lora.layers.method import PLAIN
 
 CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
-class _LoRAConvolution(LoRALayer):
-    """Any convolution: what the classes below have in common.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: of the base; so are the further arguments of the base class, given by name.
-        r: rank.
-        lora_alpha: strength; the update is scaled by `lora_alpha / r`.
-        lora_dropout: dropout on the input of the low-rank path, in [0, 1).
-        use_rslora: scale by `lora_alpha / sqrt(r)`.
-        init_lora_weights: True or "gaussian", as in `LoRAConfig`.
-        base_settings: stride, padding, dilation, groups, bias, padding_mode, device, dtype, and output_padding
-            of a transposed convolution.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        *,
-        r: int = 8,
-        lora_alpha: float = 8,
-        lora_dropout: float = 0.0,
-        use_rslora: bool = False,
-        init_lora_weights: bool | Literal["gaussian"] = True,
-        **base_settings: Any,
-    ) -> None:
-        config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
-        super().__init__(in_channels, out_channels, kernel_size, **base_settings)
-        self.attach(config, PLAIN)
-
-
-class _LoRAConv(_LoRAConvolution, _ConvNd):
+class _LoRAConv(LoRALayer, _ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
@@ -99,12 +63,13 @@ class _LoRAConv(_LoRAConvolution, _ConvNd):
 
     def _fused(self, x: Tensor) -> Tensor:
         padding = self.padding
+        assert isinstance(padding, tuple), "_is_simple looked"
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.stride)
-        factors = (*self.factors(), self.scaling, self.lora_dropout if self.training else 0.0)
-        geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
-        return fused_conv.conv(x, self.weight, self.bias, *factors, **geometry)
+        products = Convolution(self.stride, padding, self.dilation)
+        dropout = self.lora_dropout if self.training else 0.0
+        return fused.adapted(products, x, self.weight, self.bias, *self.factors(), self.scaling, dropout)
 
 
 class LoRAConv1d(_LoRAConv, nn.Conv1d):
@@ -130,7 +95,7 @@ class LoRAConv3d(_LoRAConv, nn.Conv3d):
     base_class = nn.Conv3d
 
 
-class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
+class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input, output_size)

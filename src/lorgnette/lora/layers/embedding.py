@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LoRALayer
-from lorgnette.lora.layers.method import PLAIN, Method
+from lorgnette.lora.layers.method import Method
 
 
 class LoRAEmbedding(LoRALayer, nn.Embedding):
@@ -19,34 +17,11 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
     `A` is `(r, embedding_dim)`, `B` is `(num_embeddings, r)`; PEFT stores both transposed, under each other's
     letter. A row of B learns only from the tokens that name it; that of `padding_idx` never does.
 
-    Args:
-        num_embeddings: rows of the table.
-        embedding_dim: size of a row.
-        r: rank.
-        lora_alpha: strength; the update is scaled by `lora_alpha / r`.
-        lora_dropout: dropout on `A`, in [0, 1), as there is nothing to drop in an index.
-        use_rslora: scale by `lora_alpha / sqrt(r)`.
-        init_lora_weights: True (normal with deviation 1, as PEFT and loralib do) or "gaussian" (1 / r).
-        base_settings: padding_idx, scale_grad_by_freq, sparse, device, dtype.
+    Dropout acts on `A`, as there is nothing to drop in an index. `A` starts normal with deviation 1, as in PEFT and
+    loralib, or with 1 / r for "gaussian".
     """
 
     base_class = nn.Embedding
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        r: int = 8,
-        lora_alpha: float = 8,
-        lora_dropout: float = 0.0,
-        use_rslora: bool = False,
-        init_lora_weights: bool | Literal["gaussian"] = True,
-        **base_settings: Any,
-    ) -> None:
-        config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
-        super().__init__(num_embeddings, embedding_dim, **base_settings)
-        self.attach(config, PLAIN)
 
     def forward(self, input: Tensor) -> Tensor:
         base = super().forward(input)

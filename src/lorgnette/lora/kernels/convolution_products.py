@@ -1,4 +1,4 @@
-"""The fused pass of a convolution without groups, and the products that it is made of."""
+"""The products that the fused pass of a convolution is made of, in their quickest order."""
 
 from __future__ import annotations
 
@@ -8,38 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lorgnette.lora.kernels import fused, narrow
-
-
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Tensor:
-    """A convolution without groups, in 1 to 3 dimensions, with the update `s B A` of its kernel.
-
-    Args:
-        x: input, `(B, in, *size)`.
-        weight: frozen, `(out, in, *kernel)`.
-        bias: frozen, `(out,)`.
-        A: first factor, `(r, in, *kernel)`.
-        B: second factor, `(out, r, 1, ...)`.
-        scaling: `s`.
-        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
-        stride: one number a dimension; so are `padding` (with zeros) and `dilation`.
-
-    Returns:
-        `(B, out, *size)`, in the dtype of `x`, or in that of autocast.
-    """
-    return fused.adapted(Convolution(stride, padding, dilation), x, weight, bias, A, B, scaling, dropout)
+from lorgnette.lora.kernels import narrow
 
 
 class Convolution(NamedTuple):
