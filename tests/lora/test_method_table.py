@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lorgnette
@@ -31,9 +32,9 @@ from lorgnette.lora import (
     set_adapter,
     verify,
 )
-from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.layers.base import LoRALayer, LowRank
 from lorgnette.lora.layers.method import Method, Sizes
-from lorgnette.lora.layers.tables import METHODS
+from lorgnette.lora.layers.tables import LAYERS, METHODS, adapted_class
 
 SOURCE = Path(lorgnette.__file__).parent
 
@@ -206,7 +207,7 @@ def test_it_is_refused_where_it_cannot_be(name):
         before = words(torch.arange(5))
         assert torch.equal(inject_lora(words, config)(torch.arange(5)), before)
     else:
-        with pytest.raises(ValueError, match=f"is an nn.Embedding, which cannot have lora.method {name!r}"):
+        with pytest.raises(ValueError, match=rf"\(Embedding\) cannot have lora.method {name!r}"):
             inject_lora(words, config)
         attention = nn.Sequential(nn.MultiheadAttention(4, 2))
         with pytest.raises(ValueError, match=r"a part of a layer, which cannot have lora\.method 'curved'"):
@@ -246,24 +247,63 @@ def test_the_methods_of_the_house_are_asked_for_by_name_too(tmp_path):
 
 def test_no_other_place_knows_a_method_by_its_name():
     names = ("use_dora", "dynamic_rank", "lora_magnitude", "lora_gate", "lora_A0")
-    told = {
-        str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py") if any(name in _code(file) for name in names)
-    }
-    assert told == {
-        "lora/config.py",
-        "lora/layers/dora.py",
-        "lora/layers/gate.py",
-        "lora/layers/from_base.py",
-    }
+    files = {str(file.relative_to(SOURCE)): file.read_text(encoding="utf-8") for file in SOURCE.rglob("*.py")}
+    mentioned = [path for path, text in files.items() if any(name in text for name in names)]
+    told = {path for path in mentioned if any(name in without_docstrings(files[path]) for name in names)}
+    assert told == {"lora/config.py", *(f"lora/layers/{file}.py" for file in ("dora", "gate", "from_base"))}
 
 
-def _code(file: Path) -> str:
-    """The code of a file without docstrings and comments."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def without_docstrings(code: str) -> str:
+    """Nor comments."""
+    tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             node.value.value = ""
     return ast.unparse(tree)
+
+
+class Doubled(nn.Module):
+    """A layer of no known type."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * F.linear(x, self.weight)
+
+
+class LoRADoubled(LoRALayer, Doubled):
+    base_class = Doubled
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * F.linear(x, self.effective_weight())
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"init_lora_weights": "olora"}, {"dynamic_rank": True}])
+def test_a_new_layer_type_is_one_class_and_one_line_too(settings, monkeypatch, tmp_path):
+    monkeypatch.setitem(LAYERS, Doubled, LoRADoubled)
+    adapted_class.cache_clear()
+    net, x = nn.Sequential(Doubled(4), nn.Linear(4, 4)), torch.randn(3, 4)
+    model, config = copy.deepcopy(net), LoRAConfig(r=2, target_modules=["0"], **settings)
+    if settings == {"dynamic_rank": True}:
+        with pytest.raises(ValueError, match=r"'0' \(Doubled\) cannot have lora\.dynamic_rank"):
+            inject_lora(model, config)
+        return
+    torch.testing.assert_close(inject_lora(model, config)(x), net(x))
+    optimizer = torch.optim.Adam(get_lora_params(model), lr=0.05)
+    for _ in range(5):
+        model(x).square().mean().backward()
+        optimizer.step()
+    save_adapter(model, tmp_path)
+    assert "PEFT has no adapter of Doubled" in (tmp_path / "adapter_config.json").read_text()
+    again = copy.deepcopy(net)
+    assert load_adapter(again, tmp_path).complete
+    assert torch.equal(again(x), model(x))
+    assert not torch.allclose(again(x), net(x))
+    assert type(merge_lora_weights(again)[0]) is Doubled
+    torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-4)
+    adapted_class.cache_clear()
 
 
 def test_the_forward_pass_of_a_linear_layer_is_read_in_three_files():

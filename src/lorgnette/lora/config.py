@@ -9,18 +9,8 @@ from typing import Any, Literal
 
 from lorgnette.common.files import nearest
 
-_PER_LAYER = (
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "use_rslora",
-    "init_lora_weights",
-    "lora_dtype",
-    "use_dora",
-    "freeze_lora_A",
-    "dynamic_rank",
-    "method",
-)
+_PER_LAYER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "lora_dtype")
+_PER_LAYER += ("use_dora", "freeze_lora_A", "dynamic_rank", "method")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.common.files import read_json
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
-from lorgnette.lora.files.folder import (
+from lorgnette.lora.files.commit import (
     FORMAT_VERSION,
     MANIFEST,
     PEFT_CONFIG,
@@ -33,6 +32,7 @@ from lorgnette.lora.files.folder import (
     current_file,
     replace_files,
 )
+from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.peft import (
     OWN_TYPE,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lorgnette.common.files import nearest
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.selection import KINDS
+from lorgnette.lora.layers.tables import layer_types
 from lorgnette.lora.targets import Target
 
 PREFIXES = ("lora_unet_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_te_", "lora_")
@@ -66,7 +66,7 @@ def read_kohya(
 def _underscored(model: nn.Module) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, module in model.named_modules():
-        if name and isinstance(module, KINDS):
+        if name and isinstance(module, layer_types()):
             found.setdefault(name.replace(".", "_"), []).append(name)
     return found
 

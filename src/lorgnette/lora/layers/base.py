@@ -161,6 +161,10 @@ class LoRALayer(LowRank, InPlace):
     """
 
     weight: Tensor
+    has_between: ClassVar[bool] = False
+    """Whether its forward pass lets a method act between the factors, by `_between`."""
+    in_peft: ClassVar[bool] = False
+    """Whether PEFT has an adapter of it."""
 
     def __init__(
         self,
@@ -181,14 +185,16 @@ class LoRALayer(LowRank, InPlace):
         """How many outputs a layer of this type has, adapted or not."""
         return layer.get_parameter("weight").shape[0]
 
-    @staticmethod
-    def why_not(layer: nn.Module, method: Method) -> str | None:
+    @classmethod
+    def why_not(cls, layer: nn.Module, method: Method) -> str | None:
         """Why a layer of this type cannot be adapted by a method, or None."""
-        return None
+        if method.merges or cls.has_between:
+            return None
+        return f"({cls.base_class.__name__}) cannot have {method.title}: Linear layers and convolutions can"
 
     def not_in_peft(self) -> list[str]:
         """Why PEFT cannot apply an adapter of this layer; empty where it can."""
-        return [f"PEFT has no adapter of nn.{self.base_class.__name__}"]
+        return [] if self.in_peft else [f"PEFT has no adapter of {self.base_class.__name__}"]
 
     def attach(self, config: LoRAConfig, method: Method, share: LowRank | None = None) -> None:
         """Add the adapter's tensors: fresh ones, or those of `share`, whose weight is tied to this one's."""

@@ -18,6 +18,8 @@ TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_tran
 
 
 class _LoRAConv(LoRALayer, _ConvNd):
+    has_between = True
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
@@ -96,6 +98,8 @@ class LoRAConv3d(_LoRAConv, nn.Conv3d):
 
 
 class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
+    has_between = True
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input, output_size)

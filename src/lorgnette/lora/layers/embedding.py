@@ -22,6 +22,7 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
     """
 
     base_class = nn.Embedding
+    in_peft = True
 
     def forward(self, input: Tensor) -> Tensor:
         base = super().forward(input)
@@ -39,16 +40,11 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
     def outputs(layer: nn.Module) -> int:
         return layer.get_parameter("weight").shape[1]
 
-    @staticmethod
-    def why_not(layer: nn.Module, method: Method) -> str | None:
-        if not method.merges:
-            return f"is an nn.Embedding, which cannot have {method.title}: Linear layers and convolutions can"
+    @classmethod
+    def why_not(cls, layer: nn.Module, method: Method) -> str | None:
         if getattr(layer, "max_norm", None) is not None:
             return "rescales its rows in place at every call (max_norm), so that an update has no fixed base"
-        return None
-
-    def not_in_peft(self) -> list[str]:
-        return []
+        return super().why_not(layer, method)
 
     def by_output(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         return weight, (1,)

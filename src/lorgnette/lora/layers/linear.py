@@ -14,6 +14,7 @@ class LoRALinear(LoRALayer, nn.Linear):
     """`nn.Linear` with a low-rank update: `x W^T + b + s drop(x) A^T B^T`."""
 
     base_class = nn.Linear
+    has_between = in_peft = True
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
@@ -31,6 +32,3 @@ class LoRALinear(LoRALayer, nn.Linear):
             low = self._between(low, -1)
         flat_BO, flat_BR = base.reshape(-1, self.out_features), low.reshape(-1, B.shape[1])
         return torch.addmm(flat_BO, flat_BR, B.to(low.dtype).t(), alpha=self.scaling).view(base.shape)
-
-    def not_in_peft(self) -> list[str]:
-        return []

@@ -67,6 +67,11 @@ def adapter_tensors() -> set[str]:
     return {*LORA_TENSORS, *(name for method in METHODS.values() for name in method.tensors)}
 
 
+def layer_types() -> tuple[type[nn.Module], ...]:
+    """What `lora.target_modules` may name: layers, and attentions, whose projections get the adapters."""
+    return (*LAYERS, nn.MultiheadAttention)
+
+
 @functools.cache
 def adapted_class(base: type[nn.Module]) -> type[LoRALayer] | None:
     """The adapted form of a layer class; None where its forward is not the one that the adapter extends."""

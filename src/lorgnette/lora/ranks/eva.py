@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorgnette.lora.checks import called
 from lorgnette.lora.layers.base import LoRALayer, adapted_layers
 from lorgnette.lora.ranks.resizing import resize
 
@@ -54,10 +55,7 @@ def initialise_eva(
     hooks = [layer.register_forward_pre_hook(_follower(seen[name])) for name, layer in layers.items()]
     try:
         for batch in batches:
-            if forward is not None:
-                forward(model, batch)
-            else:
-                model(*batch) if isinstance(batch, tuple) else model(batch)
+            (forward or called)(model, batch)
     finally:
         for hook in hooks:
             hook.remove()

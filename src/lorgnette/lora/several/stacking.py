@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,7 @@ from torch import Tensor, nn
 from lorgnette.lora.layers.base import LowRank
 from lorgnette.lora.layers.method import PLAIN
 from lorgnette.lora.layers.parameter import LoRAParameter
-
-Places: TypeAlias = dict[str, LowRank]
-"""An adapter: by the name of each place, what is there."""
+from lorgnette.lora.surgery import Places
 
 
 def stacked(known: Mapping[str, Places], place: str, names: list[str]) -> tuple[LowRank, Tensor, Tensor]:
@@ -25,7 +22,7 @@ def stacked(known: Mapping[str, Places], place: str, names: list[str]) -> tuple[
     """
     there = {name: known[name][place] for name in names if place in known[name]}
     like = next(iter(there.values()))
-    down, up = rank_axes(like)
+    down, up = like.rank_axes
     factors = {name: scaled_factors(adapter) for name, adapter in there.items()}
     rank = max(A.shape[down] for A, _ in factors.values())
     A0, B0 = next(iter(factors.values()))
@@ -39,11 +36,6 @@ def scaled_factors(adapter: LowRank) -> tuple[Tensor, Tensor]:
     """The factors whose product is the whole update: the factor before it is in the second one."""
     A, B = adapter.factors()
     return A, B * adapter.scaling
-
-
-def rank_axes(adapter: LowRank) -> tuple[int, int]:
-    """The axes of the two factors that have the rank as their size."""
-    return adapter.rank_axes
 
 
 def check_linear(caller: str, name: str, places: Places) -> None:
