@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
     count = len(adapted_layers(task.model))
     merge_lora_weights(task.model)
     for name, layer in adapted_layers(task.model).items():
-        raise ValueError(f"{options.adapter}: {name!r} has {layer.method.title}, which cannot be merged")
+        raise ValueError(f"{options.adapter}: {name!r} has {layer.lora_method.title}, which cannot be merged")
     save(task, replace(recipe, lora=None), out)
     print(f"{count} layers merged\nkept     {out}")
     return 0

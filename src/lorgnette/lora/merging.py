@@ -177,7 +177,7 @@ def _survival(error: float, size: float) -> float:
 def _foldable(model: nn.Module) -> tuple[dict[str, Site], list[str]]:
     """The adapters that a weight can hold, and the names of the others."""
     found = sites(model)
-    stay = [name for name, site in found.items() if not site.adapter.method.merges]
+    stay = [name for name, site in found.items() if not site.adapter.lora_method.merges]
     return {name: site for name, site in found.items() if name not in stay}, stay
 
 

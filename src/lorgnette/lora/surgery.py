@@ -118,7 +118,7 @@ def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
         parameter
         for layer in adapted_layers(model).values()
         for name, parameter in layer.lora_tensors.items()
-        if name not in layer.method.frozen
+        if name not in layer.lora_method.frozen
     ]
     return list({id(p): p for p in parameters}.values())
 

@@ -97,9 +97,9 @@ class Adapter:
         if not layers:
             raise ValueError(f"federation: {type(model).__name__} has no adapter; lora.r 8 is usual")
         for name, layer in layers.items():
-            if layer.method.tensors:
+            if layer.lora_method.tensors:
                 raise ValueError(
-                    f"federation: {name!r} has {layer.method.title}, whose update does not add up over clients;"
+                    f"federation: {name!r} has {layer.lora_method.title}, whose update does not add up over clients;"
                     " that of a plain LoRA does"
                 )
         self.model, self.layers = model, layers

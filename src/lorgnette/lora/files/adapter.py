@@ -236,7 +236,7 @@ def _describe(adapter: LowRank) -> dict[str, Any]:
     }
     if adapter.lora_A.dtype not in (torch.float32, torch.float64):
         settings["lora_dtype"] = str(adapter.lora_A.dtype).removeprefix("torch.")
-    settings |= adapter.method.settings()
+    settings |= adapter.lora_method.settings()
     if adapter.lora_B.requires_grad and not adapter.lora_A.requires_grad:
         settings["freeze_lora_A"] = True
     if isinstance(adapter, LoRAParameter):

@@ -49,7 +49,7 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
     tensors = {}
     for owner, layer in layers.items():
         path = wrapped_path(owner, wrapped)
-        for name, tensor in layer.method.packed(layer).items():
+        for name, tensor in layer.lora_method.packed(layer).items():
             tensor, kernel = whole(tensor.detach()), layer.lora_A.dim() - 2
             if name in LORA_TENSORS:
                 if wrapped and isinstance(layer, LoRAParameter):
@@ -58,7 +58,7 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
                     name, tensor = f"lora_embedding_{'B' if name == 'lora_A' else 'A'}", tensor.mT
                 if not isinstance(layer, nn.Embedding):
                     name = f"{name}.weight"
-            elif theirs := layer.method.peft_names.get(name):
+            elif theirs := layer.lora_method.peft_names.get(name):
                 name, tensor = theirs, tensor.view(1, -1, *[1] * kernel) if kernel else tensor
             tensors[f"base_model.model.{path}.{name}"] = tensor
     for name, tensor in trained_tensors(model).items():
@@ -99,7 +99,7 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
     layers = adapted_layers(model)
     if reasons := beyond_peft(model):
         return {"peft_type": OWN_TYPE, "reasons": reasons}
-    ranks = {name: layer.r * layer.method.peft_rank for name, layer in layers.items()}
+    ranks = {name: layer.r * layer.lora_method.peft_rank for name, layer in layers.items()}
     raw = {
         f"{owner}.{part_name(parameter)}": f"{owner}.{parameter}"
         for owner, parameters in wrapped_parameters(model).items()
@@ -123,7 +123,7 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "init_lora_weights": True,
         "use_rslora": use_rslora,
         **{setting: False for method in METHODS.values() for setting in method.peft or ()},
-        **(next(iter(layers.values())).method.peft or {}),
+        **(next(iter(layers.values())).lora_method.peft or {}),
         "target_modules": _target_modules(model, [name for name in layers if name not in raw]),
         "target_parameters": sorted(raw.values()) or None,
         "rank_pattern": {_exactly(titles[name]): value for name, value in ranks.items() if value != rank},
@@ -138,13 +138,13 @@ def beyond_peft(model: nn.Module) -> list[str]:
     layers = adapted_layers(model)
     attentions = peft_names(model)
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    if len({tuple(layer.method.peft or ()) for layer in layers.values()}) > 1:
+    if len({tuple(layer.lora_method.peft or ()) for layer in layers.values()}) > 1:
         reasons.append("PEFT has one method for all layers")
     for name, layer in layers.items():
         if name in attentions:
             reasons.append(f"{name}: PEFT adapts attentions as a whole, and out_proj with twice the update")
-        elif layer.method.peft is None:
-            reasons.append(f"{name}: PEFT does not have {layer.method.title}")
+        elif layer.lora_method.peft is None:
+            reasons.append(f"{name}: PEFT does not have {layer.lora_method.title}")
         elif isinstance(layer, LoRALayer):
             reasons += [f"{name}: {reason}" for reason in layer.not_in_peft()]
         if places[id(layer)] > 1:
@@ -248,7 +248,7 @@ def _times_of_out_proj(version: str) -> int:
 
 
 def _alpha(layer: LowRank, use_rslora: bool) -> float:
-    alpha, rank = layer.lora_alpha, layer.r * layer.method.peft_rank
+    alpha, rank = layer.lora_alpha, layer.r * layer.lora_method.peft_rank
     if rank != layer.r or layer.use_rslora != use_rslora:  # PEFT has one switch for all layers, and sees 2r
         alpha = layer.scaling * (math.sqrt(rank) if use_rslora else rank)
     return int(alpha) if math.isfinite(alpha) and alpha == int(alpha) else alpha

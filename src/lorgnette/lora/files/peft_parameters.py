@@ -41,8 +41,8 @@ def beyond_wrappers(model: nn.Module, trained: Iterable[str]) -> list[str]:
             )
         elif _transposed(owner, weight):
             reasons.append(f"{name}: PEFT takes the last axis of this parameter for its outputs")
-        elif not adapter.method.linear:
-            reasons.append(f"{name}: PEFT has no {adapter.method.title} for raw parameters")
+        elif not adapter.lora_method.linear:
+            reasons.append(f"{name}: PEFT has no {adapter.lora_method.title} for raw parameters")
         elif lost := next((other for other in trained if other.startswith(f"{place}.")), None):
             reasons.append(f"{lost}: PEFT does not save it inside the wrapper of {name}")
     wanted = wrapped_parameters(model)

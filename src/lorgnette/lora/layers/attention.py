@@ -32,7 +32,7 @@ class LoRASlicedLinear(_Reader, nn.Linear):
         for part in sorted(slices, key=lambda part: part.rows or (0, 0)):
             start, stop = part.rows or (0, self.out_features)
             x = F.dropout(input, part.lora_dropout, self.training) if part.lora_dropout else input
-            if part.method.acts_on == "weight":
+            if part.lora_method.acts_on == "weight":
                 update, scaling = F.linear(x, part.delta(self.weight[start:stop]).to(x.dtype)), 1.0
             else:
                 A, B = part.factors()

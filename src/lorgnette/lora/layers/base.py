@@ -34,15 +34,15 @@ class LowRank(nn.Module):
     lora_dropout: float
     use_rslora: bool
     lora_enabled: bool
-    method: Method
+    lora_method: Method
     rank_axes: ClassVar[tuple[int, int]] = (0, 1)
     """The axes of the two factors that have the rank as their size."""
-    _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "method")
+    _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_method")
 
     @property
     def lora_tensors(self) -> dict[str, nn.Parameter]:
         """The tensors that this adapter consists of, by name."""
-        return {name: self.get_parameter(name) for name in (*LORA_TENSORS, *self.method.tensors)}
+        return {name: self.get_parameter(name) for name in (*LORA_TENSORS, *self.lora_method.tensors)}
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class LowRank(nn.Module):
     def factors(self) -> tuple[Tensor, Tensor]:
         """The factors that are applied: `lora_A` and `lora_B`, or what the method makes of them."""
         A, B = self.lora_A, self.lora_B
-        return self.method.factors(self, A, B) if self.method.tensors else (A, B)
+        return self.lora_method.factors(self, A, B) if self.lora_method.tensors else (A, B)
 
     @property
     def r(self) -> int:
@@ -81,7 +81,7 @@ class LowRank(nn.Module):
         self.lora_dropout = config.lora_dropout
         self.use_rslora = config.use_rslora
         self.lora_enabled = True
-        self.method = method
+        self.lora_method = method
         if share is not None:
             for name, tensor in share.lora_tensors.items():
                 setattr(self, name, tensor)
@@ -108,7 +108,7 @@ class LowRank(nn.Module):
 
     def delta(self, weight: Tensor) -> Tensor:
         """What the adapter adds to a weight, or to its rows of one, in float32 (float64 for a float64 weight)."""
-        if self.method.acts_on == "weight":
+        if self.lora_method.acts_on == "weight":
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
             return LowRank._add(self, wide, self.lora_A) - wide  # not a sub-class's, which would cut out rows
         return self._delta(self.lora_A, weight)
@@ -133,18 +133,18 @@ class LowRank(nn.Module):
         return weight, (0,)
 
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
-        if not self.method.merges:
-            raise ValueError(f"{self.method.title}: the update depends on the input, so that no weight holds it")
+        if not self.lora_method.merges:
+            raise ValueError(f"{self.lora_method.title}: the update depends on the input, so that no weight holds it")
         with no_autocast(weight.device.type):
             wide = factor.to(torch.promote_types(weight.dtype, torch.float32))
-            return self.method.product(self, wide, self.lora_B).view_as(weight) * self.scaling
+            return self.lora_method.product(self, wide, self.lora_B).view_as(weight) * self.scaling
 
     def _add(self, weight: Tensor, factor: Tensor) -> Tensor:
         delta = self._delta(factor, weight)
         total = weight.to(delta.dtype) + delta
-        if self.method.acts_on == "weight":
+        if self.lora_method.acts_on == "weight":
             undropped = total if factor is self.lora_A else weight.to(delta.dtype) + self._delta(self.lora_A, weight)
-            total = self.method.weight(self, total, undropped)
+            total = self.lora_method.weight(self, total, undropped)
         return total.to(weight.dtype)
 
 
@@ -242,7 +242,7 @@ class LoRALayer(LowRank, InPlace):
         groups = getattr(self, "groups", 1)
         if groups > 1:
             h, axis = h.unflatten(axis, (groups, -1)), axis + 1
-        h = self.method.between(self, h.movedim(axis, -1)).movedim(-1, axis)
+        h = self.lora_method.between(self, h.movedim(axis, -1)).movedim(-1, axis)
         return h.flatten(axis - 1, axis) if groups > 1 else h
 
     def _dropped(self, x: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ class _LoRAConv(LoRALayer, _ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
-        if self.method.acts_on == "weight":
+        if self.lora_method.acts_on == "weight":
             return self._through_weight(input, self._conv_forward)
         dropout = self.lora_dropout * self.training
         if self._is_simple(input) and fused.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
         base = super().forward(input)
         x = self._dropped(input)
-        if self.method.acts_on == "activations":
+        if self.lora_method.acts_on == "activations":
             return torch.add(base, self._update_between(x), alpha=self.scaling)
         if self.groups > 1:
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
@@ -58,7 +58,7 @@ class _LoRAConv(LoRALayer, _ConvNd):
     def _is_simple(self, x: Tensor) -> bool:
         return (
             self.groups == 1
-            and self.method.acts_on == "factors"
+            and self.lora_method.acts_on == "factors"
             and x.dim() == self.weight.dim()
             and not isinstance(self.padding, str)
         )
@@ -110,13 +110,13 @@ class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
         )
         transposed = TRANSPOSED[dims - 1]
-        if self.method.acts_on == "weight":
+        if self.lora_method.acts_on == "weight":
             place = (self.stride, self.padding, extra, self.groups, self.dilation)
             return self._through_weight(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
         base = super().forward(input, output_size)
         x = self._dropped(input)
         A, B = self.factors()
-        if self.method.acts_on == "activations":
+        if self.lora_method.acts_on == "activations":
             g = self.groups
             down = B.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1)
             low = CONV[dims - 1](x, down.to(x.dtype), groups=g)

@@ -28,7 +28,7 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
         base = super().forward(input)
         if not self.lora_enabled:
             return base
-        if self.method.acts_on == "weight":
+        if self.lora_method.acts_on == "weight":
             how = {"padding_idx": self.padding_idx, "scale_grad_by_freq": self.scale_grad_by_freq}
             return F.embedding(input, self.effective_weight(), **how)
         A, B = self.factors()

@@ -103,7 +103,7 @@ def watch_gates(model: nn.Module) -> Iterator[GateWatch]:
     Raises:
         ValueError: no adapter of the model has a rank that depends on the input.
     """
-    layers = {name: layer for name, layer in adapted_layers(model).items() if isinstance(layer.method, Gate)}
+    layers = {name: layer for name, layer in adapted_layers(model).items() if isinstance(layer.lora_method, Gate)}
     if not layers:
         raise ValueError(f"watch_gates: no adapter of {type(model).__name__} has lora.dynamic_rank")
     watch = GateWatch({name: [] for name in layers})

@@ -19,7 +19,7 @@ class LoRALinear(LoRALayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
-        acts_on, dropout = self.method.acts_on, self.lora_dropout if self.training else 0.0
+        acts_on, dropout = self.lora_method.acts_on, self.lora_dropout if self.training else 0.0
         if acts_on == "weight":
             return self._through_weight(input, F.linear)
         A, B = self.factors()

@@ -49,7 +49,7 @@ def initialise_eva(
     if not layers:
         raise ValueError(f"initialise_eva: {type(model).__name__} has no adapter of a Linear or plain Conv2d layer")
     for name, layer in layers.items():
-        if layer.lora_B.any() or layer.method.acts_on == "weight":
+        if layer.lora_B.any() or layer.lora_method.acts_on == "weight":
             raise ValueError(f"initialise_eva: {name!r} does not start at B = 0 as a plain LoRA; make its adapter anew")
     seen = {name: _Directions(int(rho * layer.r)) for name, layer in layers.items()}
     hooks = [layer.register_forward_pre_hook(_follower(seen[name])) for name, layer in layers.items()]

@@ -77,8 +77,8 @@ def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
             raise ValueError(f"resize: there is no adapter {name!r}{nearest(name, layers)}")
         if not isinstance(new, int) or isinstance(new, bool) or new < 1:
             raise ValueError(f"resize: rank {new!r} of {name!r} is not a whole number of at least 1")
-        if layers[name].method.fixed_rank and new != layers[name].r:
-            raise ValueError(f"resize: {name!r} of rank {layers[name].r} {layers[name].method.fixed_rank}")
+        if layers[name].lora_method.fixed_rank and new != layers[name].r:
+            raise ValueError(f"resize: {name!r} of rank {layers[name].r} {layers[name].lora_method.fixed_rank}")
     # Layers that share a weight share their factors: all of them get the new ones.
     shared: dict[int, list[LowRank]] = {}
     for module in model.modules():

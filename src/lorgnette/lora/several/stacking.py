@@ -41,9 +41,9 @@ def scaled_factors(adapter: LowRank) -> tuple[Tensor, Tensor]:
 def check_linear(caller: str, name: str, places: Places) -> None:
     """Refuse what is not the base plus `B A`."""
     for place, adapter in places.items():
-        if not adapter.method.linear:
-            why = "is no product of two factors" if adapter.method.merges else "depends on the input"
-            raise ValueError(f"{caller}: {name!r} has {adapter.method.title} at {place!r}, whose update {why}")
+        if not adapter.lora_method.linear:
+            why = "is no product of two factors" if adapter.lora_method.merges else "depends on the input"
+            raise ValueError(f"{caller}: {name!r} has {adapter.lora_method.title} at {place!r}, whose update {why}")
 
 
 def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:
@@ -54,7 +54,7 @@ def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:
         made.parameter, made.rows = like.parameter, like.rows
     made.lora_A, made.lora_B = (nn.Parameter(factor.detach().clone()) for factor in (A, B))
     made.lora_alpha, made.lora_dropout, made.use_rslora = float(made.r), 0.0, False
-    made.lora_enabled, made.method = True, PLAIN
+    made.lora_enabled, made.lora_method = True, PLAIN
     return made
 
 
