@@ -106,10 +106,9 @@ def allocate(
     if not found:
         raise ValueError(f"allocate: {type(model).__name__} has no adapter; inject_lora comes first")
     for name, site in found.items():
-        if site.adapter.lora_method.tensors:
-            raise ValueError(
-                f"allocate: {name!r} has {site.adapter.lora_method.title}; only plain LoRA can be allocated"
-            )
+        method = site.adapter.lora_method
+        if method.tensors:
+            raise ValueError(f"allocate: {name!r} has {method.title}; only plain LoRA can be allocated")
     units = _units(found)
     budget = _budget(budget, mean_rank, units)
     spectra = {}
