@@ -1,4 +1,4 @@
-"""Does every adapter reach the output? Asked of the model itself, by trying."""
+"""Check that every adapter reaches the output, by perturbing it and comparing."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class VerifyReport:
 def verify(model: nn.Module, batch: Any, forward: Forward | None = None) -> VerifyReport:
     """Perturb `lora_B` of each layer in turn and require the output to change, in training and in evaluation.
 
-    Gradients alone would not tell: a fused evaluation path may read weights past an adapter that trains well.
-    All parameters, buffers, modes and random states are afterwards as before, also when the model raises.
+    Gradients alone would not tell: a fused evaluation path may bypass an adapter that trains well. Afterwards all
+    parameters, buffers, modes and random states are as before, even if the model raised.
 
     Args:
         model: with adapters.

@@ -54,8 +54,8 @@ class LoRAConfig:
     freeze_lora_A: bool = False
     """Train B alone, which needs no input of the layer in the backward pass (LoRA-FA, arXiv 2308.03303)."""
     dynamic_rank: bool = False
-    """Let the input decide, token by token or pixel by pixel, which of the r directions count, by a gate that is
-    trained along. Linear layers and convolutions only; such an adapter cannot be merged."""
+    """Let the input decide, token by token or pixel by pixel, which of the r directions are used, by a trained gate.
+    Linear layers and convolutions only; such an adapter cannot be merged."""
     method: str | None = None
     """Name of the method in `lorgnette.lora.layers.tables.METHODS`; null: the one that the settings above ask for."""
     lora_dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None

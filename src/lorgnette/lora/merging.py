@@ -1,4 +1,4 @@
-"""Fold adapters into the weights, bring them back bit for bit, and say what rounding cost."""
+"""Fold adapters into the weights, restore both bit for bit, and report what rounding cost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DeltaSurvival:
 
     def __str__(self) -> str:
         least = min(self.layers, key=lambda name: self.layers[name])
-        return f"{self.total:.1%} of the updates survives merging; the least is {self.layers[least]:.1%} of {least!r}"
+        return f"{self.total:.1%} of the updates survives merging; the worst is {least!r} with {self.layers[least]:.1%}"
 
 
 def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False) -> Model:
@@ -108,7 +108,7 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
 def unmerge_lora_weights(model: Model) -> Model:
     """Undo `merge_lora_weights(model, keep=True)`, in place: weights bit for bit, adapters as they were.
 
-    Whatever happened to the merged weights since is undone too. An optimiser made before the merge goes on.
+    Changes made to the merged weights since are undone too. An optimiser made before the merge stays valid.
 
     Raises:
         ValueError: nothing was kept, the model was adapted anew, or its weights were cast or moved since.

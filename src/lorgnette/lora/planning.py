@@ -1,4 +1,4 @@
-"""What an injection would do, before it is done."""
+"""A dry run of `inject_lora`."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def _tie_conflicts(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -
     for name, value in named.items():
         other = first.setdefault(id(targets[name]), name)
         if other != name and not torch.equal(value.cpu(), named[other].cpu()):
-            conflicts[name] = f"shares its memory with {other!r} and has other values"
+            conflicts[name] = f"shares its memory with {other!r} but has other values"
     return conflicts
 
 

@@ -209,7 +209,7 @@ def settings_and_choice(
     if config is not None and not isinstance(config, LoRAConfig):
         raise ValueError(f"inject_lora: config is a {type(config).__name__}; layers are named by target_modules=")
     if config is not None and given:
-        raise ValueError(f"inject_lora: {', '.join(given)} stand in the config already; give one or the other")
+        raise ValueError(f"inject_lora: {', '.join(given)} given twice: as arguments and in config")
     config = config or LoRAConfig(**given)  # type: ignore[arg-type]
     kinds = target_modules if isinstance(target_modules, tuple) else (target_modules,)
     if kinds and all(isinstance(kind, type) for kind in kinds):

@@ -1,4 +1,4 @@
-"""What one adapter is to change, before it exists: a layer, a raw parameter, or some rows of one."""
+"""Where an adapter is to go, and why it cannot: a layer, a raw parameter, or some rows of one."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents
     if isinstance(modules.get(name), LowRank) or isinstance(owner, LowRank) or (target.parameter is None and taken):
         return "is adapted already: merge_lora_weights or unload_lora comes first"
     if target.parameter is not None and hasattr(owner, name.rpartition(".")[2]):
-        return f"has something of its own at {name!r}, where the adapter would go"
+        return f"has an attribute {name!r} already, where the adapter would go"
     if _passes_by(owner, target):
-        return f"({type(owner).__name__}) has a forward of its own, which would pass the adapter by"
+        return f"({type(owner).__name__}) has a forward of its own, which would bypass the adapter"
     if target.parameter in owner._parameters and is_foreign(owner):
         return f"is read raw by its nn.{type(owner).__name__}: a layer is named in lora.target_modules"
     if reason := _why_not_weight(owner, target):
@@ -93,7 +93,7 @@ def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents
         return reason
     for parent in parents:
         if reads_raw(parent):
-            return "is read raw by a sub-class of nn.MultiheadAttention, which would pass the adapter by"
+            return "is read raw by a sub-class of nn.MultiheadAttention, which would bypass the adapter"
     return None
 
 
@@ -184,7 +184,7 @@ def _sizes(target: Target, owner: nn.Module) -> Sizes:
 
 
 def _passes_by(owner: nn.Module, target: Target) -> bool:
-    """Whether the owner has a forward that the adapter does not extend."""
+    """Whether the owner's forward would bypass the adapter, which extends the known base forwards only."""
     if isinstance(owner, nn.MultiheadAttention):
         return reads_raw(owner)
     if target.parameter is None or (isinstance(owner, nn.Linear) and target.parameter == "weight"):

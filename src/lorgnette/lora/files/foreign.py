@@ -1,4 +1,4 @@
-"""Adapters in the files of other programs, and state dicts saved by hand: recognised, injected, strictly loaded."""
+"""Load adapters that other programs wrote, and state dicts saved by hand: recognised, injected, strictly loaded."""
 
 from __future__ import annotations
 

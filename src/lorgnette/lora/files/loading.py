@@ -1,4 +1,4 @@
-"""Tensors that come from a file, fitted to a model: checked as a whole before anything is changed."""
+"""Load tensors from a file into a model. Everything is checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from lorgnette.lora.targets import Target, shapes_of, why_not
 def load_onto(
     model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool, source: str
 ) -> LoadReport:
-    """Give a model these adapters, unless it has its own, and their tensors; checked before it is touched.
+    """Load adapters into a model, which is injected first if it has none. All is checked before it is changed.
 
     Raises:
-        ValueError: strict, and `source` (how the message calls it) does not fit the model.
+        ValueError: strict, and the adapter does not fit the model; the message names it by `source`.
     """
     title = type(model).__name__
     fresh = not is_adapted(model)

@@ -211,7 +211,7 @@ def settings_from_peft(
 def lost_layer(model: nn.Module, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
     """A layer that `target_modules` of PEFT's settings means and that has no tensors in the file.
 
-    Not told where PEFT's further rules (exclusion, numbers of layers) choose among the layers.
+    Not checked where PEFT's further rules (exclusion, numbers of layers) choose among the layers.
     """
     targets = config.get("target_modules")
     if not targets or targets == "all-linear" or config.get("exclude_modules") or config.get("layers_to_transform"):

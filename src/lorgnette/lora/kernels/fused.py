@@ -1,14 +1,14 @@
-"""The adapted forward and backward pass in one piece: faster than a base layer with a low-rank layer beside it.
+"""The forward and backward pass of an adapted layer as one autograd function.
 
-What it saves, against `base(x) + s * up(down(dropout(x)))` left to autograd:
+It is faster than `base(x) + s * up(down(dropout(x)))` left to autograd, by fewer:
 
 * passes over activations: low-rank terms are accumulated in place by the product that makes them;
-* memory: float32 factors are cast down to the dtype of `x`, `x` never up to theirs; dropout keeps a seed,
+* bytes kept: float32 factors are cast down to the dtype of `x`, never `x` up to theirs; dropout keeps a seed,
   neither a mask nor a dropped copy of `x`; under autocast no cast copy of the frozen weight is kept;
-* work: with many rows `W + s B A` is formed once instead (`_merging_pays`), and with a high rank the gradients of
+* operations: with many rows `W + s B A` is formed once instead (`_merging_pays`), and with a high rank the gradients of
   the factors are taken from that of their product (`_product_pays`).
 
-Where it does not hold (`fusable`), the layers compute the same by ordinary operations.
+Where it cannot be used (`fusable`), the layers compute the same by ordinary operations.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def fusable(x: Tensor, weight: Tensor, bias: Tensor | None, dropout: float = 0.0) -> bool:
-    """Whether the fused pass holds here.
+    """Whether the fused pass can be used here.
 
-    It does not for a base that is trained itself, for tensors of another kind (quantised, distributed, fake,
+    It cannot for a base that is trained itself, for tensors of another kind (quantised, distributed, fake,
     nested), for dtypes that the base refuses, under `torch.func` and forward-mode differentiation, in tracing and
-    export, nor in compilation with dropout, whose seed no compiler can follow.
+    export, nor in compilation with dropout, whose seed a compiler cannot trace.
     """
     if torch.compiler.is_compiling():
         if dropout or torch.compiler.is_exporting() or torch.is_autocast_enabled(x.device.type):

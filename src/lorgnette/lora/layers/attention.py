@@ -1,4 +1,4 @@
-"""Modules that read parameters of themselves or of their children raw, made to read what adapters make of them."""
+"""Modules that read weights directly instead of calling a layer, changed so that they read the adapted weights."""
 
 from __future__ import annotations
 

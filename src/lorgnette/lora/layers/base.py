@@ -1,4 +1,4 @@
-"""What every adapter consists of and can do, whatever it adapts and by whatever method."""
+"""What all adapters have in common, whatever they adapt and by whatever method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters of raw parameters, and the door through which a model reads them.
+"""Adapters of raw parameters, and `effective_parameter`, by which a model reads them.
 
 A module that owns a parameter without being a known layer keeps its class and its parameter. The adapter is a
 child of it, named `lora_<parameter>`, and has an effect only where the owner asks for `effective_parameter`.

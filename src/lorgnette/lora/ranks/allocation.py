@@ -1,4 +1,4 @@
-"""A budget of parameters, spread over the layers by how much the loss would gain from each."""
+"""Spread a budget of parameters over the layers, by how much the loss would gain from each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other ranks for adapters that are there: larger ones change nothing, smaller ones as little as can be."""
+"""Change the rank of adapters: a larger rank keeps the update, a smaller one the strongest part of it."""
 
 from __future__ import annotations
 
@@ -50,10 +50,9 @@ class Resized:
 def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
     """Give adapters another rank, in place; the factor before `B A` stays what it was.
 
-    A larger rank adds random rows to A and zeros to B: the update stays the same, and there is more to train. So does
-    the output, but for the order in which products of another size add up. A smaller rank keeps the strongest part
-    of the update (its truncated singular value decomposition, the best of that rank), and says what was lost. Each
-    matrix of a stack is treated by itself.
+    A larger rank adds random rows to A and zeros to B: the update stays the same, and so does the output, up to the
+    rounding of longer sums. A smaller rank keeps the strongest part of the update (its truncated singular value
+    decomposition, the best of that rank) and reports what was lost. Each matrix of a stack is treated by itself.
 
     The factors are new parameters: make a new optimiser.
 

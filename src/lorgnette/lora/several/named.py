@@ -25,7 +25,7 @@ from lorgnette.lora.state import trained_tensors
 from lorgnette.lora.surgery import Places, inject_lora, put_in, take_out
 
 FIRST = "default"
-"""Name of an adapter that was there before the model had several."""
+"""Name of the adapter that a model had before it was given a second."""
 _SHELF = "_lora_shelf"
 
 
@@ -189,7 +189,7 @@ def shelf_of(model: nn.Module) -> Shelf:
         return Shelf(FIRST if is_adapted(model) else None)
     if (shelf.active is not None) != is_adapted(model):
         what = f"{shelf.active!r} was merged or taken out" if shelf.active else "layers were adapted"
-        raise ValueError(f"adapters: {what} since the model has several; set_adapter and add_adapter know of both")
+        raise ValueError(f"adapters: {what} without set_adapter or add_adapter, which keep track of several adapters")
     return shelf
 
 
