@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lorgnette.common.files import nearest
+from lorgnette.common.tensors import read_tensors
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter
 from lorgnette.lora.files.kohya import read_kohya
@@ -91,18 +87,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         names = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         raise FileNotFoundError(f"no such file or folder: {path}{nearest(path.name, names)}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds more than tensors and plain values, and is not opened") from None
-    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no safetensors file and none of torch.save ({first})") from None
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__} instead of tensors by name")
-    return found
+    return read_tensors(path)
 
 
 def _tensors(found: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:

@@ -17,6 +17,10 @@ CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
+def _for_each(groups: int, kernel: Tensor) -> Tensor:
+    return torch.cat([kernel] * groups) if groups > 1 else kernel
+
+
 class _LoRAConv(LoRALayer, _ConvNd):
     has_between = True
 
@@ -29,15 +33,15 @@ class _LoRAConv(LoRALayer, _ConvNd):
         if self._is_simple(input) and fused.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
         base = super().forward(input)
-        x = self._dropped(input)
-        if self.lora_method.acts_on == "activations":
-            return torch.add(base, self._update_between(x), alpha=self.scaling)
-        if self.groups > 1:
+        x, acts_on = self._dropped(input), self.lora_method.acts_on
+        if self.groups > 1 and acts_on == "factors":
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
         A, B = self.factors()
-        low = self._conv_forward(x, A.to(x.dtype), None)
+        low = self._conv_forward(x, _for_each(self.groups, A.to(x.dtype)), None)
+        if acts_on == "activations":
+            low = self._between(low, low.dim() - A.dim() + 1)
         conv = CONV[A.dim() - 3]
-        return torch.add(base, conv(low, B.to(low.dtype)), alpha=self.scaling)
+        return torch.add(base, conv(low, B.to(low.dtype), groups=self.groups), alpha=self.scaling)
 
     def not_in_peft(self) -> list[str]:
         reasons = []
@@ -48,12 +52,6 @@ class _LoRAConv(LoRALayer, _ConvNd):
         if any(step != 1 for step in self.dilation):
             reasons.append("PEFT does not dilate its low-rank path")
         return reasons
-
-    def _update_between(self, x: Tensor) -> Tensor:
-        A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        low = self._conv_forward(x, torch.cat([A] * self.groups), None)
-        low = self._between(low, low.dim() - A.dim() + 1)
-        return CONV[A.dim() - 3](low, B.to(low.dtype), groups=self.groups)
 
     def _is_simple(self, x: Tensor) -> bool:
         return (
@@ -109,26 +107,20 @@ class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
         extra = self._output_padding(
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
         )
-        transposed = TRANSPOSED[dims - 1]
-        if self.lora_method.acts_on == "weight":
-            place = (self.stride, self.padding, extra, self.groups, self.dilation)
+        transposed, groups, acts_on = TRANSPOSED[dims - 1], self.groups, self.lora_method.acts_on
+        place = (self.stride, self.padding, extra, groups, self.dilation)
+        if acts_on == "weight":
             return self._through_weight(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
         base = super().forward(input, output_size)
         x = self._dropped(input)
+        if groups > 1 and acts_on == "factors":
+            return base + transposed(x, self.delta_weight().to(x.dtype), None, *place)
         A, B = self.factors()
-        if self.lora_method.acts_on == "activations":
-            g = self.groups
-            down = B.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1)
-            low = CONV[dims - 1](x, down.to(x.dtype), groups=g)
+        down = B.to(x.dtype).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        low = CONV[dims - 1](x, down, groups=groups)
+        if acts_on == "activations":
             low = self._between(low, low.dim() - A.dim() + 1)
-            up = torch.cat([A.to(low.dtype)] * g)
-            update = transposed(low, up, None, self.stride, self.padding, extra, g, self.dilation)
-            return torch.add(base, update, alpha=self.scaling)
-        if self.groups > 1:
-            delta = self.delta_weight().to(x.dtype)
-            return base + transposed(x, delta, None, self.stride, self.padding, extra, self.groups, self.dilation)
-        low = CONV[dims - 1](x, B.to(x.dtype).transpose(0, 1))
-        update = transposed(low, A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
+        update = transposed(low, _for_each(groups, A.to(low.dtype)), None, *place)
         return torch.add(base, update, alpha=self.scaling)
 
     @staticmethod
