@@ -197,7 +197,7 @@ def test_survival_of_a_model_speaks_of_every_adapter():
     model = everything()
     report = delta_survival(model)
     assert list(report.layers) == list(adapted_layers(model))
-    assert str(report).startswith("100.0% of the updates survives merging; the least is 100.0% of '")
+    assert str(report).startswith("100.0% of the updates survives merging; the worst is '")
     model.tied.lora_B.data.zero_()
     assert delta_survival(model).layers["tied"] == 1.0
     with pytest.raises(ValueError, match="Linear has no adapter; inject_lora comes first"):

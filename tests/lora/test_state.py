@@ -135,7 +135,7 @@ def test_tied_layers_take_equal_factors_and_refuse_different_ones(shake):
     assert torch.equal(other[1].lora_B, net[0].lora_B)
     one_name = {name: tensor for name, tensor in state.items() if name.startswith("0")}
     assert load_lora_state_dict(other, one_name).complete
-    with pytest.raises(ValueError, match=r"'1\.lora_B' shares its memory with '0\.lora_B' and has other values"):
+    with pytest.raises(ValueError, match=r"'1\.lora_B' shares its memory with '0\.lora_B' but has other values"):
         load_lora_state_dict(other, state | {"1.lora_B": state["1.lora_B"] + 1})
 
 

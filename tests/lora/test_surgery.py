@@ -193,7 +193,7 @@ def test_unloading_gives_the_base_back(net, images, shake):
 def test_what_inject_lora_is_given_must_be_clear(net):
     with pytest.raises(ValueError, match="config is a list; layers are named by target_modules="):
         inject_lora(net, ["head"])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="r, lora_alpha stand in the config already"):
+    with pytest.raises(ValueError, match="r, lora_alpha given twice"):
         inject_lora(net, LoRAConfig(), rank=4, alpha=4)
 
 

@@ -104,7 +104,7 @@ def _adapter_format(names: Iterable[str]) -> dict[str, str]:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    from lorgnette.lora.files.folder import PEFT_CONFIG, WEIGHTS, adapter_info, current_file
+    from lorgnette.lora.files.commit import PEFT_CONFIG, WEIGHTS, adapter_info, current_file
 
     model_file = folder / "model.safetensors"
     if model_file.is_file():

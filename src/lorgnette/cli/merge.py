@@ -32,8 +32,8 @@ def run(words: list[str]) -> int:
     task = load(options.adapter)
     count = len(adapted_layers(task.model))
     merge_lora_weights(task.model)
-    if left := list(adapted_layers(task.model)):
-        raise ValueError(f"{options.adapter}: {left[0]!r} has lora.dynamic_rank, which cannot be merged")
+    for name, layer in adapted_layers(task.model).items():
+        raise ValueError(f"{options.adapter}: {name!r} has {layer.lora_method.title}, which cannot be merged")
     save(task, replace(recipe, lora=None), out)
     print(f"{count} layers merged\nkept     {out}")
     return 0

@@ -1,4 +1,4 @@
-"""Does every adapter reach the output? Asked of the model itself, by trying."""
+"""Check that every adapter reaches the output, by perturbing it and comparing."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class VerifyReport:
 def verify(model: nn.Module, batch: Any, forward: Forward | None = None) -> VerifyReport:
     """Perturb `lora_B` of each layer in turn and require the output to change, in training and in evaluation.
 
-    Gradients alone would not tell: a fused evaluation path may read weights past an adapter that trains well.
-    All parameters, buffers, modes and random states are afterwards as before, also when the model raises.
+    Gradients alone would not tell: a fused evaluation path may bypass an adapter that trains well. Afterwards all
+    parameters, buffers, modes and random states are as before, even if the model raised.
 
     Args:
         model: with adapters.
@@ -59,9 +59,9 @@ def verify(model: nn.Module, batch: Any, forward: Forward | None = None) -> Veri
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"verify: {type(model).__name__} has no adapter; inject_lora comes first")
-    forward = forward or (lambda model, batch: model(*batch) if isinstance(batch, tuple) else model(batch))
+    forward = forward or called
     dead = {}
-    with _restored(model):
+    with restored(model):
         for training in (True, False):
             model.train(training)
             with torch.set_grad_enabled(training):
@@ -70,6 +70,11 @@ def verify(model: nn.Module, batch: Any, forward: Forward | None = None) -> Veri
                     name for name, layer in layers.items() if not _matters(layer, before, model, batch, forward)
                 )
     return VerifyReport(tuple(layers), dead[True], dead[False])
+
+
+def called(model: nn.Module, batch: Any) -> Any:
+    """The output of a model; a tuple is spread over its arguments."""
+    return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 def _matters(layer: LowRank, before: list[Tensor], model: nn.Module, batch: Any, forward: Forward) -> bool:
@@ -110,9 +115,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards buffers, modes, enabled adapters and random states are as before."""
+def restored(model: nn.Module) -> Iterator[None]:
+    """A context for trying a model out: all adapters are enabled in it.
+
+    Afterwards buffers, modes, what asks for gradients, enabled adapters and random states are as before.
+    """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     enabled = [(layer, layer.lora_enabled) for layer in adapted_layers(model).values()]
     try:
@@ -125,6 +134,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
             layer.lora_enabled = was
         for module, was in modes:
             module.training = was
+        for parameter, was in asked:
+            parameter.requires_grad_(was)
         with torch.no_grad():
             for buffer, kept in buffers:
                 buffer.copy_(kept)

@@ -9,17 +9,8 @@ from typing import Any, Literal
 
 from lorgnette.common.text import nearest
 
-_PER_LAYER = (
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "use_rslora",
-    "init_lora_weights",
-    "lora_dtype",
-    "use_dora",
-    "freeze_lora_A",
-    "dynamic_rank",
-)
+_PER_LAYER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "lora_dtype")
+_PER_LAYER += ("use_dora", "freeze_lora_A", "dynamic_rank", "method")
 
 
 @dataclass(frozen=True)
@@ -45,13 +36,13 @@ class LoRAConfig:
     exclude_modules: list[str] | str | None = None
     """Layers to leave alone: names or one regular expression, as in target_modules."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
-    """Other ranks for some layers: regular expression for the end of the name -> r. The first counts."""
+    """Other ranks for some layers: regular expression for the end of the name -> r. First match wins."""
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    """Other strengths for some layers: regular expression for the end of the name -> lora_alpha."""
+    """Other strengths for some layers: regular expression for the end of the name -> lora_alpha. First match wins."""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Further settings for some layers: regular expression for the end of the name -> any of r, lora_alpha,
-    lora_dropout, use_rslora, use_dora, init_lora_weights, freeze_lora_A, dynamic_rank, lora_dtype. The first counts,
-    and more than the patterns above."""
+    lora_dropout, use_rslora, use_dora, init_lora_weights, freeze_lora_A, dynamic_rank, method, lora_dtype. First match
+    wins; it overrides rank_pattern and alpha_pattern."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)."""
     use_dora: bool = False
@@ -63,8 +54,10 @@ class LoRAConfig:
     freeze_lora_A: bool = False
     """Train B alone, which needs no input of the layer in the backward pass (LoRA-FA, arXiv 2308.03303)."""
     dynamic_rank: bool = False
-    """Let the input decide, token by token or pixel by pixel, which of the r directions count, by a gate that is
-    trained along. Linear layers and convolutions only; such an adapter cannot be merged."""
+    """Let the input decide, token by token or pixel by pixel, which of the r directions are used, by a trained gate.
+    Linear layers and convolutions only; such an adapter cannot be merged."""
+    method: str | None = None
+    """Name of the method in `lorgnette.lora.layers.tables.METHODS`; null: the one that the settings above ask for."""
     lora_dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
     """Type of the factors; null: float32, or float64 on a float64 base."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -115,11 +108,11 @@ class LoRAConfig:
                 f"lora.init_lora_weights: {self.init_lora_weights!r} is not known;"
                 " true, 'gaussian', 'pissa', 'pissa_niter_4' or 'olora' work"
             )
-        if self.use_dora and starts_from_base(self.init_lora_weights):
-            raise ValueError(f"lora.use_dora: does not go together with init_lora_weights {self.init_lora_weights!r}")
-        if self.dynamic_rank and (self.use_dora or starts_from_base(self.init_lora_weights)):
-            other = "use_dora" if self.use_dora else f"init_lora_weights {self.init_lora_weights!r}"
-            raise ValueError(f"lora.dynamic_rank: does not go together with {other}")
+        asked = [setting for setting in ("method", "dynamic_rank", "use_dora") if getattr(self, setting)]
+        if starts_from_base(self.init_lora_weights):
+            asked.append(f"init_lora_weights {self.init_lora_weights!r}")
+        if len(asked) > 1:
+            raise ValueError(f"lora.{asked[0]}: does not go together with {asked[1]}")
 
     @property
     def scaling(self) -> float:

@@ -1,4 +1,4 @@
-"""Fold adapters into the weights, bring them back bit for bit, and say what rounding cost."""
+"""Fold adapters into the weights, restore both bit for bit, and report what rounding cost."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora.layers.attention import update_readers
-from lorgnette.lora.layers.base import ADAPTER_TENSORS, LoRALayer, LowRank, is_adapted
-from lorgnette.lora.layers.linear import adapted_class
+from lorgnette.lora.layers.base import LoRALayer, LowRank, is_adapted
 from lorgnette.lora.layers.parameter import Site, adapters_of, sites
-from lorgnette.lora.state import mark_trained, marked_tensors
-from lorgnette.lora.surgery import place_of, unload_lora
+from lorgnette.lora.state import forget_trained, mark_trained, marked_tensors
+from lorgnette.lora.surgery import Places, place_of, put_in, take_out
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -32,10 +30,8 @@ class _Kept:
     """Weights that were changed in place, with what they held."""
     replaced: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
     """Weights for which a new one was put in place."""
-    layers: list[tuple[nn.Module, dict[str, Any]]] = field(default_factory=list)
-    """Adapted layers, with what the adapter had added to them."""
-    parts: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
-    """Adapters of parameters, with their owners and names."""
+    adapters: Places = field(default_factory=dict)
+    """The adapters that were folded in."""
     marks: list[tuple[nn.Module, tuple[str, ...]]] = field(default_factory=list)
     """Base tensors that belong to the adapter."""
 
@@ -51,7 +47,7 @@ class DeltaSurvival:
 
     def __str__(self) -> str:
         least = min(self.layers, key=lambda name: self.layers[name])
-        return f"{self.total:.1%} of the updates survives merging; the least is {self.layers[least]:.1%} of {least!r}"
+        return f"{self.total:.1%} of the updates survives merging; the worst is {least!r} with {self.layers[least]:.1%}"
 
 
 def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False) -> Model:
@@ -101,15 +97,18 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
             for owner, parameter in group:
                 kept.replaced.append((owner, parameter, owner.get_parameter(parameter)))
                 setattr(owner, parameter, new)
+    kept.marks = [(module, names) for module in model.modules() if (names := marked_tensors(module))]
+    kept.adapters = take_out(model, stay)
+    forget_trained(model)
     if keep:
-        _remember(model, kept)
-    return unload_lora(model, stay=stay)
+        setattr(model, _KEPT, kept)
+    return model
 
 
 def unmerge_lora_weights(model: Model) -> Model:
     """Undo `merge_lora_weights(model, keep=True)`, in place: weights bit for bit, adapters as they were.
 
-    Whatever happened to the merged weights since is undone too. An optimiser made before the merge goes on.
+    Changes made to the merged weights since are undone too. An optimiser made before the merge stays valid.
 
     Raises:
         ValueError: nothing was kept, the model was adapted anew, or its weights were cast or moved since.
@@ -131,18 +130,10 @@ def unmerge_lora_weights(model: Model) -> Model:
         weight.data.copy_(contents)
     for owner, parameter, weight in kept.replaced:
         setattr(owner, parameter, weight)
-    for layer, held in kept.layers:
-        adapted = adapted_class(type(layer))
-        assert adapted is not None, "it was adapted before"
-        layer.__class__ = adapted
-        for name, value in held.items():
-            setattr(layer, name, value)
-    for owner, name, part in kept.parts:
-        owner.add_module(name, part)
+    put_in(model, kept.adapters)
     for module, names in kept.marks:
         mark_trained(module, names)
     delattr(model, _KEPT)
-    update_readers(model)
     return model
 
 
@@ -183,21 +174,10 @@ def _survival(error: float, size: float) -> float:
     return max(0.0, 1 - (error / size) ** 0.5) if size else 1.0
 
 
-def _remember(model: nn.Module, kept: _Kept) -> None:
-    for name, (adapter, owner, _) in _foldable(model)[0].items():
-        if isinstance(adapter, LoRALayer):
-            held = {key: getattr(adapter, key) for key in adapter.held}
-            kept.layers.append((adapter, held))
-        else:
-            kept.parts.append((owner, name.rpartition(".")[2], adapter))
-    kept.marks = [(module, names) for module in model.modules() if (names := marked_tensors(module))]
-    setattr(model, _KEPT, kept)
-
-
 def _foldable(model: nn.Module) -> tuple[dict[str, Site], list[str]]:
     """The adapters that a weight can hold, and the names of the others."""
     found = sites(model)
-    stay = [name for name, site in found.items() if site.adapter.dynamic_rank]
+    stay = [name for name, site in found.items() if not site.adapter.lora_method.merges]
     return {name: site for name, site in found.items() if name not in stay}, stay
 
 
@@ -207,7 +187,8 @@ def _adapters(owner: nn.Module, parameter: str) -> Sequence[LowRank]:
 
 def _weight_uses(model: nn.Module) -> Iterator[nn.Parameter]:
     for module in model.modules():
-        yield from (p for name, p in module._parameters.items() if p is not None and name not in ADAPTER_TENSORS)
+        hidden = module.lora_tensors if isinstance(module, LowRank) else ()
+        yield from (p for name, p in module._parameters.items() if p is not None and name not in hidden)
 
 
 def _share_copy(model: Model) -> Model:

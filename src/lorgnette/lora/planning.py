@@ -1,4 +1,4 @@
-"""What an injection would do, before it is done."""
+"""A dry run of `inject_lora`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import nn
 
 from lorgnette.common.text import table
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.layers.base import InPlace
+from lorgnette.lora.layers.in_place import InPlace
+from lorgnette.lora.layers.tables import method_of
 from lorgnette.lora.selection import saved_modules, select_layers
 from lorgnette.lora.surgery import Targets, settings_and_choice
 from lorgnette.lora.targets import Target, shapes_of
@@ -86,7 +87,9 @@ def plan(
         owner = model.get_submodule(target.owner)
         weight = owner.get_parameter(target.parameter or "weight")
         place = (id(weight), target.rows)
-        count = 0 if place in seen else sum(map(math.prod, shapes_of(target, owner).values()))
+        frozen = method_of(target.settings).frozen
+        trained = (shape for part, shape in shapes_of(target, owner).items() if part not in frozen)
+        count = 0 if place in seen else sum(map(math.prod, trained))
         seen.add(place)
         rows_only = () if target.rows is None else (target.rows[1] - target.rows[0],)
         shape = (*rows_only, *weight.shape[len(rows_only) :])

@@ -12,13 +12,12 @@ from torch import nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LowRank
-from lorgnette.lora.layers.linear import LAYERS
 from lorgnette.lora.layers.parameter import part_name
+from lorgnette.lora.layers.tables import layer_types
 from lorgnette.lora.targets import Target, is_foreign, parts_of, why_not
 
 Chooser = Callable[[str, nn.Module], "bool | LoRAConfig | None"]
 
-KINDS = (*LAYERS, nn.MultiheadAttention)
 _KINDS = "nn.Linear, nn.Embedding, nn.MultiheadAttention and (transposed) convolutions"
 
 
@@ -42,7 +41,7 @@ def select_layers(model: nn.Module, config: LoRAConfig, choose: Chooser | None =
         ValueError: a pattern matches nothing, or a chosen layer cannot be adapted.
     """
     modules = _named_modules(model)
-    layers = {name: module for name, module in modules.items() if isinstance(module, KINDS)}
+    layers = {name: module for name, module in modules.items() if isinstance(module, layer_types())}
     places: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         places.setdefault(id(module), []).append(name)
@@ -121,7 +120,7 @@ def _parameter_targets(model: nn.Module, config: LoRAConfig) -> dict[str, Target
         if parameter is not None
     }
     owners = {name: model.get_submodule(owner) for name, (owner, *_) in names.items()}
-    raw = [name for name, owner in owners.items() if not (is_foreign(owner) or isinstance(owner, KINDS))]
+    raw = [name for name, owner in owners.items() if not (is_foreign(owner) or isinstance(owner, layer_types()))]
     targets = {}
     for rule in [rules] if isinstance(rules, str) else [[name] for name in rules]:
         found = [name for name in names if matches(name, rule)]

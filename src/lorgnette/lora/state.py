@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.text import nearest
-from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import is_part, part_name
+from lorgnette.lora.layers.tables import METHODS, adapter_tensors
 
 _MARK = "_lora_trained"
 IN_PROJ = part_name("in_proj")
@@ -61,7 +62,7 @@ def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Like `state_dict()`, it holds the model's own memory, detached: clone what has to outlive a training step.
     Of a model in parts (`fully_shard`) it holds whole tensors, gathered: every process has to ask for them.
     """
-    return {name: _whole(tensor.detach()) for name, tensor in (_factors(model) | trained_tensors(model)).items()}
+    return {name: whole(tensor.detach()) for name, tensor in (_factors(model) | trained_tensors(model)).items()}
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -164,8 +165,9 @@ def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
-    if name.removesuffix(".weight").endswith(".lora_magnitude_vector"):
-        return name.removesuffix(".weight").removesuffix("_vector"), value.flatten()
+    for ours, theirs in ((o, t) for method in METHODS.values() for o, t in method.peft_names.items()):
+        if name.removesuffix(".weight").endswith(f".{theirs}"):
+            return name.removesuffix(".weight").removesuffix(theirs) + ours, value.flatten()
     for factor in LORA_TENSORS:
         name = name.removesuffix(".weight") if name.endswith(f"{factor}.weight") else name
     owner, _, factor = name.rpartition(".")
@@ -184,7 +186,7 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers that a module itself holds, without an adapter's."""
-    hidden = {*module._non_persistent_buffers_set, *(ADAPTER_TENSORS if isinstance(module, LowRank) else ())}
+    hidden = {*module._non_persistent_buffers_set, *(module.lora_tensors if isinstance(module, LowRank) else ())}
     tensors = module._parameters | module._buffers
     return {name: tensor for name, tensor in tensors.items() if tensor is not None and name not in hidden}
 
@@ -236,11 +238,11 @@ def _tie_conflicts(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -
     for name, value in named.items():
         other = first.setdefault(id(targets[name]), name)
         if other != name and not torch.equal(value.cpu(), named[other].cpu()):
-            conflicts[name] = f"shares its memory with {other!r} and has other values"
+            conflicts[name] = f"shares its memory with {other!r} but has other values"
     return conflicts
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """All of a tensor whose parts lie in several processes."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
 
@@ -256,7 +258,7 @@ def _in_parts_of(target: Tensor, value: Tensor) -> Tensor:
 
 
 def _is_factor(name: str) -> bool:
-    return name.rpartition(".")[2] in ADAPTER_TENSORS
+    return name.rpartition(".")[2] in adapter_tensors()
 
 
 def _join(prefix: str, name: str) -> str:

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
-from lorgnette.lora.layers.base import STARTS, LoRALayer, LowRank, adapted_layers, detach_lora
-from lorgnette.lora.layers.parameter import sites
+from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
+from lorgnette.lora.layers.parameter import LoRAParameter, sites
+from lorgnette.lora.layers.tables import adapted_class
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
 from lorgnette.lora.targets import Target, attach
 
 Targets: TypeAlias = list[str] | str | Chooser | type[nn.Module] | tuple[type[nn.Module], ...] | None
+Places: TypeAlias = dict[str, LowRank]
+"""Adapters that lie aside, by the name of each place: what the layer would hold, or the adapter of a parameter."""
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -112,7 +115,10 @@ def freeze_base_params(model: nn.Module) -> None:
 def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
     """The adapters' parameters, for an optimiser; each once."""
     parameters = [
-        p for layer in adapted_layers(model).values() for name, p in layer.lora_tensors.items() if name not in STARTS
+        parameter
+        for layer in adapted_layers(model).values()
+        for name, parameter in layer.lora_tensors.items()
+        if name not in layer.lora_method.frozen
     ]
     return list({id(p): p for p in parameters}.values())
 
@@ -143,25 +149,51 @@ def disabled(model: nn.Module) -> Iterator[None]:
             layer.lora_enabled = enabled
 
 
-def unload_lora(model: Model, *, stay: Collection[str] = ()) -> Model:
+def unload_lora(model: Model) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
     Base tensors that were trained (`modules_to_save`) keep their trained values; what was frozen stays so.
-
-    Args:
-        model: with adapters.
-        stay: names of adapters that are left where they are.
     """
+    take_out(model)
+    forget_trained(model)
+    return model
+
+
+def take_out(model: nn.Module, stay: Collection[str] = ()) -> Places:
+    """The adapters of a model, which it does not have any more; those named in `stay` it keeps."""
+    places: Places = {}
     for name, (adapter, owner, _) in sites(model).items():
         if name in stay:
             continue
+        places[name] = adapter
         if isinstance(adapter, LoRALayer):
+            places[name] = LowRank()
+            for key in adapter.held:
+                setattr(places[name], key, getattr(adapter, key))
             detach_lora(adapter)
         else:
             delattr(owner, name.rpartition(".")[2])
     update_readers(model)
-    forget_trained(model)
-    return model
+    return places
+
+
+def put_in(model: nn.Module, places: Places) -> None:
+    """Give a model adapters that were taken out."""
+    for name, adapter in places.items():
+        owner, _, own = name.rpartition(".")
+        if isinstance(adapter, LoRAParameter):
+            parent = model.get_submodule(owner)
+            adapter.to(parent.get_parameter(adapter.parameter).device).train(parent.training)
+            parent.add_module(own, adapter)
+            continue
+        layer = model.get_submodule(name)
+        adapted = adapted_class(type(layer))
+        assert adapted is not None, "it was adapted before"
+        adapter.to(layer.get_parameter("weight").device)
+        layer.__class__ = adapted
+        for key in adapter.held:
+            setattr(layer, key, getattr(adapter, key))
+    update_readers(model)
 
 
 def settings_and_choice(
@@ -177,7 +209,7 @@ def settings_and_choice(
     if config is not None and not isinstance(config, LoRAConfig):
         raise ValueError(f"inject_lora: config is a {type(config).__name__}; layers are named by target_modules=")
     if config is not None and given:
-        raise ValueError(f"inject_lora: {', '.join(given)} stand in the config already; give one or the other")
+        raise ValueError(f"inject_lora: {', '.join(given)} given twice: as arguments and in config")
     config = config or LoRAConfig(**given)  # type: ignore[arg-type]
     kinds = target_modules if isinstance(target_modules, tuple) else (target_modules,)
     if kinds and all(isinstance(kind, type) for kind in kinds):

@@ -1,4 +1,4 @@
-"""What one adapter is to change, before it exists: a layer, a raw parameter, or some rows of one."""
+"""Where an adapter is to go, and why it cannot: a layer, a raw parameter, or some rows of one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from lorgnette.lora.config import LoRAConfig, starts_from_base
+from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import reads_raw
-from lorgnette.lora.layers.base import LORA_TENSORS, InPlace, LowRank, factor_shapes, gate_shapes
-from lorgnette.lora.layers.dora import outputs
-from lorgnette.lora.layers.linear import adapted_class, attach_lora
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, factor_shapes
+from lorgnette.lora.layers.in_place import InPlace
+from lorgnette.lora.layers.method import Sizes
 from lorgnette.lora.layers.parameter import LoRAParameter, Rows, part_name, part_shapes
+from lorgnette.lora.layers.tables import adapted_class, attach_lora, method_of
 
 _QKV = ("q", "k", "v")
 
@@ -61,16 +62,10 @@ def parts_of(name: str, module: nn.Module, settings: LoRAConfig, slices: list[st
 
 
 def shapes_of(target: Target, owner: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors that an adapter trains, by name."""
-    weight, settings = owner.get_parameter(target.parameter or "weight"), target.settings
-    if target.parameter is None:
-        factors = factor_shapes(weight.shape, settings.r)
-    else:
-        factors = part_shapes(weight.shape, settings.r, target.rows)
-    shapes: dict[str, tuple[int, ...]] = dict(zip(LORA_TENSORS, factors, strict=True))
-    if settings.use_dora:
-        shapes["lora_magnitude"] = (outputs(owner, target.parameter, target.rows),)
-    return shapes | gate_shapes(settings.r) if settings.dynamic_rank else shapes
+    """Shapes of the tensors that an adapter has, by name."""
+    sizes = _sizes(target, owner)
+    factors = dict(zip(LORA_TENSORS, (sizes.A, sizes.B), strict=True))
+    return factors | method_of(target.settings).shapes(sizes)
 
 
 def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents: Iterable[nn.Module]) -> str | None:
@@ -87,20 +82,18 @@ def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents
     if isinstance(modules.get(name), LowRank) or isinstance(owner, LowRank) or (target.parameter is None and taken):
         return "is adapted already: merge_lora_weights or unload_lora comes first"
     if target.parameter is not None and hasattr(owner, name.rpartition(".")[2]):
-        return f"has something of its own at {name!r}, where the adapter would go"
+        return f"has an attribute {name!r} already, where the adapter would go"
     if _passes_by(owner, target):
-        return f"({type(owner).__name__}) has a forward of its own, which would pass the adapter by"
+        return f"({type(owner).__name__}) has a forward of its own, which would bypass the adapter"
     if target.parameter in owner._parameters and is_foreign(owner):
         return f"is read raw by its nn.{type(owner).__name__}: a layer is named in lora.target_modules"
     if reason := _why_not_weight(owner, target):
         return reason
     if reason := _why_not_method(owner, target, parents):
         return reason
-    if isinstance(owner, nn.Embedding) and owner.max_norm is not None:
-        return "rescales its rows in place at every call (max_norm), so that an update has no fixed base"
     for parent in parents:
         if reads_raw(parent):
-            return "is read raw by a sub-class of nn.MultiheadAttention, which would pass the adapter by"
+            return "is read raw by a sub-class of nn.MultiheadAttention, which would bypass the adapter"
     return None
 
 
@@ -109,7 +102,7 @@ def attach(name: str, target: Target, owner: nn.Module, share: LowRank | None = 
     if target.parameter is None:
         return attach_lora(owner, target.settings, share)
     weight = owner.get_parameter(target.parameter)
-    adapter = LoRAParameter(target.parameter, weight, target.settings, target.rows, share)
+    adapter = LoRAParameter(target.parameter, weight, target.settings, method_of(target.settings), target.rows, share)
     adapter.train(owner.training)
     owner.add_module(name.rpartition(".")[2], adapter)
     return adapter
@@ -164,26 +157,34 @@ def _why_not_weight(owner: nn.Module, target: Target) -> str | None:
 
 
 def _why_not_method(owner: nn.Module, target: Target, parents: Iterable[nn.Module]) -> str | None:
-    settings = target.settings
-    if settings.dynamic_rank:
+    method = method_of(target.settings)
+    if not method.merges:
         if target.parameter is not None:
-            return "is a raw parameter or a part of a layer, which cannot have lora.dynamic_rank"
-        if isinstance(owner, nn.Embedding):
-            return "is an nn.Embedding, which cannot have lora.dynamic_rank: Linear layers and convolutions can"
+            return f"is a raw parameter or a part of a layer, which cannot have {method.title}"
         for parent in parents:
             if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
-                return f"is read raw by its nn.{_base_class(parent).__name__}, so that it cannot have lora.dynamic_rank"
-    if starts_from_base(settings.init_lora_weights):
-        A, B = list(shapes_of(target, owner).values())[:2]
-        most = min(math.prod(A[1:]), B[0]) if target.parameter is None else min(A[-1], B[-2])
-        if settings.r > most:
-            method = f"init_lora_weights {settings.init_lora_weights!r}"
-            return f"has rank {most} at most: lora.{method} cannot start with lora.r {settings.r}"
-    return None
+                return f"is read raw by its nn.{_base_class(parent).__name__}, so that it cannot have {method.title}"
+    adapted = adapted_class(_base_class(owner))
+    if target.parameter is None and adapted is not None and (reason := adapted.why_not(owner, method)):
+        return reason
+    sizes = _sizes(target, owner)
+    width = sizes.A[-1] if target.parameter is not None else math.prod(sizes.A[1:])
+    height = sizes.B[-2] if target.parameter is not None else sizes.B[0]
+    return method.why_not(sizes, min(width, height))
+
+
+def _sizes(target: Target, owner: nn.Module) -> Sizes:
+    weight, r = owner.get_parameter(target.parameter or "weight"), target.settings.r
+    if target.parameter is not None:
+        A, B = part_shapes(weight.shape, r, target.rows)
+        return Sizes(A, B, r, outputs=math.prod(B[:-1]))
+    adapted = adapted_class(_base_class(owner))
+    assert adapted is not None, f"{type(owner)} was not checked before"
+    return Sizes(*factor_shapes(weight.shape, r), r, outputs=adapted.outputs(owner))
 
 
 def _passes_by(owner: nn.Module, target: Target) -> bool:
-    """Whether the owner has a forward that the adapter does not extend."""
+    """Whether the owner's forward would bypass the adapter, which extends the known base forwards only."""
     if isinstance(owner, nn.MultiheadAttention):
         return reads_raw(owner)
     if target.parameter is None or (isinstance(owner, nn.Linear) and target.parameter == "weight"):

@@ -1,4 +1,4 @@
-"""Feature maps that are kept, found again by likeness, and blended in."""
+"""Feature maps that are kept, found again by likeness, and blended in: the cache of `low_rank_map`."""
 
 from __future__ import annotations
 

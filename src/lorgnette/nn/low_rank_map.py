@@ -1,4 +1,4 @@
-"""A residual low-rank map of features, with a cache of what it gave."""
+"""A residual low-rank map of features, with a cache of what it gave: an option of `ss2d`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of the Swin transformer, under the names that SwinIR's checkpoints use."""
+"""Blocks of the Swin transformer, under the names that SwinIR's checkpoints use. Public; no room uses them so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Transformer blocks over tokens, under the names that ViT's checkpoints use."""
+"""Transformer blocks over tokens, under the names that ViT's checkpoints use. Public; no room uses them so far.
+
+`swin` takes its MLP and two helpers from here.
+"""
 
 from __future__ import annotations
 

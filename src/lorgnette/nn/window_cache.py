@@ -1,4 +1,7 @@
-"""Windows of attention blocks that are kept, so that those which did not change are not computed again."""
+"""Windows of attention blocks that are kept, so that those which did not change are not computed again.
+
+An option of `swin.SwinTransformerBlock`, and so in no room so far.
+"""
 
 from __future__ import annotations
 

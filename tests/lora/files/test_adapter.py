@@ -28,7 +28,7 @@ from lorgnette.lora import (
     merge_lora_weights,
     save_adapter,
 )
-from lorgnette.lora.files.folder import current_file, replace_files
+from lorgnette.lora.files.commit import current_file, replace_files
 
 DATA = Path(__file__).parents[2] / "data" / "adapter_v1"
 CONFIG = LoRAConfig(

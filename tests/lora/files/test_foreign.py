@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lorgnette.lora import (
     LoRAConfig,
-    export_loralib,
     get_lora_state_dict,
     import_adapter,
     inject_lora,
@@ -109,26 +108,6 @@ def test_every_layer_of_loralib_is_read():
     close(merge_lora_weights(net)(*BATCH), as_loralib(state, ALPHA)(*BATCH))
 
 
-def test_loralib_reads_what_is_written(tmp_path, shake):
-    config = LoRAConfig(
-        r=R,
-        lora_alpha=ALPHA,
-        target_modules=["words", "conv", "grouped", "point", "qkv", "fc"],
-        slices={"qkv": ["q", "v"]},
-        overrides={"fc": {"use_rslora": True}},
-    )
-    net = inject_lora(make(), config)
-    shake(net)
-    for name in ("adapter.safetensors", "adapter.pt"):
-        state = export_loralib(net, tmp_path / name)
-        assert state["qkv.lora_A"].shape == (2 * R, 6)
-        assert state["point.lora_B"].shape == (6, R)
-        close(as_loralib(state, ALPHA)(*BATCH), net(*BATCH))
-        again = make()
-        import_adapter(again, tmp_path / name, alpha=ALPHA, enable_lora=ENABLED)
-        close(again(*BATCH), net(*BATCH))
-
-
 def test_a_whole_state_dict_of_loralib_keeps_the_base_out_of_the_adapter():
     state = loralib_state(make())
     base = make().state_dict()
@@ -161,17 +140,6 @@ def test_what_does_not_fit_is_said_in_one_line_and_the_model_stays(change, setti
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert list(net.state_dict()) == list(make().state_dict())
-
-
-def test_what_loralib_does_not_have_is_not_written(shake):
-    with pytest.raises(ValueError, match="Net has no adapter"):
-        export_loralib(make())
-    net = inject_lora(nn.Sequential(nn.ConvTranspose2d(2, 2, 3)), target_modules=["0"])
-    with pytest.raises(ValueError, match=r"'0' is a .*ConvTranspose2d, which loralib does not have"):
-        export_loralib(net)
-    net = inject_lora(nn.Sequential(nn.Conv2d(2, 2, (1, 3))), target_modules=["0"])
-    with pytest.raises(ValueError, match="loralib's are square"):
-        export_loralib(net)
 
 
 # ------------------------------------------------------------------------------------------------------- kohya
@@ -215,16 +183,13 @@ def test_kohyas_files_are_read(unet, tmp_path):
     close(unet(image), plain(image))
 
 
-def test_a_core_in_the_middle_and_matrices_written_as_convolutions(unet):
+def test_matrices_written_as_convolutions(unet):
     image, plain = torch.randn(1, 3, 5, 4), copy.deepcopy(unet)
-    down, mid, up = torch.randn(2, 4, 1, 1), torch.randn(2, 2, 3, 3), torch.randn(4, 2, 1, 1)
-    state = kohya("lora_unet_conv_in", down, up, 2.0) | {"lora_unet_conv_in.lora_mid.weight": mid}
     q = torch.randn(2, 4, 1, 1), torch.randn(4, 2, 1, 1)
-    state |= kohya("lora_unet_down_blocks_0_to_q", *q, None)
+    state = kohya("lora_unet_down_blocks_0_to_q", *q, None)
     proj = torch.randn(2, 3), torch.randn(4, 2)
     state |= kohya("lora_unet_down_blocks_0_proj_in", *proj, None)
     import_adapter(unet, state)
-    plain.conv_in.weight.data += torch.einsum("orxy,rjkl,jiab->oikl", up, mid, down)
     plain.down_blocks[0]["to_q"].weight.data += q[1][..., 0, 0] @ q[0][..., 0, 0]
     plain.down_blocks[0]["proj_in"].weight.data += (proj[1] @ proj[0])[..., None, None]
     close(unet(image), plain(image))
@@ -260,6 +225,12 @@ KOHYA_MISTAKES = {
         Unet,
         kohya("lora_unet_conv_in", *FACTORS, None) | {"lora_unet_conv_in.dora_scale": FACTORS[0]},
         "'lora_unet_conv_in.dora_scale' belongs to another method",
+    ),
+    "a core in the middle": (
+        Unet,
+        kohya("lora_unet_conv_in", torch.zeros(2, 4, 1, 1), torch.zeros(4, 2, 1, 1), None)
+        | {"lora_unet_conv_in.lora_mid.weight": torch.zeros(2, 2, 3, 3)},
+        "'lora_unet_conv_in.lora_mid.weight' belongs to another method",
     ),
 }
 
@@ -351,15 +322,3 @@ def test_info_says_whose_adapter_a_file_is(unet, tmp_path, capsys):
         assert main(["info", str(tmp_path / f"{name}.safetensors")]) == 0
         shown = capsys.readouterr().out
         assert said in shown if said else "adapter of" not in shown
-
-
-def test_methods_go_to_loralib_whole_or_not_at_all(shake):
-    start = inject_lora(make(), LoRAConfig(r=3, lora_alpha=6, target_modules=["fc"], init_lora_weights="pissa"))
-    shake(start)
-    state = export_loralib(start)
-    assert state["fc.lora_A"].shape == (6, 18)  # the start that is taken off is in the factors
-    delta = state["fc.lora_B"] @ state["fc.lora_A"] * (6 / 6)
-    close(start.fc.weight + delta, start.fc.effective_weight())
-    dora = inject_lora(make(), LoRAConfig(target_modules=["fc"], use_dora=True))
-    with pytest.raises(ValueError, match=r"^export_loralib: 'fc' has DoRA, which loralib has not"):
-        export_loralib(dora)

@@ -1,4 +1,4 @@
-"""The real loralib reads what is written for it, and what it writes is read."""
+"""What the real loralib writes is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lorgnette.lora import LoRAConfig, export_loralib, get_lora_params, import_adapter, inject_lora
+from lorgnette.lora import import_adapter
 
 loralib = pytest.importorskip("loralib")
 
@@ -65,26 +65,3 @@ def test_its_state_is_read(tmp_path, whole):
     net = base_of(source)
     assert import_adapter(net, tmp_path / "lora.pt", alpha=ALPHA, enable_lora=ENABLED).complete
     close(net(*BATCH), source(*BATCH))
-
-
-def test_it_reads_what_is_written(tmp_path):
-    source = theirs()
-    net = base_of(source)
-    names = ["words", "conv", "grouped", "point", "qkv", "fc"]
-    inject_lora(net, LoRAConfig(r=R, lora_alpha=ALPHA, target_modules=names, slices={"qkv": ["q", "v"]}))
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in get_lora_params(net):
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
-    state = export_loralib(net, tmp_path / "lora.pt")
-    for name in ("conv", "grouped"):  # a kernel's update is of another rank there
-        layer, rank = getattr(source, name), state[f"{name}.lora_A"].shape[0] // 3
-        layer.lora_A = nn.Parameter(torch.zeros_like(state[f"{name}.lora_A"]))
-        layer.lora_B = nn.Parameter(torch.zeros_like(state[f"{name}.lora_B"]))
-        layer.scaling = ALPHA / rank
-    found = source.load_state_dict(torch.load(tmp_path / "lora.pt", weights_only=True), strict=False)
-    assert not found.unexpected_keys
-    assert all("lora_" not in key for key in found.missing_keys)
-    assert {key for key in source.state_dict() if "lora_" in key} == state.keys()
-    close(source(*BATCH), net(*BATCH))
-    close(source.eval()(*BATCH), net(*BATCH))  # merged by itself

@@ -51,8 +51,8 @@ def ordinary(monkeypatch):
 def calls(monkeypatch):
     """Counts the fused passes."""
     count = []
-    adapted = fused._adapted
-    monkeypatch.setattr(fused, "_adapted", lambda *args: (count.append(1), adapted(*args))[1])
+    adapted = fused.adapted
+    monkeypatch.setattr(fused, "adapted", lambda *args: (count.append(1), adapted(*args))[1])
     return count
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lorgnette.federate.aggregation.adapter_state import Adapter
 from lorgnette.lora import (
     LoRAConfig,
     adapted_layers,
@@ -17,7 +18,6 @@ from lorgnette.lora import (
     allocate,
     combine,
     delta_survival,
-    export_loralib,
     get_lora_params,
     inject_lora,
     load_adapter,
@@ -123,7 +123,7 @@ def test_kept_loaded_strictly_and_verified(layer, x, tmp_path):
         load_adapter(plain, tmp_path)
     kind = json.loads((tmp_path / "adapter_config.json").read_text())
     assert kind["peft_type"] == "LORGNETTE"
-    assert "PEFT has no rank that depends on the input" in kind["reasons"][0]
+    assert "PEFT does not have lora.dynamic_rank" in kind["reasons"][0]
 
 
 def mixed():
@@ -191,7 +191,7 @@ def test_training_with_the_cost_lowers_the_rank_where_the_input_needs_less():
 
 def test_where_it_cannot_be_it_is_refused_by_name(tmp_path):
     config = LoRAConfig(r=2, target_modules=["0"], dynamic_rank=True)
-    with pytest.raises(ValueError, match=r"is an nn\.Embedding, which cannot have lora\.dynamic_rank"):
+    with pytest.raises(ValueError, match=r"'0' \(Embedding\) cannot have lora\.dynamic_rank"):
         inject_lora(nn.Sequential(nn.Embedding(4, 4)), config)
     with pytest.raises(ValueError, match="a part of a layer, which cannot have"):
         inject_lora(nn.Sequential(nn.MultiheadAttention(4, 2)), config)
@@ -210,12 +210,12 @@ def test_where_it_cannot_be_it_is_refused_by_name(tmp_path):
             LoRAConfig(dynamic_rank=True, **other)
 
     model, x = mixed()
-    with pytest.raises(ValueError, match="resize: '2' has a gate over its 2 directions"):
+    with pytest.raises(ValueError, match="resize: '2' of rank 2 has a gate over its directions"):
         resize(model, 4)
-    with pytest.raises(ValueError, match="is not of plain factors"):
+    with pytest.raises(ValueError, match=r"has lora\.dynamic_rank"):
         allocate(model, [x], lambda model, x: model(x).square().mean(), mean_rank=2)
-    with pytest.raises(ValueError, match=r"has lora\.dynamic_rank, which loralib has not"):
-        export_loralib(model, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match=r"federation: '2' has lora\.dynamic_rank, whose update does not add up"):
+        Adapter(model)
     with pytest.raises(ValueError, match=r"combine: 'default' has lora\.dynamic_rank at '2'"):
         combine(model, {"default": 1.0}, "other")
     with pytest.raises(ValueError, match=r"has lora\.dynamic_rank at '2'"), per_sample(model, ["default", None]):

@@ -248,7 +248,7 @@ def test_eva_finds_the_directions_of_the_inputs(layer):
     with pytest.raises(ValueError, match="rank 2, and its inputs gave 0 directions"):
         initialise_eva(model, [])
     shake(model)
-    with pytest.raises(ValueError, match="does not start at B = 0"):
+    with pytest.raises(ValueError, match="is no fresh adapter"):
         initialise_eva(model, [inputs])
 
 

@@ -228,7 +228,7 @@ def test_patterns_may_call_a_raw_parameter_by_its_name_and_nothing_is_overwritte
     assert [adapter.r for adapter in adapted_layers(net).values()] == [3, 8]
     net = make()
     net.blocks[0].lora_x_proj_weight = "taken"
-    with pytest.raises(ValueError, match=r"has something of its own at 'blocks\.0\.lora_x_proj_weight'"):
+    with pytest.raises(ValueError, match=r"has an attribute 'blocks\.0\.lora_x_proj_weight' already"):
         inject_lora(net, LoRAConfig(target_parameters=["x_proj_weight"]))
     assert not is_adapted(net)
 

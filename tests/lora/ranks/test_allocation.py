@@ -153,5 +153,5 @@ def test_what_does_not_work_is_named(settings, message):
     pissa = lora.inject_lora(
         nn.Sequential(nn.Linear(4, 4)), lora.LoRAConfig(r=2, target_modules=["0"], init_lora_weights="pissa")
     )
-    with pytest.raises(ValueError, match=r"^allocate: '0' is not of plain factors"):
+    with pytest.raises(ValueError, match=r"^allocate: '0' has lora.init_lora_weights 'pissa'"):
         lora.allocate(pissa, [IMAGE], squares, mean_rank=2)

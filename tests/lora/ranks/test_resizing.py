@@ -161,7 +161,7 @@ def test_what_does_not_work_is_named_and_nothing_changes(rank, message):
         nn.Sequential(nn.Linear(4, 4)),
         lora.LoRAConfig(r=2, target_modules=["0"], init_lora_weights="pissa"),
     )
-    with pytest.raises(ValueError, match=r"^resize: '0' keeps the factors it started from, which have rank 2"):
+    with pytest.raises(ValueError, match=r"^resize: '0' of rank 2 keeps the factors that it started from"):
         lora.resize(start, 3)
     with pytest.raises(ValueError, match=r"^resize: Linear has no adapter"):
         lora.resize(nn.Linear(2, 2), 3)

@@ -327,11 +327,11 @@ def test_places_that_know_no_samples_are_refused_by_name():
         "words": r"'words' is an nn.Embedding",
         "in": r"'attention.lora_q' adapts a raw parameter",
         "out": r"'attention.out_proj' is read raw by its nn.MultiheadAttention",
-        "dora": r"'dora' has DoRA at 'words'",
+        "dora": r"'dora' has lora.use_dora at 'words'",
     }.items():
         with pytest.raises(ValueError, match=f"^per_sample: {message}"), lora.per_sample(model, [name]):
             pass
-    with pytest.raises(ValueError, match=r"^align_adapters: 'dora' has DoRA"):
+    with pytest.raises(ValueError, match=r"^align_adapters: 'dora' has lora\.use_dora"):
         lora.align_adapters(model)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lorgnette.common.text import nearest
 from lorgnette.federate.aggregation.products import Product, narrowed, truncated
 from lorgnette.lora import LowRank, adapted_layers, fingerprint, trained_tensors
-from lorgnette.lora.layers.base import STARTS
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.several.stacking import holder
 
@@ -90,7 +89,7 @@ class Adapter:
         model: with adapters, and the base as everyone has it.
 
     Raises:
-        ValueError: it has none, or one that is not the base plus `B A` (DoRA, PiSSA, OLoRA).
+        ValueError: it has none, or one that is not the base plus `B A` (any method but plain LoRA).
     """
 
     def __init__(self, model: nn.Module):
@@ -98,10 +97,10 @@ class Adapter:
         if not layers:
             raise ValueError(f"federation: {type(model).__name__} has no adapter; lora.r 8 is usual")
         for name, layer in layers.items():
-            if layer.use_dora or any(start in layer.lora_tensors for start in STARTS):
+            if layer.lora_method.tensors:
                 raise ValueError(
-                    f"federation: {name!r} has an update that does not add up over clients (lora.use_dora or"
-                    " lora.init_lora_weights); the plain ones do"
+                    f"federation: {name!r} has {layer.lora_method.title}, whose update does not add up over clients;"
+                    " that of a plain LoRA does"
                 )
         self.model, self.layers = model, layers
         self.base = base_digest(model)
@@ -164,7 +163,7 @@ class Adapter:
         ]
         for other in self._sharing[name]:
             other.lora_A, other.lora_B = parameters
-            other.lora_alpha = scaling * (other.r**0.5 if other.use_rslora else other.r)
+            other.scaling = scaling
 
 
 def base_digest(model: nn.Module) -> str:

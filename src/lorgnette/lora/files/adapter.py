@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.common.files import read_json
-from lorgnette.lora.config import LoRAConfig, starts_from_base
-from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
-from lorgnette.lora.files.folder import (
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.files.commit import (
     FORMAT_VERSION,
     MANIFEST,
     PEFT_CONFIG,
@@ -33,6 +32,7 @@ from lorgnette.lora.files.folder import (
     current_file,
     replace_files,
 )
+from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.peft import (
     OWN_TYPE,
@@ -40,8 +40,8 @@ from lorgnette.lora.files.peft import (
     peft_config,
     peft_names,
     settings_from_peft,
-    split_starts,
     to_peft,
+    unpacked,
 )
 from lorgnette.lora.files.peft_parameters import unwrap
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
@@ -142,8 +142,7 @@ def load_adapter(
         if isinstance(config, dict) and config.get("target_parameters"):
             state, raw = unwrap(model, config["target_parameters"], state)
         targets = _described_targets(manifest) if manifest else _targets_from_peft(model, config, state, raw)
-        started = [name for name, target in targets.items() if starts_from_base(target.settings.init_lora_weights)]
-        state = split_starts(state, started)
+        state = unpacked(state, targets)
         difference = None
         if manifest:
             skip = frozenset(manifest["trained"])
@@ -237,12 +236,7 @@ def _describe(adapter: LowRank) -> dict[str, Any]:
     }
     if adapter.lora_A.dtype not in (torch.float32, torch.float64):
         settings["lora_dtype"] = str(adapter.lora_A.dtype).removeprefix("torch.")
-    if adapter.lora_init is not True:
-        settings["init_lora_weights"] = adapter.lora_init
-    if adapter.use_dora:
-        settings["use_dora"] = True
-    if adapter.dynamic_rank:
-        settings["dynamic_rank"] = True
+    settings |= adapter.lora_method.settings()
     if adapter.lora_B.requires_grad and not adapter.lora_A.requires_grad:
         settings["freeze_lora_A"] = True
     if isinstance(adapter, LoRAParameter):

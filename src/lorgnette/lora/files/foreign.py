@@ -1,26 +1,21 @@
-"""Adapters in the files of other programs, and state dicts saved by hand: recognised, injected, strictly loaded."""
+"""Load adapters that other programs wrote, and state dicts saved by hand: recognised, injected, strictly loaded."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lorgnette.common.files import atomic_write
+from lorgnette.common.tensors import read_tensors
 from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter
 from lorgnette.lora.files.kohya import read_kohya
 from lorgnette.lora.files.loading import load_onto
-from lorgnette.lora.files.loralib import read_loralib, to_loralib
+from lorgnette.lora.files.loralib import read_loralib
 from lorgnette.lora.layers.base import LowRank, is_adapted
 from lorgnette.lora.state import IN_PROJ, LoadReport
 from lorgnette.lora.targets import Target, parts_of
@@ -46,7 +41,7 @@ def import_adapter(
         model: the base the adapter was made for, or the same with adapters on the same layers.
         source: a folder of Lorgnette or PEFT, a file (.safetensors, or one that `torch.load(weights_only=True)`
             reads), or the tensors by name.
-        format: 'folder', 'loralib' (microsoft/LoRA), 'kohya' (kohya-ss/sd-scripts and LoCon), 'checkpoint' (a
+        format: 'folder', 'loralib' (microsoft/LoRA), 'kohya' (kohya-ss/sd-scripts), 'checkpoint' (a
             table with `lora_state_dict` as `get_lora_state_dict` gives it), or 'auto': recognised.
         alpha: `lora_alpha`, which 'loralib' and 'checkpoint' do not hold; of a checkpoint it may be left out if the
             model has its adapters already. For 'kohya', that of layers without one (otherwise their rank).
@@ -88,47 +83,11 @@ def import_adapter(
     return load_onto(model, targets, tensors, strict, source=title)
 
 
-def export_loralib(model: nn.Module, path: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
-    """The adapter as a state dict of microsoft/LoRA (`loralib`), written to a file if `path` is given.
-
-    Its layers load it with `load_state_dict(..., strict=False)`, given the same `lora_alpha`; see
-    `lorgnette.lora.files.loralib.to_loralib` on ranks.
-
-    Args:
-        model: with adapters.
-        path: '.safetensors', or anything else for a file of `torch.save`.
-
-    Raises:
-        ValueError: the model has no adapter, or one that loralib cannot express.
-    """
-    if not is_adapted(model):
-        raise ValueError(f"export_loralib: {type(model).__name__} has no adapter; inject_lora comes first")
-    state = to_loralib(model)
-    if path is not None:
-        with atomic_write(path) as temporary:
-            if Path(path).suffix == ".safetensors":
-                temporary.write_bytes(safetensors.torch.save(state, metadata={"format": "pt"}))
-            else:
-                torch.save(state, temporary)
-    return state
-
-
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         names = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         raise FileNotFoundError(f"no such file or folder: {path}{nearest(path.name, names)}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds more than tensors and plain values, and is not opened") from None
-    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no safetensors file and none of torch.save ({first})") from None
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__} instead of tensors by name")
-    return found
+    return read_tensors(path)
 
 
 def _tensors(found: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:

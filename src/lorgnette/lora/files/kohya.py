@@ -3,23 +3,21 @@
 lora_unet_down_blocks_0_to_q.lora_down.weight    A: (r, in) or (r, in, kh, kw)
 lora_unet_down_blocks_0_to_q.lora_up.weight      B: (out, r) or (out, r, 1, 1)
 lora_unet_down_blocks_0_to_q.alpha               a number; absent, it is r
-lora_unet_down_blocks_0_to_q.lora_mid.weight     (r, r, kh, kw), where `lora_down` is 1 x 1 (LoCon with a Tucker core)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.selection import KINDS
+from lorgnette.lora.layers.tables import layer_types
 from lorgnette.lora.targets import Target
 
 PREFIXES = ("lora_unet_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_te_", "lora_")
-_FACTORS = ("lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha")
+_FACTORS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
 def read_kohya(
@@ -54,7 +52,7 @@ def read_kohya(
         if down is None or up is None:
             raise ValueError(f"{title!r} has no {_FACTORS[0] if down is None else _FACTORS[1]}: the file is incomplete")
         weight = _weight(model, name)
-        A, B = _factors(title, down, up, parts.get("lora_mid.weight"), weight)
+        A, B = _factors(title, down, up, weight)
         strength = parts.get("alpha")
         rank = A.shape[0]
         scale = float(strength) if strength is not None else (rank if alpha is None else alpha)
@@ -68,7 +66,7 @@ def read_kohya(
 def _underscored(model: nn.Module) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, module in model.named_modules():
-        if name and isinstance(module, KINDS):
+        if name and isinstance(module, layer_types()):
             found.setdefault(name.replace(".", "_"), []).append(name)
     return found
 
@@ -97,13 +95,9 @@ def _weight(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _factors(title: str, down: Tensor, up: Tensor, mid: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _factors(title: str, down: Tensor, up: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     if down.dim() not in (2, weight.dim(), 4) or up.dim() not in (2, weight.dim(), 4):
         raise ValueError(f"{title!r} has factors of {down.dim()} and {up.dim()} dimensions")
-    if mid is not None:
-        if mid.dim() != 4 or mid.shape[1] != down.shape[0] or down[0, 0].numel() != 1:
-            raise ValueError(f"{title!r} has a lora_mid that does not fit its lora_down")
-        down = torch.einsum("ijhw,jc->ichw", mid, down.flatten(1))
     # Programs disagree on whether a matrix is written as a 1 x 1 convolution.
     trailing = (1,) * (weight.dim() - 2)
     if down[0].numel() == down.shape[1]:

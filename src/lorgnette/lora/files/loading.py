@@ -1,4 +1,4 @@
-"""Tensors that come from a file, fitted to a model: checked as a whole before anything is changed."""
+"""Load tensors from a file into a model. Everything is checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lorgnette.lora.config import starts_from_base
-from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS, STARTS, LowRank, is_adapted
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, is_adapted
+from lorgnette.lora.layers.tables import adapter_tensors
 from lorgnette.lora.state import (
     LoadReport,
     base_tensors,
@@ -25,10 +25,10 @@ from lorgnette.lora.targets import Target, shapes_of, why_not
 def load_onto(
     model: nn.Module, targets: Mapping[str, Target], state: Mapping[str, Tensor], strict: bool, source: str
 ) -> LoadReport:
-    """Give a model these adapters, unless it has its own, and their tensors; checked before it is touched.
+    """Load adapters into a model, which is injected first if it has none. All is checked before it is changed.
 
     Raises:
-        ValueError: strict, and `source` (how the message calls it) does not fit the model.
+        ValueError: strict, and the adapter does not fit the model; the message names it by `source`.
     """
     title = type(model).__name__
     fresh = not is_adapted(model)
@@ -70,13 +70,11 @@ def _fit(
                 obstacles[name] = f", which {reason}"
                 continue
             held = shapes_of(target, modules[target.owner])
-            if starts_from_base(config.init_lora_weights):
-                held |= {start: held[factor] for start, factor in zip(STARTS, LORA_TENSORS, strict=True)}
             wanted |= {f"{name}.{tensor}": shape for tensor, shape in held.items()}
     if required:
         wanted |= {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     else:
-        required = [name for name in wanted if name.rpartition(".")[2] in ADAPTER_TENSORS]
+        required = [name for name in wanted if name.rpartition(".")[2] in adapter_tensors()]
     named, unknown = named_for(state, wanted)
     missing = [name for name in required if name not in named]
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}

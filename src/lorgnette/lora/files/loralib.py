@@ -1,4 +1,4 @@
-"""State dicts of microsoft/LoRA (`loralib`), read and written.
+"""State dicts of microsoft/LoRA (`loralib`), read.
 
 Linear          lora_A (r, in)               lora_B (out, r)
 Embedding       lora_A (r, rows)             lora_B (width, r), both transposed
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from lorgnette.lora.config import LoRAConfig
-from lorgnette.lora.layers.base import LowRank, adapted_layers
-from lorgnette.lora.layers.parameter import LoRAParameter, part_name, sites
-from lorgnette.lora.state import base_tensors, trained_tensors
+from lorgnette.lora.layers.parameter import part_name
+from lorgnette.lora.state import base_tensors
 from lorgnette.lora.targets import Target
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,42 +64,6 @@ def read_loralib(
             targets[name] = target
             tensors |= {f"{name}.lora_A": A, f"{name}.lora_B": B}
     return targets, tensors
-
-
-def to_loralib(model: nn.Module) -> dict[str, Tensor]:
-    """The adapter of a model as `loralib`'s layers hold it, for their `load_state_dict(..., strict=False)`.
-
-    `lora_alpha` stays the same number. The rank does too, but for a convolution with a kernel: its factors
-    are made anew (exact to rounding), and their first size is the rank times the kernel's.
-
-    Raises:
-        ValueError: `loralib` has no such layer; one line names it.
-    """
-    parts: dict[str, list[tuple[LoRAParameter, nn.Linear]]] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, (adapter, owner, _) in sites(model).items():
-        if adapter.use_dora:
-            raise ValueError(
-                f"export_loralib: {name!r} has DoRA, which loralib has not; merge_lora_weights folds it in"
-            )
-        if adapter.dynamic_rank:
-            raise ValueError(f"export_loralib: {name!r} has lora.dynamic_rank, which loralib has not")
-        if isinstance(adapter, LoRAParameter):
-            if not isinstance(owner, nn.Linear) or adapter.rows is None:
-                raise ValueError(f"export_loralib: loralib has no adapter of a part such as {name!r}")
-            parts.setdefault(name.rpartition(".")[0], []).append((adapter, owner))
-            continue
-        A, B = _write_layer(name, adapter)
-        tensors |= {f"{name}.lora_A": A, f"{name}.lora_B": B}
-    for name, members in parts.items():
-        A, B = _write_merged(name, members)
-        tensors |= {f"{name}.lora_A": A, f"{name}.lora_B": B}
-    layers = adapted_layers(model)
-    for name, tensor in trained_tensors(model).items():
-        owner, _, own = name.rpartition(".")
-        inside = f"{owner}.conv.{own}" if isinstance(layers.get(owner), _CONVOLUTIONS) else name
-        tensors[inside] = tensor
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _read_layer(
@@ -163,40 +126,6 @@ def _read_convolution(name: str, layer: _ConvNd, A: Tensor, B: Tensor, alpha: fl
     return Target(name, LoRAConfig(r=rank, lora_alpha=scaling * rank)), new_A, new_B
 
 
-def _write_layer(name: str, adapter: LowRank) -> tuple[Tensor, Tensor]:
-    A, B = (factor.detach() for factor in adapter.factors())
-    stretch = adapter.scaling / (adapter.lora_alpha / A.shape[0])  # rsLoRA scales in another way
-    if isinstance(adapter, nn.Embedding):
-        return B.mT * stretch, A.mT
-    if isinstance(adapter, _CONVOLUTIONS):
-        kernel = _kernel(name, adapter)
-        delta = (B.flatten(1).double() @ A.flatten(1).double()) * adapter.scaling
-        wide, tall = adapter.in_channels * kernel, adapter.out_channels // adapter.groups * kernel
-        new_B, new_A = _factorised(delta.reshape(tall, wide))
-        rank = -(-new_A.shape[0] // kernel)
-        new_A, new_B = _padded(new_A, rank * kernel, wide), _padded(new_B.mT, rank * kernel, tall).mT
-        return new_A.to(A.dtype), (new_B / (adapter.lora_alpha / rank)).to(B.dtype)
-    if isinstance(adapter, nn.Linear):
-        return A, B * stretch
-    raise ValueError(f"export_loralib: {name!r} is a {type(adapter).__name__}, which loralib does not have")
-
-
-def _write_merged(name: str, members: list[tuple[LoRAParameter, nn.Linear]]) -> tuple[Tensor, Tensor]:
-    members = sorted(members, key=lambda member: member[0].rows or (0, 0))
-    adapters = [adapter for adapter, _ in members]
-    sizes = {stop - start for start, stop in (adapter.rows or (0, 0) for adapter in adapters)}
-    alike = len({(adapter.r, adapter.scaling) for adapter in adapters}) == 1
-    size = sizes.pop()
-    aligned = all((adapter.rows or (0, 0))[0] % size == 0 for adapter in adapters)
-    out = members[0][1].weight.shape[0]
-    if sizes or not alike or not aligned or out % size:
-        raise ValueError(f"export_loralib: the parts of {name!r} differ in size, rank or strength; loralib's are alike")
-    factors = [adapter.factors() for adapter in adapters]
-    stretch = adapters[0].scaling / (adapters[0].lora_alpha / factors[0][0].shape[0])
-    A, B = (torch.cat([pair[i].detach() for pair in factors]) for i in (0, 1))
-    return A, B * stretch
-
-
 def _factorised(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """`B (rows, r)` and `A (r, columns)` with `B A = matrix`, of the rank that the matrix has."""
     U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -204,12 +133,6 @@ def _factorised(matrix: Tensor) -> tuple[Tensor, Tensor]:
     rank = max(1, int((tiny < S).sum()))
     root = S[:rank].sqrt()
     return U[:, :rank] * root, root[:, None] * Vh[:rank]
-
-
-def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
-    whole = matrix.new_zeros(rows, columns)
-    whole[: matrix.shape[0]] = matrix
-    return whole
 
 
 def _kernel(name: str, layer: _ConvNd) -> int:

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
-from lorgnette.lora.layers.base import GATE, LORA_TENSORS, STARTS, LowRank, adapted_layers
+from lorgnette.lora.layers.base import LORA_TENSORS, LoRALayer, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter, is_part, part_name
+from lorgnette.lora.layers.tables import METHODS, method_of
 from lorgnette.lora.selection import matches
-from lorgnette.lora.state import IN_PROJ, from_peft, get_lora_state_dict, own_tensors, trained_tensors
+from lorgnette.lora.state import IN_PROJ, from_peft, own_tensors, trained_tensors, whole
+from lorgnette.lora.targets import Target
 
 OWN_TYPE = "LORGNETTE"
 """Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
@@ -46,48 +47,41 @@ def to_peft(model: nn.Module) -> dict[str, Tensor]:
     if wrapped and beyond_peft(model):
         wrapped = {}
     tensors = {}
-    for name, tensor in get_lora_state_dict(model).items():
-        owner, _, factor = name.rpartition(".")
-        if factor in STARTS and owner in layers:
-            continue  # they stand in the factors themselves
-        if wrapped and factor in LORA_TENSORS and isinstance(layers[owner], LoRAParameter):
-            both = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
-            tensors[f"base_model.model.{wrapped_path(owner, wrapped)}.{factor}.weight"] = stacked(both, factor)
-            continue
-        if factor == "lora_magnitude" and owner in layers:
-            kernel = layers[owner].lora_A.dim() - 2
-            tensor = tensor.view(1, -1, *[1] * kernel) if kernel else tensor
-            name = f"{owner}.lora_magnitude_vector"
-        elif factor in GATE and owner in layers:
-            pass  # PEFT has none
-        elif factor in LORA_TENSORS:
-            tensor = layers[owner].factors()[LORA_TENSORS.index(factor)].detach()
-            if isinstance(layers[owner], nn.Embedding):
-                name, tensor = f"{owner}.lora_embedding_{'B' if factor == 'lora_A' else 'A'}", tensor.mT
-            else:
-                name = f"{name}.weight"
-        elif owner in layers:
-            name = f"{owner}.base_layer.{factor}"
-        if wrapped:
-            name = wrapped_path(owner, wrapped) + name.removeprefix(owner)
-        tensors[f"base_model.model.{name}"] = tensor
+    for owner, layer in layers.items():
+        path = wrapped_path(owner, wrapped)
+        for name, tensor in layer.lora_method.packed(layer).items():
+            tensor, kernel = whole(tensor.detach()), layer.lora_A.dim() - 2
+            if name in LORA_TENSORS:
+                if wrapped and isinstance(layer, LoRAParameter):
+                    tensor = stacked(tensor, name)
+                elif isinstance(layer, nn.Embedding):
+                    name, tensor = f"lora_embedding_{'B' if name == 'lora_A' else 'A'}", tensor.mT
+                if not isinstance(layer, nn.Embedding):
+                    name = f"{name}.weight"
+            elif theirs := layer.lora_method.peft_names.get(name):
+                name, tensor = theirs, tensor.view(1, -1, *[1] * kernel) if kernel else tensor
+            tensors[f"base_model.model.{path}.{name}"] = tensor
+    for name, tensor in trained_tensors(model).items():
+        owner, _, own = name.rpartition(".")
+        path = f"{wrapped_path(owner, wrapped)}." if owner else ""
+        tensors[f"base_model.model.{path}{'base_layer.' * (owner in layers)}{own}"] = whole(tensor.detach())
     return tensors
 
 
-def split_starts(state: Mapping[str, Tensor], starts: Iterable[str]) -> dict[str, Tensor]:
-    """A state as `to_peft` writes it, with the doubled factors of these adapters taken apart again."""
-    wanted = {f"{name}.{factor}": LORA_TENSORS.index(factor) for name in starts for factor in LORA_TENSORS}
+def unpacked(state: Mapping[str, Tensor], targets: Mapping[str, Target]) -> dict[str, Tensor]:
+    """A state as `to_peft` writes it, with the packed factors of these adapters taken apart again."""
+    methods = {name: method_of(target.settings) for name, target in targets.items()}
+    known = {f"{name}.{factor}" for name, method in methods.items() if method.frozen for factor in LORA_TENSORS}
     tensors = {}
     for key, tensor in state.items():
-        name, value = from_peft(key, tensor, wanted)
-        factor = wanted.get(name)
-        offset = value.dim() - 2 if is_part(name.rpartition(".")[0]) else 0  # a part may be a stack
-        axis = offset + (factor or 0)
-        if factor is None or value.dim() < 2 or value.shape[axis] % 2:
+        name, value = from_peft(key, tensor, known)
+        if name not in known:
             tensors[key] = tensor
             continue
-        own, start = value.chunk(2, axis)
-        tensors |= {name: own, f"{name}0": -start if factor else start}
+        owner, _, factor = name.rpartition(".")
+        offset = value.dim() - 2 if is_part(owner) else 0  # a part may be a stack
+        parts = methods[owner].unpacked(factor, value, offset + LORA_TENSORS.index(factor))
+        tensors |= {f"{owner}.{part}": own for part, own in parts.items()}
     return tensors
 
 
@@ -105,7 +99,7 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
     layers = adapted_layers(model)
     if reasons := beyond_peft(model):
         return {"peft_type": OWN_TYPE, "reasons": reasons}
-    ranks = {name: _rank(layer) for name, layer in layers.items()}
+    ranks = {name: layer.r * layer.lora_method.peft_rank for name, layer in layers.items()}
     raw = {
         f"{owner}.{part_name(parameter)}": f"{owner}.{parameter}"
         for owner, parameters in wrapped_parameters(model).items()
@@ -128,7 +122,8 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "use_rslora": use_rslora,
-        "use_dora": any(layer.use_dora for layer in layers.values()),
+        **{setting: False for method in METHODS.values() for setting in method.peft or ()},
+        **(next(iter(layers.values())).lora_method.peft or {}),
         "target_modules": _target_modules(model, [name for name in layers if name not in raw]),
         "target_parameters": sorted(raw.values()) or None,
         "rank_pattern": {_exactly(titles[name]): value for name, value in ranks.items() if value != rank},
@@ -143,22 +138,15 @@ def beyond_peft(model: nn.Module) -> list[str]:
     layers = adapted_layers(model)
     attentions = peft_names(model)
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    if len({layer.use_dora for layer in layers.values()}) > 1:
-        reasons.append("PEFT has DoRA for all layers or for none")
+    if len({tuple(layer.lora_method.peft or ()) for layer in layers.values()}) > 1:
+        reasons.append("PEFT has one method for all layers")
     for name, layer in layers.items():
         if name in attentions:
             reasons.append(f"{name}: PEFT adapts attentions as a whole, and out_proj with twice the update")
-        elif layer.dynamic_rank:
-            reasons.append(f"{name}: PEFT has no rank that depends on the input")
-        elif isinstance(layer, _ConvTransposeNd):
-            reasons.append(f"{name}: PEFT has no transposed convolution")
-        elif isinstance(layer, _ConvNd):
-            if layer.groups > 1:
-                reasons.append(f"{name}: PEFT factorises a convolution with groups in another way")
-            if layer.padding_mode != "zeros":
-                reasons.append(f"{name}: PEFT pads its low-rank path with zeros, not by {layer.padding_mode!r}")
-            if any(step != 1 for step in layer.dilation):
-                reasons.append(f"{name}: PEFT does not dilate its low-rank path")
+        elif layer.lora_method.peft is None:
+            reasons.append(f"{name}: PEFT does not have {layer.lora_method.title}")
+        elif isinstance(layer, LoRALayer):
+            reasons += [f"{name}: {reason}" for reason in layer.not_in_peft()]
         if places[id(layer)] > 1:
             reasons.append(f"{name}: PEFT adapts only one of the places this layer stands at")
     reasons += beyond_wrappers(model, trained_tensors(model))
@@ -215,7 +203,7 @@ def settings_from_peft(
             lora_alpha=alpha,
             lora_dropout=config.get("lora_dropout") or 0.0,
             use_rslora=bool(config.get("use_rslora")),
-            use_dora=bool(config.get("use_dora")),
+            **{s: value for m in METHODS.values() for s, value in (m.peft or {}).items() if config.get(s)},
         )
     return settings
 
@@ -223,7 +211,7 @@ def settings_from_peft(
 def lost_layer(model: nn.Module, config: Mapping[str, Any], names: Iterable[str]) -> str | None:
     """A layer that `target_modules` of PEFT's settings means and that has no tensors in the file.
 
-    Not told where PEFT's further rules (exclusion, numbers of layers) choose among the layers.
+    Not checked where PEFT's further rules (exclusion, numbers of layers) choose among the layers.
     """
     targets = config.get("target_modules")
     if not targets or targets == "all-linear" or config.get("exclude_modules") or config.get("layers_to_transform"):
@@ -259,13 +247,8 @@ def _times_of_out_proj(version: str) -> int:
     return 2
 
 
-def _rank(layer: LowRank) -> int:
-    """The rank that PEFT sees: with a start that is taken off, both stand side by side."""
-    return 2 * layer.r if STARTS[0] in layer.lora_tensors else layer.r
-
-
 def _alpha(layer: LowRank, use_rslora: bool) -> float:
-    alpha, rank = layer.lora_alpha, _rank(layer)
+    alpha, rank = layer.lora_alpha, layer.r * layer.lora_method.peft_rank
     if rank != layer.r or layer.use_rslora != use_rslora:  # PEFT has one switch for all layers, and sees 2r
         alpha = layer.scaling * (math.sqrt(rank) if use_rslora else rank)
     return int(alpha) if math.isfinite(alpha) and alpha == int(alpha) else alpha

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from lorgnette.lora.layers.base import ADAPTER_TENSORS, LORA_TENSORS
+from lorgnette.lora.layers.base import LORA_TENSORS
 from lorgnette.lora.layers.parameter import LoRAParameter, part_name, sites
 from lorgnette.lora.selection import matches
+from lorgnette.lora.state import own_tensors
 
 _WRAPPER = ".base_layer"
 _KEY = re.compile(rf"(?:base_model\.model\.)?(.+?)((?:{re.escape(_WRAPPER)})*)\.(lora_[AB])(?:\.weight)?")
@@ -40,8 +41,8 @@ def beyond_wrappers(model: nn.Module, trained: Iterable[str]) -> list[str]:
             )
         elif _transposed(owner, weight):
             reasons.append(f"{name}: PEFT takes the last axis of this parameter for its outputs")
-        elif adapter.use_dora:
-            reasons.append(f"{name}: PEFT has no DoRA for raw parameters")
+        elif not adapter.lora_method.linear:
+            reasons.append(f"{name}: PEFT has no {adapter.lora_method.title} for raw parameters")
         elif lost := next((other for other in trained if other.startswith(f"{place}.")), None):
             reasons.append(f"{lost}: PEFT does not save it inside the wrapper of {name}")
     wanted = wrapped_parameters(model)
@@ -143,10 +144,10 @@ def _matched(model: nn.Module, targets: list[str]) -> dict[str, list[str]]:
     """What PEFT wraps for these `target_parameters`, by owner, in the order of registration."""
     found = {}
     for owner, module in model.named_modules():
-        if isinstance(module, LoRAParameter):
+        if not owner or isinstance(module, LoRAParameter):
             continue
-        names = [name for name in module._parameters if owner and matches(f"{owner}.{name}", targets)]
-        if names := [name for name in names if name not in ADAPTER_TENSORS]:
+        base = own_tensors(module).keys() & module._parameters.keys()
+        if names := [name for name in module._parameters if name in base and matches(f"{owner}.{name}", targets)]:
             found[owner] = names
     return found
 

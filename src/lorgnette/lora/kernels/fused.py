@@ -1,26 +1,28 @@
-"""The adapted forward and backward pass in one piece: faster than a base layer with a low-rank layer beside it.
+"""The forward and backward pass of an adapted layer as one autograd function.
 
-What it saves, against `base(x) + s * up(down(dropout(x)))` left to autograd:
+It is faster than `base(x) + s * up(down(dropout(x)))` left to autograd, by fewer:
 
 * passes over activations: low-rank terms are accumulated in place by the product that makes them;
-* memory: float32 factors are cast down to the dtype of `x`, `x` never up to theirs; dropout keeps a seed,
+* bytes kept: float32 factors are cast down to the dtype of `x`, never `x` up to theirs; dropout keeps a seed,
   neither a mask nor a dropped copy of `x`; under autocast no cast copy of the frozen weight is kept;
-* work: with many rows `W + s B A` is formed once instead (`_merging_pays`), and with a high rank the gradients of
+* operations: with many rows `W + s B A` is formed once instead (`_merging_pays`), and with a high rank the gradients of
   the factors are taken from that of their product (`_product_pays`).
 
-Where it does not hold (`fusable`), the layers compute the same by ordinary operations.
+Where it cannot be used (`fusable`), the layers compute the same by ordinary operations.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lorgnette.lora.kernels.products import Convolution, Matrix
+if TYPE_CHECKING:
+    from lorgnette.lora.kernels.convolution_products import Convolution
 
 _PLAIN = (Tensor, nn.Parameter)
 _MERGING_MARGIN = 2.0  # measured: what forming the weight costs per element, in elements of a product it replaces
@@ -33,11 +35,11 @@ def no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def fusable(x: Tensor, weight: Tensor, bias: Tensor | None, dropout: float = 0.0) -> bool:
-    """Whether the fused pass holds here.
+    """Whether the fused pass can be used here.
 
-    It does not for a base that is trained itself, for tensors of another kind (quantised, distributed, fake,
+    It cannot for a base that is trained itself, for tensors of another kind (quantised, distributed, fake,
     nested), for dtypes that the base refuses, under `torch.func` and forward-mode differentiation, in tracing and
-    export, nor in compilation with dropout, whose seed no compiler can follow.
+    export, nor in compilation with dropout, whose seed a compiler cannot trace.
     """
     if torch.compiler.is_compiling():
         if dropout or torch.compiler.is_exporting() or torch.is_autocast_enabled(x.device.type):
@@ -59,58 +61,7 @@ def fusable(x: Tensor, weight: Tensor, bias: Tensor | None, dropout: float = 0.0
     return torch.compiler.is_compiling() or forward_ad._current_level < 0
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scaling: float, dropout: float = 0.0
-) -> Tensor:
-    """`x W^T + b + s drop(x) A^T B^T`.
-
-    Args:
-        x: input, `(..., in)`.
-        weight: frozen, `(out, in)`.
-        bias: frozen, `(out,)`.
-        A: first factor, `(r, in)`.
-        B: second factor, `(out, r)`.
-        scaling: `s`.
-        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
-
-    Returns:
-        `(..., out)`, in the dtype of `x`, or in that of autocast.
-    """
-    return _adapted(Matrix(), x, weight, bias, A, B, scaling, dropout)
-
-
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Tensor:
-    """A convolution without groups, in 1 to 3 dimensions, with the update `s B A` of its kernel.
-
-    Args:
-        x: input, `(B, in, *size)`.
-        weight: frozen, `(out, in, *kernel)`.
-        bias: frozen, `(out,)`.
-        A: first factor, `(r, in, *kernel)`.
-        B: second factor, `(out, r, 1, ...)`.
-        scaling: `s`.
-        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
-        stride: one number a dimension; so are `padding` (with zeros) and `dilation`.
-
-    Returns:
-        `(B, out, *size)`, in the dtype of `x`, or in that of autocast.
-    """
-    return _adapted(Convolution(stride, padding, dilation), x, weight, bias, A, B, scaling, dropout)
-
-
-def _adapted(
+def adapted(
     kind: Matrix | Convolution,
     x: Tensor,
     weight: Tensor,
@@ -120,6 +71,21 @@ def _adapted(
     scaling: float,
     dropout: float,
 ) -> Tensor:
+    """`W x + b + s B A drop(x)`.
+
+    Args:
+        kind: the products of the layer.
+        x: input, `(..., in)` or `(B, in, *size)`.
+        weight: frozen, `(out, in)` or `(out, in, *kernel)`.
+        bias: frozen, `(out,)`.
+        A: first factor, `(r, in)` or `(r, in, *kernel)`.
+        B: second factor, `(out, r)` or `(out, r, 1, ...)`.
+        scaling: `s`.
+        dropout: on the input of the low-rank path, in [0, 1); 0 while not training.
+
+    Returns:
+        `(..., out)` or `(B, out, *size)`, in the dtype of `x`, or in that of autocast.
+    """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     only_B = B.requires_grad and not A.requires_grad and torch.is_grad_enabled()
@@ -128,6 +94,40 @@ def _adapted(
     # One draw from the default generator, always on the CPU: a seed is never fetched from a device.
     seed = int(torch.randint(2**63 - 1, (), device="cpu")) if dropout else 0
     return _Beside.apply(kind, x, weight, bias, A, B, scaling, dropout, seed)
+
+
+class Matrix:
+    """The products of a linear layer, in their quickest order. `x: (..., in)`, `y: (..., out)`, `h: (..., r)`.
+
+    `h = A x` stands between the factors; `grad` is the gradient of an output or of `h`.
+    """
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def lower(self, x: Tensor, A: Tensor) -> Tensor:
+        return F.linear(x, A)
+
+    def rows(self, x: Tensor) -> int:
+        return x.numel() // max(1, x.shape[-1])
+
+    def input_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return (_flat(grad) @ weight).view(x.shape)
+
+    def add_input_grad(self, to: Tensor, grad: Tensor, factor: Tensor) -> Tensor:
+        return _flat(to).addmm_(_flat(grad), factor).view(to.shape)
+
+    def weight_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return _flat(grad).mT @ _flat(x)
+
+    def add_up(self, y: Tensor, h: Tensor, B: Tensor, scale: float) -> Tensor:
+        return _flat(y).addmm_(_flat(h), B.mT.contiguous(), alpha=scale).view(y.shape)
+
+    def down(self, grad: Tensor, B: Tensor) -> Tensor:
+        return F.linear(grad, B.mT.contiguous())  # twice as fast as grad @ B where B is narrow
+
+    def outer(self, grad: Tensor, h: Tensor) -> Tensor:
+        return (_flat(h).mT @ _flat(grad)).mT  # several times as fast as the other way round
 
 
 class _Beside(torch.autograd.Function):
@@ -273,3 +273,7 @@ def _no_view(y: Tensor) -> Tensor:
     """`y` itself, which a layer behind may change in place: autograd forbids that for a view from a Function."""
     compiled = torch.compiler.is_compiling()  # where it cannot be asked, and costs nothing
     return torch.ops.aten._unsafe_view(y, y.shape) if compiled or y._is_view() else y
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""Modules that read parameters of themselves or of their children raw, made to read what adapters make of them."""
+"""Modules that read weights directly instead of calling a layer, changed so that they read the adapted weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.layers.base import InPlace, LoRALayer, LowRank, specialise, turn_back
+from lorgnette.lora.layers.base import LoRALayer, LowRank
+from lorgnette.lora.layers.in_place import InPlace, specialise, turn_back
 from lorgnette.lora.layers.parameter import LoRAParameter, effective_parameter
 
 
-class LoRASlicedLinear(InPlace, nn.Linear):
+class _Reader(InPlace):
+    goes_first = False
+
+
+class LoRASlicedLinear(_Reader, nn.Linear):
     """`nn.Linear` with low-rank updates of some rows of its weight, such as q and v of a fused qkv projection.
 
     Each slice is a child (`lora_q`, `lora_v`) with factors and a rank of its own; dropout acts on its input.
@@ -27,7 +32,7 @@ class LoRASlicedLinear(InPlace, nn.Linear):
         for part in sorted(slices, key=lambda part: part.rows or (0, 0)):
             start, stop = part.rows or (0, self.out_features)
             x = F.dropout(input, part.lora_dropout, self.training) if part.lora_dropout else input
-            if part.use_dora:
+            if part.lora_method.acts_on == "weight":
                 update, scaling = F.linear(x, part.delta(self.weight[start:stop]).to(x.dtype)), 1.0
             else:
                 A, B = part.factors()
@@ -42,7 +47,7 @@ class LoRASlicedLinear(InPlace, nn.Linear):
         return effective_parameter(self, "weight")
 
 
-class LoRAMultiheadAttention(InPlace, nn.MultiheadAttention):
+class LoRAMultiheadAttention(_Reader, nn.MultiheadAttention):
     """`nn.MultiheadAttention` whose projections may have adapters.
 
     The base's own forward runs on the effective matrices, its fused evaluation included, so that masks, biases,
@@ -56,7 +61,7 @@ class LoRAMultiheadAttention(InPlace, nn.MultiheadAttention):
         return nn.MultiheadAttention.forward(_View(self), *args, **kwargs)  # type: ignore[arg-type]
 
 
-class LoRATransformerEncoderLayer(InPlace, nn.TransformerEncoderLayer):
+class LoRATransformerEncoderLayer(_Reader, nn.TransformerEncoderLayer):
     """`nn.TransformerEncoderLayer` whose fused evaluation reads the effective matrices of its children."""
 
     base_class = nn.TransformerEncoderLayer
@@ -65,7 +70,7 @@ class LoRATransformerEncoderLayer(InPlace, nn.TransformerEncoderLayer):
         return nn.TransformerEncoderLayer.forward(_View(self), *args, **kwargs)  # type: ignore[arg-type]
 
 
-class LoRATransformerEncoder(InPlace, nn.TransformerEncoder):
+class LoRATransformerEncoder(_Reader, nn.TransformerEncoder):
     """`nn.TransformerEncoder` that does not give nested tensors to layers whose adapters need gradients.
 
     It decides by the frozen weights; a layer with adapters takes nested tensors without gradients only.

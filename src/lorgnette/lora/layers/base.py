@@ -1,42 +1,22 @@
-"""What every adapter consists of and can do, whatever it is the adapter of."""
+"""What all adapters have in common, whatever they adapt and by whatever method."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.config import LoRAConfig, starts_from_base
+from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.kernels.fused import no_autocast
-from lorgnette.lora.layers import dora
-from lorgnette.lora.layers.initial import start_from_base
+from lorgnette.lora.layers.in_place import InPlace, turn_back
+from lorgnette.lora.layers.method import PLAIN, Method
 
 LORA_TENSORS = ("lora_A", "lora_B")
-STARTS = ("lora_A0", "lora_B0")
-GATE = ("lora_gate", "lora_gate_bias")
-METHOD_TENSORS = (*STARTS, "lora_magnitude", *GATE)
-"""Further tensors that some methods add: factors at the start (PiSSA, OLoRA), lengths (DoRA), a gate."""
-ADAPTER_TENSORS = (*LORA_TENSORS, *METHOD_TENSORS)
-
-
-class InPlace(nn.Module):
-    """A module class that existing modules are turned into; to be combined with their class, never used alone."""
-
-    base_class: ClassVar[type[nn.Module]]
-    """What the module was before, and becomes again."""
-    _general: ClassVar[type[InPlace] | None] = None
-    """Of a class made at run time: the class it was made from."""
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # The class of an adapted sub-class is made at run time: pickle and deepcopy make it again.
-        kind = type(self)
-        return _empty, (kind._general or kind, kind.base_class), self.__dict__
 
 
 class LowRank(nn.Module):
@@ -54,41 +34,25 @@ class LowRank(nn.Module):
     lora_dropout: float
     use_rslora: bool
     lora_enabled: bool
-    lora_init: bool | str
-    lora_watch: list[Tensor] | None = None
-    """Where `lorgnette.lora.watch_gates` collects the gates."""
+    lora_method: Method
     rank_axes: ClassVar[tuple[int, int]] = (0, 1)
     """The axes of the two factors that have the rank as their size."""
-    _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_init")
+    _settings: ClassVar[tuple[str, ...]] = ("lora_alpha", "lora_dropout", "use_rslora", "lora_enabled", "lora_method")
 
     @property
     def lora_tensors(self) -> dict[str, nn.Parameter]:
         """The tensors that this adapter consists of, by name."""
-        found = {name: self._parameters.get(name) for name in ADAPTER_TENSORS}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        return {name: self.get_parameter(name) for name in (*LORA_TENSORS, *self.lora_method.tensors)}
 
     @property
     def held(self) -> tuple[str, ...]:
         """Names of everything that the adapter adds to the layer."""
         return (*self.lora_tensors, *self._settings)
 
-    @property
-    def use_dora(self) -> bool:
-        """Whether the update is weight-decomposed: see `lorgnette.lora.layers.dora`."""
-        return "lora_magnitude" in self._parameters
-
-    @property
-    def dynamic_rank(self) -> bool:
-        """Whether the rank depends on the input: then no weight holds the update; see `lorgnette.lora.layers.gate`."""
-        return GATE[0] in self._parameters
-
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The factors whose product is the update: with a start that is taken off, those of both side by side."""
-        if "lora_A0" not in self._parameters:
-            return self.lora_A, self.lora_B
-        A0, B0 = (self.get_parameter(name) for name in STARTS)
-        down, up = self.rank_axes
-        return torch.cat([self.lora_A, A0], down), torch.cat([self.lora_B, -B0], up)
+        """The factors that are applied: `lora_A` and `lora_B`, or what the method makes of them."""
+        A, B = self.lora_A, self.lora_B
+        return self.lora_method.factors(self, A, B) if self.lora_method.tensors else (A, B)
 
     @property
     def r(self) -> int:
@@ -97,22 +61,27 @@ class LowRank(nn.Module):
 
     @property
     def scaling(self) -> float:
-        """The factor before `B A`."""
+        """The factor before `B A`; setting it sets `lora_alpha`."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    @scaling.setter
+    def scaling(self, value: float) -> None:
+        self.lora_alpha = value * (self.r**0.5 if self.use_rslora else self.r)
 
     def attach_to(
         self,
         weight: Tensor,
         shapes: tuple[tuple[int, ...], tuple[int, ...]],
         config: LoRAConfig,
+        method: Method,
         share: LowRank | None = None,
     ) -> None:
-        """Add the two factors for a weight: fresh ones of these shapes, or those of `share`, whose weight is tied."""
+        """Add the tensors for a weight: fresh factors of these shapes, or those of `share`, whose weight is tied."""
         self.lora_alpha = config.lora_alpha
         self.lora_dropout = config.lora_dropout
         self.use_rslora = config.use_rslora
         self.lora_enabled = True
-        self.lora_init = config.init_lora_weights if starts_from_base(config.init_lora_weights) else True
+        self.lora_method = method
         if share is not None:
             for name, tensor in share.lora_tensors.items():
                 setattr(self, name, tensor)
@@ -120,17 +89,11 @@ class LowRank(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         if config.lora_dtype is not None:
             dtype = getattr(torch, config.lora_dtype)
-        gate = gate_shapes(config.r) if config.dynamic_rank else {}
-        for name, shape in (*zip(LORA_TENSORS, shapes, strict=True), *gate.items()):
+        for name, shape in zip(LORA_TENSORS, shapes, strict=True):
             setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
         with torch.no_grad():
             self._init_lora_A(config)
-            if self.lora_init is not True:
-                start_from_base(self, self._matrices(weight), config)
-            if config.use_dora:
-                self.lora_magnitude = nn.Parameter(
-                    dora.lengths(self, weight.to(torch.promote_types(weight.dtype, torch.float32)))
-                )
+            method.start(self, weight, config)
         self.lora_A.requires_grad_(not config.freeze_lora_A)
 
     def add_to(self, weight: Tensor) -> Tensor:
@@ -145,7 +108,7 @@ class LowRank(nn.Module):
 
     def delta(self, weight: Tensor) -> Tensor:
         """What the adapter adds to a weight, or to its rows of one, in float32 (float64 for a float64 weight)."""
-        if self.use_dora:
+        if self.lora_method.acts_on == "weight":
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
             return LowRank._add(self, wide, self.lora_A) - wide  # not a sub-class's, which would cut out rows
         return self._delta(self.lora_A, weight)
@@ -161,29 +124,27 @@ class LowRank(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
-    def _product(self, factor: Tensor, weight: Tensor) -> Tensor:
-        product = self._matrices(self.lora_B).to(factor.dtype) @ self._matrices(factor)
-        if "lora_A0" in self._parameters:
-            A0, B0 = (self._matrices(self.get_parameter(name)).to(factor.dtype) for name in STARTS)
-            product = product - B0 @ A0
-        return product.view_as(weight)
-
-    def _matrices(self, tensor: Tensor) -> Tensor:
+    def matrices(self, tensor: Tensor) -> Tensor:
         """A weight or a factor as a matrix, or as a stack of them."""
         return tensor.flatten(1)
 
+    def by_output(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """A weight, reshaped where need be, and its axes that together count the outputs."""
+        return weight, (0,)
+
     def _delta(self, factor: Tensor, weight: Tensor) -> Tensor:
-        if self.dynamic_rank:
-            raise ValueError("lora.dynamic_rank: the update depends on the input, so that no weight holds it")
+        if not self.lora_method.merges:
+            raise ValueError(f"{self.lora_method.title}: the update depends on the input, so that no weight holds it")
         with no_autocast(weight.device.type):
-            return self._product(factor.to(torch.promote_types(weight.dtype, torch.float32)), weight) * self.scaling
+            wide = factor.to(torch.promote_types(weight.dtype, torch.float32))
+            return self.lora_method.product(self, wide, self.lora_B).view_as(weight) * self.scaling
 
     def _add(self, weight: Tensor, factor: Tensor) -> Tensor:
         delta = self._delta(factor, weight)
         total = weight.to(delta.dtype) + delta
-        if self.use_dora:
-            plain = total if factor is self.lora_A else weight.to(delta.dtype) + self._delta(self.lora_A, weight)
-            total = dora.rescaled(self, total, plain)
+        if self.lora_method.acts_on == "weight":
+            undropped = total if factor is self.lora_A else weight.to(delta.dtype) + self._delta(self.lora_A, weight)
+            total = self.lora_method.weight(self, total, undropped)
         return total.to(weight.dtype)
 
 
@@ -193,27 +154,63 @@ class LoRALayer(LowRank, InPlace):
     Attributes:
         lora_A: first factor, `(r, *weight.shape[1:])`.
         lora_B: second factor, `(weight.shape[0], r)`, with trailing ones for a convolution: `(out, r, 1, 1)`.
+
+    Args:
+        base: the arguments of the base class, by place or by name.
+        r: rank; so are `lora_alpha`, `lora_dropout`, `use_rslora` and `init_lora_weights` as in `LoRAConfig`.
     """
 
     weight: Tensor
+    has_between: ClassVar[bool] = False
+    """Whether its forward pass lets a method act between the factors, by `_between`."""
+    in_peft: ClassVar[bool] = False
+    """Whether PEFT has an adapter of it."""
 
-    def attach(self, config: LoRAConfig, share: LowRank | None = None) -> None:
-        """Add the two factors: fresh ones, or those of `share`, whose weight is tied to this one's."""
-        self.attach_to(self.weight, factor_shapes(self.weight.shape, config.r), config, share)
+    def __init__(
+        self,
+        *base: Any,
+        r: int = 8,
+        lora_alpha: float = 8,
+        lora_dropout: float = 0.0,
+        use_rslora: bool = False,
+        init_lora_weights: bool | Literal["gaussian"] = True,
+        **named: Any,
+    ) -> None:
+        config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
+        super().__init__(*base, **named)
+        self.attach(config, PLAIN)
+
+    @staticmethod
+    def outputs(layer: nn.Module) -> int:
+        """How many outputs a layer of this type has, adapted or not."""
+        return layer.get_parameter("weight").shape[0]
+
+    @classmethod
+    def why_not(cls, layer: nn.Module, method: Method) -> str | None:
+        """Why a layer of this type cannot be adapted by a method, or None."""
+        if method.merges or cls.has_between:
+            return None
+        return f"({cls.base_class.__name__}) cannot have {method.title}: Linear layers and convolutions can"
+
+    def not_in_peft(self) -> list[str]:
+        """Why PEFT cannot apply an adapter of this layer; empty where it can."""
+        return [] if self.in_peft else [f"PEFT has no adapter of {self.base_class.__name__}"]
+
+    def attach(self, config: LoRAConfig, method: Method, share: LowRank | None = None) -> None:
+        """Add the adapter's tensors: fresh ones, or those of `share`, whose weight is tied to this one's."""
+        self.attach_to(self.weight, factor_shapes(self.weight.shape, config.r), config, method, share)
 
     def delta_weight(self) -> Tensor:
         """The update `s B A` in the shape of `weight`, in float32 (float64 on a float64 base).
 
-        With DoRA it is the whole difference from `weight`.
+        With a method that acts on the weight (DoRA) it is the whole difference from `weight`.
         """
         return self.delta(self.weight)
 
     def effective_weight(self) -> Tensor:
-        """The matrix this layer applies, `weight + s B A`, in the dtype and shape of `weight`.
+        """The matrix this layer applies: see `LowRank.add_to`.
 
         For code that needs the matrix itself: `weight` is the frozen base and knows nothing of the adapter.
-        Differentiable in `lora_A` and `lora_B`. While training with dropout, the dropout acts on `lora_A`.
-        The sum is formed in float32 and rounded once, so that on a bfloat16 base small updates are lost here.
         """
         return self.add_to(self.weight)
 
@@ -228,14 +225,25 @@ class LoRALayer(LowRank, InPlace):
         detach_lora(merged)
         return merged
 
-    def _through(self, x: Tensor, apply: Callable[..., Tensor]) -> Tensor:
-        """DoRA's output, `apply(x, weight, bias)` being the base's: dropout acts on the input of the difference."""
+    def _through_weight(self, x: Tensor, apply: Callable[..., Tensor]) -> Tensor:
+        """The output by the effective weight, `apply(x, weight, bias)` being the base's.
+
+        Dropout acts on the input of what the adapter adds.
+        """
         bias: Tensor | None = getattr(self, "bias", None)
         if self.training and self.lora_dropout:
             return apply(x, self.weight, bias) + apply(
                 self._dropped(x), self.delta_weight().to(self.weight.dtype), None
             )
         return apply(x, self.effective_weight(), bias)
+
+    def _between(self, h: Tensor, axis: int) -> Tensor:
+        """What the method makes of `h = A x`: its directions lie along `axis`, once for each group of a convolution."""
+        groups = getattr(self, "groups", 1)
+        if groups > 1:
+            h, axis = h.unflatten(axis, (groups, -1)), axis + 1
+        h = self.lora_method.between(self, h.movedim(axis, -1)).movedim(-1, axis)
+        return h.flatten(axis - 1, axis) if groups > 1 else h
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.lora_dropout, self.training) if self.lora_dropout else x
@@ -249,33 +257,11 @@ def factor_shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tup
     return (r, *weight[1:]), (weight[0], r, *(1 for _ in weight[2:]))
 
 
-def gate_shapes(r: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a gate, by name."""
-    return dict(zip(GATE, ((r, r), (r,)), strict=True))
-
-
-def turn_back(module: InPlace) -> None:
-    """Give a module its own class again, in place."""
-    module.__class__ = type(module).base_class  # type: ignore[assignment]
-
-
 def detach_lora(layer: LoRALayer) -> None:
     """Turn `layer` back into its base class in place; `weight` is left as it is."""
     for name in layer.held:
         delattr(layer, name)
     turn_back(layer)
-
-
-@functools.cache
-def specialise(adapted: type[InPlace], base: type[nn.Module]) -> type[InPlace]:
-    """The adapted form of a layer class or of a sub-class of it."""
-    if adapted.base_class is base:
-        return adapted
-    members = {"base_class": base, "_general": adapted, "__module__": base.__module__}
-    # A layer's forward goes first. A module that only reads its children raw comes after its sub-class, whose own
-    # forward then reaches the adapted one by super().
-    bases = (adapted, base) if issubclass(adapted, LowRank) else (base, adapted)
-    return type(f"LoRA{base.__name__}", bases, members)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LowRank]:
@@ -286,8 +272,3 @@ def adapted_layers(model: nn.Module) -> dict[str, LowRank]:
 def is_adapted(model: nn.Module) -> bool:
     """Whether any layer of the model has an adapter."""
     return any(isinstance(module, LowRank) for module in model.modules())
-
-
-def _empty(adapted: type[InPlace], base: type[nn.Module]) -> nn.Module:
-    kind = specialise(adapted, base)
-    return kind.__new__(kind)

@@ -3,98 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.kernels import fused
+from lorgnette.lora.kernels.convolution_products import Convolution
 from lorgnette.lora.layers.base import LoRALayer
-from lorgnette.lora.layers.gate import gated
 
 CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
-class _LoRAConvolution(LoRALayer):
-    """Any convolution: what the classes below have in common.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: of the base; so are the further arguments of the base class, given by name.
-        r: rank.
-        lora_alpha: strength; the update is scaled by `lora_alpha / r`.
-        lora_dropout: dropout on the input of the low-rank path, in [0, 1).
-        use_rslora: scale by `lora_alpha / sqrt(r)`.
-        init_lora_weights: True or "gaussian", as in `LoRAConfig`.
-        base_settings: stride, padding, dilation, groups, bias, padding_mode, device, dtype, and output_padding
-            of a transposed convolution.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        *,
-        r: int = 8,
-        lora_alpha: float = 8,
-        lora_dropout: float = 0.0,
-        use_rslora: bool = False,
-        init_lora_weights: bool | Literal["gaussian"] = True,
-        **base_settings: Any,
-    ) -> None:
-        config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
-        super().__init__(in_channels, out_channels, kernel_size, **base_settings)
-        self.attach(config)
+def _for_each(groups: int, kernel: Tensor) -> Tensor:
+    return torch.cat([kernel] * groups) if groups > 1 else kernel
 
 
-class _LoRAConv(_LoRAConvolution, _ConvNd):
+class _LoRAConv(LoRALayer, _ConvNd):
+    has_between = True
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input)
-        if self.use_dora:
-            return self._through(input, self._conv_forward)
+        if self.lora_method.acts_on == "weight":
+            return self._through_weight(input, self._conv_forward)
         dropout = self.lora_dropout * self.training
         if self._is_simple(input) and fused.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
         base = super().forward(input)
-        x = self._dropped(input)
-        if self.dynamic_rank:
-            return torch.add(base, self._gated_update(x), alpha=self.scaling)
-        if self.groups > 1:
+        x, acts_on = self._dropped(input), self.lora_method.acts_on
+        if self.groups > 1 and acts_on == "factors":
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
         A, B = self.factors()
-        low = self._conv_forward(x, A.to(x.dtype), None)
+        low = self._conv_forward(x, _for_each(self.groups, A.to(x.dtype)), None)
+        if acts_on == "activations":
+            low = self._between(low, low.dim() - A.dim() + 1)
         conv = CONV[A.dim() - 3]
-        return torch.add(base, conv(low, B.to(low.dtype)), alpha=self.scaling)
+        return torch.add(base, conv(low, B.to(low.dtype), groups=self.groups), alpha=self.scaling)
 
-    def _gated_update(self, x: Tensor) -> Tensor:
-        A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        low = self._conv_forward(x, torch.cat([A] * self.groups), None)
-        low = gated(self, low, low.dim() - A.dim() + 1)
-        return CONV[A.dim() - 3](low, B.to(low.dtype), groups=self.groups)
+    def not_in_peft(self) -> list[str]:
+        reasons = []
+        if self.groups > 1:
+            reasons.append("PEFT factorises a convolution with groups in another way")
+        if self.padding_mode != "zeros":
+            reasons.append(f"PEFT pads its low-rank path with zeros, not by {self.padding_mode!r}")
+        if any(step != 1 for step in self.dilation):
+            reasons.append("PEFT does not dilate its low-rank path")
+        return reasons
 
     def _is_simple(self, x: Tensor) -> bool:
         return (
             self.groups == 1
-            and not self.dynamic_rank
+            and self.lora_method.acts_on == "factors"
             and x.dim() == self.weight.dim()
             and not isinstance(self.padding, str)
         )
 
     def _fused(self, x: Tensor) -> Tensor:
         padding = self.padding
+        assert isinstance(padding, tuple), "_is_simple looked"
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0,) * len(self.stride)
-        factors = (*self.factors(), self.scaling, self.lora_dropout if self.training else 0.0)
-        geometry = {"stride": self.stride, "padding": padding, "dilation": self.dilation}
-        return fused.conv(x, self.weight, self.bias, *factors, **geometry)
+        products = Convolution(self.stride, padding, self.dilation)
+        dropout = self.lora_dropout if self.training else 0.0
+        return fused.adapted(products, x, self.weight, self.bias, *self.factors(), self.scaling, dropout)
 
 
 class LoRAConv1d(_LoRAConv, nn.Conv1d):
@@ -120,7 +95,9 @@ class LoRAConv3d(_LoRAConv, nn.Conv3d):
     base_class = nn.Conv3d
 
 
-class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
+class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
+    has_between = True
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if not self.lora_enabled:
             return super().forward(input, output_size)
@@ -130,27 +107,32 @@ class _LoRAConvTranspose(_LoRAConvolution, _ConvTransposeNd):
         extra = self._output_padding(
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
         )
-        transposed = TRANSPOSED[dims - 1]
-        if self.use_dora:
-            place = (self.stride, self.padding, extra, self.groups, self.dilation)
-            return self._through(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
+        transposed, groups, acts_on = TRANSPOSED[dims - 1], self.groups, self.lora_method.acts_on
+        place = (self.stride, self.padding, extra, groups, self.dilation)
+        if acts_on == "weight":
+            return self._through_weight(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
         base = super().forward(input, output_size)
         x = self._dropped(input)
+        if groups > 1 and acts_on == "factors":
+            return base + transposed(x, self.delta_weight().to(x.dtype), None, *place)
         A, B = self.factors()
-        if self.dynamic_rank:
-            g = self.groups
-            down = B.unflatten(0, (g, -1)).transpose(1, 2).flatten(0, 1)
-            low = CONV[dims - 1](x, down.to(x.dtype), groups=g)
-            low = gated(self, low, low.dim() - A.dim() + 1)
-            up = torch.cat([A.to(low.dtype)] * g)
-            update = transposed(low, up, None, self.stride, self.padding, extra, g, self.dilation)
-            return torch.add(base, update, alpha=self.scaling)
-        if self.groups > 1:
-            delta = self.delta_weight().to(x.dtype)
-            return base + transposed(x, delta, None, self.stride, self.padding, extra, self.groups, self.dilation)
-        low = CONV[dims - 1](x, B.to(x.dtype).transpose(0, 1))
-        update = transposed(low, A.to(low.dtype), None, self.stride, self.padding, extra, 1, self.dilation)
+        down = B.to(x.dtype).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        low = CONV[dims - 1](x, down, groups=groups)
+        if acts_on == "activations":
+            low = self._between(low, low.dim() - A.dim() + 1)
+        update = transposed(low, _for_each(groups, A.to(low.dtype)), None, *place)
         return torch.add(base, update, alpha=self.scaling)
+
+    @staticmethod
+    def outputs(layer: nn.Module) -> int:
+        assert isinstance(layer, _ConvTransposeNd)
+        return layer.out_channels
+
+    def not_in_peft(self) -> list[str]:
+        return ["PEFT has no transposed convolution"]
+
+    def by_output(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        return weight.unflatten(0, (self.groups, -1)), (0, 2)  # (groups, in / groups, out / groups, *kernel)
 
 
 class LoRAConvTranspose1d(_LoRAConvTranspose, nn.ConvTranspose1d):

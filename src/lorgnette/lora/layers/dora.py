@@ -8,47 +8,46 @@ output at the start is the base's bit for bit.
 
 from __future__ import annotations
 
-import math
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.layers.method import Method, Sizes
 
 
-def lengths(layer: nn.Module, weight: Tensor) -> Tensor:
-    """Norm of the weights of each output of a layer, `(out,)`, without gradient."""
-    grouped, axis = _by_output(layer, weight.detach())
-    others = [dim for dim in range(grouped.dim()) if dim not in axis]
+class DoRA(Method):
+    name = "dora"
+    acts_on = "weight"
+    tensors = ("lora_magnitude",)
+    peft = MappingProxyType({"use_dora": True})
+    peft_names = MappingProxyType({"lora_magnitude": "lora_magnitude_vector"})
+
+    def settings(self) -> dict[str, Any]:
+        return {"use_dora": True}
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        return {"lora_magnitude": (sizes.outputs,)}
+
+    def start(self, adapter: LowRank, weight: Tensor, config: LoRAConfig) -> None:
+        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        adapter.lora_magnitude = nn.Parameter(lengths(adapter, wide))
+
+    def weight(self, adapter: LowRank, total: Tensor, undropped: Tensor) -> Tensor:
+        norm = lengths(adapter, undropped)
+        magnitude = adapter.get_parameter("lora_magnitude").to(total.dtype)
+        # An output whose weights are all zero has no direction to rescale.
+        ratio = torch.where(norm == 0, torch.ones_like(norm), magnitude / torch.where(norm == 0, 1, norm))
+        grouped, axes = adapter.by_output(total)
+        shape = [size if dim in axes else 1 for dim, size in enumerate(grouped.shape)]
+        return (grouped * ratio.view(shape)).view_as(total)
+
+
+def lengths(adapter: LowRank, weight: Tensor) -> Tensor:
+    """Norm of the weights of each output, `(outputs,)`, without gradient."""
+    grouped, axes = adapter.by_output(weight.detach())
+    others = [dim for dim in range(grouped.dim()) if dim not in axes]
     return torch.linalg.vector_norm(grouped, dim=others).flatten()
-
-
-def outputs(layer: nn.Module, parameter: str | None = None, rows: tuple[int, int] | None = None) -> int:
-    """How many lengths a layer has, or a parameter of it, or some rows of that."""
-    if rows is not None:
-        return rows[1] - rows[0]
-    if parameter is not None:
-        return math.prod(layer.get_parameter(parameter).shape[:-1])
-    if isinstance(layer, _ConvTransposeNd):
-        return layer.out_channels
-    weight = layer.get_parameter("weight")
-    return weight.shape[1 if isinstance(layer, nn.Embedding) else 0]
-
-
-def rescaled(layer: nn.Module, weight: Tensor, plain: Tensor) -> Tensor:
-    """`weight` with the lengths that the layer learns; `plain` is the weight whose norm is divided by."""
-    norm = lengths(layer, plain)
-    magnitude = layer.get_parameter("lora_magnitude").to(weight.dtype)
-    # An output whose weights are all zero has no direction to rescale.
-    ratio = torch.where(norm == 0, torch.ones_like(norm), magnitude / torch.where(norm == 0, 1, norm))
-    grouped, axis = _by_output(layer, weight)
-    shape = [size if dim in axis else 1 for dim, size in enumerate(grouped.shape)]
-    return (grouped * ratio.view(shape)).view_as(weight)
-
-
-def _by_output(layer: nn.Module, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """A weight, and its axes that together count the outputs."""
-    if isinstance(layer, _ConvTransposeNd):  # (in, out / groups, *kernel)
-        return weight.unflatten(0, (layer.groups, -1)), (0, 2)
-    if getattr(layer, "parameter", None) is not None:  # of another module: a stack of matrices (*stack, out, in)
-        return weight, tuple(range(weight.dim() - 1))
-    return weight, (1,) if isinstance(layer, nn.Embedding) else (0,)

@@ -13,13 +13,45 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.lora.layers.base import GATE, LoRALayer, LowRank, adapted_layers
+from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.layers.base import LowRank, adapted_layers
+from lorgnette.lora.layers.method import Method, Sizes
+
+
+class Gate(Method):
+    name = "dynamic rank"
+    acts_on = "activations"
+    tensors = ("lora_gate", "lora_gate_bias")
+    fixed_rank = "has a gate over its directions (lora.dynamic_rank)"
+
+    def settings(self) -> dict[str, Any]:
+        return {"dynamic_rank": True}
+
+    def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        return {"lora_gate": (sizes.r, sizes.r), "lora_gate_bias": (sizes.r,)}
+
+    def start(self, adapter: LowRank, weight: Tensor, config: LoRAConfig) -> None:
+        like = {"dtype": adapter.lora_A.dtype, "device": weight.device}
+        adapter.lora_gate = nn.Parameter(torch.zeros(config.r, config.r, **like))
+        adapter.lora_gate_bias = nn.Parameter(torch.zeros(config.r, **like))
+
+    def between(self, adapter: LowRank, h: Tensor) -> Tensor:
+        G, c = (adapter.get_parameter(name).to(h.dtype) for name in self.tensors)
+        g = _projected(1 + F.linear(h, G, c).to(torch.promote_types(h.dtype, torch.float32)))
+        watch = getattr(adapter, _WATCH, None)
+        if watch is not None:
+            watch.append(g)
+        return g.to(h.dtype) * h
+
+
+_WATCH = "lora_watch"
+"""On an adapter, while `watch_gates` holds: where its gates are collected."""
 
 
 class RankUse(NamedTuple):
@@ -71,35 +103,17 @@ def watch_gates(model: nn.Module) -> Iterator[GateWatch]:
     Raises:
         ValueError: no adapter of the model has a rank that depends on the input.
     """
-    layers = {name: layer for name, layer in adapted_layers(model).items() if layer.dynamic_rank}
+    layers = {name: layer for name, layer in adapted_layers(model).items() if isinstance(layer.lora_method, Gate)}
     if not layers:
         raise ValueError(f"watch_gates: no adapter of {type(model).__name__} has lora.dynamic_rank")
     watch = GateWatch({name: [] for name in layers})
     try:
         for name, layer in layers.items():
-            layer.lora_watch = watch.gates[name]
+            setattr(layer, _WATCH, watch.gates[name])
         yield watch
     finally:
         for layer in layers.values():
-            layer.lora_watch = None
-
-
-def gated(layer: LoRALayer, h: Tensor, axis: int) -> Tensor:
-    """`g * h`; the directions lie along this axis of `h`, once for each group of a convolution."""
-    groups = getattr(layer, "groups", 1)
-    if groups > 1:
-        h = h.unflatten(axis, (groups, -1))
-        return _gated(layer, h, axis + 1).flatten(axis, axis + 1)
-    return _gated(layer, h, axis)
-
-
-def _gated(layer: LowRank, h: Tensor, axis: int) -> Tensor:
-    h = h.movedim(axis, -1)
-    G, c = (layer.get_parameter(name).to(h.dtype) for name in GATE)
-    g = _projected(1 + F.linear(h, G, c).to(torch.promote_types(h.dtype, torch.float32)))
-    if layer.lora_watch is not None:
-        layer.lora_watch.append(g)
-    return (g.to(h.dtype) * h).movedim(-1, axis)
+            vars(layer).pop(_WATCH, None)
 
 
 def _projected(z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Adapters of raw parameters, and the door through which a model reads them.
+"""Adapters of raw parameters, and `effective_parameter`, by which a model reads them.
 
 A module that owns a parameter without being a known layer keeps its class and its parameter. The adapter is a
 child of it, named `lora_<parameter>`, and has an effect only where the owner asks for `effective_parameter`.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers
+from lorgnette.lora.layers.method import Method
 
 Rows = tuple[int, int]
 
@@ -31,13 +32,19 @@ class LoRAParameter(LowRank):
     """
 
     def __init__(
-        self, parameter: str, weight: Tensor, config: LoRAConfig, rows: Rows | None = None, share: LowRank | None = None
+        self,
+        parameter: str,
+        weight: Tensor,
+        config: LoRAConfig,
+        method: Method,
+        rows: Rows | None = None,
+        share: LowRank | None = None,
     ) -> None:
         super().__init__()
         self.parameter = parameter
         self.rows = rows
         shapes = part_shapes(weight.shape, config.r, rows)
-        self.attach_to(weight if rows is None else weight[slice(*rows)], shapes, config, share)
+        self.attach_to(weight if rows is None else weight[slice(*rows)], shapes, config, method, share)
 
     rank_axes = (-2, -1)
 
@@ -52,8 +59,11 @@ class LoRAParameter(LowRank):
         bound = self.lora_A.shape[-1] ** -0.5  # as for a layer: each matrix of the stack has this fan in
         nn.init.uniform_(self.lora_A, -bound, bound)
 
-    def _matrices(self, tensor: Tensor) -> Tensor:
+    def matrices(self, tensor: Tensor) -> Tensor:
         return tensor
+
+    def by_output(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        return weight, tuple(range(weight.dim() - 1))
 
     def _add(self, weight: Tensor, factor: Tensor) -> Tensor:
         if self.rows is None:

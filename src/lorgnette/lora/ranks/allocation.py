@@ -1,4 +1,4 @@
-"""A budget of parameters, spread over the layers by how much the loss would gain from each."""
+"""Spread a budget of parameters over the layers, by how much the loss would gain from each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.text import table
-from lorgnette.lora.layers.base import adapted_layers
+from lorgnette.lora.checks import restored
 from lorgnette.lora.layers.parameter import LoRAParameter, Site, sites
 from lorgnette.lora.ranks.resizing import Resized, resize
 
@@ -106,8 +106,9 @@ def allocate(
     if not found:
         raise ValueError(f"allocate: {type(model).__name__} has no adapter; inject_lora comes first")
     for name, site in found.items():
-        if site.adapter.use_dora or len(site.adapter.lora_tensors) != 2:
-            raise ValueError(f"allocate: {name!r} is not of plain factors (DoRA, PiSSA, OLoRA, dynamic_rank)")
+        method = site.adapter.lora_method
+        if method.tensors:
+            raise ValueError(f"allocate: {name!r} has {method.title}; only plain LoRA can be allocated")
     units = _units(found)
     budget = _budget(budget, mean_rank, units)
     spectra = {}
@@ -160,36 +161,23 @@ def _gradients(
 ) -> dict[int, Tensor]:
     """The mean gradient of each adapted weight over the batches, by the weight's id."""
     weights = list({id(site.weight): site.weight for site in found.values()}.values())
-    asked = [weight.requires_grad for weight in weights]
-    modes = [(module, module.training) for module in model.modules()]
-    enabled = [(layer, layer.lora_enabled) for layer in adapted_layers(model).values()]
     sums = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in weights]
     count = 0
-    try:
+    with restored(model), torch.enable_grad():
+        torch.manual_seed(seed)
         model.eval()
-        for layer, _ in enabled:
-            layer.lora_enabled = True
         for weight in weights:
             weight.requires_grad_(True)
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(seed)
-            for batch in batches:
-                value = loss(model, batch)
-                if not torch.isfinite(value).all():
-                    raise ValueError(f"allocate: the loss of batch {count} is {float(value.detach()):g}")
-                if not value.requires_grad:
-                    raise ValueError("allocate: the loss does not depend on the adapted weights")
-                for total, gradient in zip(sums, torch.autograd.grad(value, weights, allow_unused=True), strict=True):
-                    if gradient is not None:
-                        total += gradient.to_dense() if gradient.is_sparse else gradient
-                count += 1
-    finally:
-        for weight, was in zip(weights, asked, strict=True):
-            weight.requires_grad_(was)
-        for layer, was in enabled:
-            layer.lora_enabled = was
-        for module, was in modes:
-            module.training = was
+        for batch in batches:
+            value = loss(model, batch)
+            if not torch.isfinite(value).all():
+                raise ValueError(f"allocate: the loss of batch {count} is {float(value.detach()):g}")
+            if not value.requires_grad:
+                raise ValueError("allocate: the loss does not depend on the adapted weights")
+            for total, gradient in zip(sums, torch.autograd.grad(value, weights, allow_unused=True), strict=True):
+                if gradient is not None:
+                    total += gradient.to_dense() if gradient.is_sparse else gradient
+            count += 1
     if not count:
         raise ValueError("allocate: there is no batch")
     return {id(weight): total / count for weight, total in zip(weights, sums, strict=True)}

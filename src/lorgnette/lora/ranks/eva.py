@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorgnette.lora.checks import called
 from lorgnette.lora.layers.base import LoRALayer, adapted_layers
 from lorgnette.lora.ranks.resizing import resize
 
@@ -23,8 +24,8 @@ def initialise_eva(
 ) -> dict[str, float]:
     """Set `lora_A` of Linear and plain Conv2d layers to the main right singular vectors of their inputs.
 
-    The singular vectors are followed from batch to batch by an incremental decomposition. `lora_B` has to be zero
-    and stays so: the output does not change by a bit. Other adapters keep their start. The model runs in the mode
+    The singular vectors are updated batch by batch (an incremental decomposition). `lora_B` must be zero and stays
+    zero, so that the output does not change by a bit. Other adapters keep their start. The model runs in the mode
     it is in; call `eval()` first where statistics or dropout matter.
 
     Args:
@@ -48,16 +49,13 @@ def initialise_eva(
     if not layers:
         raise ValueError(f"initialise_eva: {type(model).__name__} has no adapter of a Linear or plain Conv2d layer")
     for name, layer in layers.items():
-        if layer.lora_B.any() or layer.use_dora or layer.lora_init is not True:
-            raise ValueError(f"initialise_eva: {name!r} does not start at B = 0 as a plain LoRA; make its adapter anew")
+        if layer.lora_B.any() or layer.lora_method.acts_on == "weight":
+            raise ValueError(f"initialise_eva: {name!r} is no fresh adapter (B = 0, without DoRA); inject it again")
     seen = {name: _Directions(int(rho * layer.r)) for name, layer in layers.items()}
     hooks = [layer.register_forward_pre_hook(_follower(seen[name])) for name, layer in layers.items()]
     try:
         for batch in batches:
-            if forward is not None:
-                forward(model, batch)
-            else:
-                model(*batch) if isinstance(batch, tuple) else model(batch)
+            (forward or called)(model, batch)
     finally:
         for hook in hooks:
             hook.remove()

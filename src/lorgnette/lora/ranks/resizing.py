@@ -1,4 +1,4 @@
-"""Other ranks for adapters that are there: larger ones change nothing, smaller ones as little as can be."""
+"""Change the rank of adapters: a larger rank keeps the update, a smaller one the strongest part of it."""
 
 from __future__ import annotations
 
@@ -47,10 +47,9 @@ class Resized:
 def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
     """Give adapters another rank, in place; the factor before `B A` stays what it was.
 
-    A larger rank adds random rows to A and zeros to B: the update stays the same, and there is more to train. So does
-    the output, but for the order in which products of another size add up. A smaller rank keeps the strongest part
-    of the update (its truncated singular value decomposition, the best of that rank), and says what was lost. Each
-    matrix of a stack is treated by itself.
+    A larger rank adds random rows to A and zeros to B: the update stays the same, and so does the output, up to the
+    rounding of longer sums. A smaller rank keeps the strongest part of the update (its truncated singular value
+    decomposition, the best of that rank) and reports what was lost. Each matrix of a stack is treated by itself.
 
     The factors are new parameters: make a new optimiser.
 
@@ -63,7 +62,7 @@ def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
 
     Raises:
         ValueError: an unknown name, a rank below 1, or an adapter that keeps the factors it started from (PiSSA,
-            OLoRA) or has a gate (`dynamic_rank`): those are of one rank. Nothing was changed.
+            OLoRA) or has a gate (`dynamic_rank`): these keep their rank. Nothing was changed.
     """
     layers = adapted_layers(model)
     wanted = dict(rank) if isinstance(rank, Mapping) else dict.fromkeys(layers, rank)
@@ -74,10 +73,8 @@ def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
             raise ValueError(f"resize: there is no adapter {name!r}{nearest(name, layers)}")
         if not isinstance(new, int) or isinstance(new, bool) or new < 1:
             raise ValueError(f"resize: rank {new!r} of {name!r} is not a whole number of at least 1")
-        if layers[name].dynamic_rank and new != layers[name].r:
-            raise ValueError(f"resize: {name!r} has a gate over its {layers[name].r} directions (lora.dynamic_rank)")
-        if "lora_A0" in layers[name].lora_tensors and new != layers[name].r:
-            raise ValueError(f"resize: {name!r} keeps the factors it started from, which have rank {layers[name].r}")
+        if layers[name].lora_method.fixed_rank and new != layers[name].r:
+            raise ValueError(f"resize: {name!r} of rank {layers[name].r} {layers[name].lora_method.fixed_rank}")
     # Layers that share a weight share their factors: all of them get the new ones.
     shared: dict[int, list[LowRank]] = {}
     for module in model.modules():
@@ -114,7 +111,7 @@ def resize_adapter(layer: LowRank, sharing: list[LowRank], new: int) -> float:
     ]
     for adapter in sharing:
         adapter.lora_A, adapter.lora_B = parameters
-        adapter.lora_alpha = scaling * (new**0.5 if adapter.use_rslora else new)
+        adapter.scaling = scaling
     return error
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from lorgnette.lora.layers.base import LowRank
 from lorgnette.lora.ranks.resizing import Resized, ResizedRow, resize_adapter
-from lorgnette.lora.several.named import all_adapters, check_known, check_new, keep, put_in, shelf_of, take_out
-from lorgnette.lora.several.stacking import Places, check_linear, holder, rank_axes, scaled_factors, stacked
+from lorgnette.lora.several.named import all_adapters, check_known, check_new, keep, shelf_of
+from lorgnette.lora.several.stacking import check_linear, holder, scaled_factors, stacked
+from lorgnette.lora.surgery import Places, put_in, take_out
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, r: int | 
     made: Places = {}
     rows = []
     for place, terms in parts.items():
-        down, up = rank_axes(terms[0][0])
+        down, up = terms[0][0].rank_axes
         scaled = [(A, B * weight) for adapter, weight in terms for A, B in [scaled_factors(adapter)]]
         dtype, device = scaled[0][0].dtype, scaled[0][0].device
         A = torch.cat([A.to(device, dtype) for A, _ in scaled], down)

@@ -73,7 +73,7 @@ def _why_not(place: str, like: LowRank, owner: nn.Module, modules: dict[str, nn.
     if isinstance(parent, nn.MultiheadAttention):
         return "is read raw by its nn.MultiheadAttention, with one matrix for the whole batch"
     if not isinstance(owner, (nn.Linear, _ConvNd)):
-        return f"is an nn.{_name(owner)}; only nn.Linear and (transposed) convolutions know samples apart"
+        return f"is an nn.{_name(owner)}; only nn.Linear and (transposed) convolutions can tell samples apart"
     return None
 
 
@@ -90,7 +90,7 @@ def _hook(place: str, like: LowRank, A: Tensor, B: Tensor, index: Tensor, window
         batched = x.dim() == layer.get_parameter("weight").dim() if isinstance(layer, _ConvNd) else x.dim() > 1
         count = x.shape[0] if batched else 1
         if count != len(index) and not (windows and count % len(index) == 0):
-            hint = "" if windows or count % len(index) else "; windows=True takes them for rows of the samples in turn"
+            hint = "" if windows or count % len(index) else "; windows=True treats consecutive rows as one sample"
             raise ValueError(f"per_sample: {place!r} sees {count} rows, and there are {len(index)} names{hint}")
         update = _update(layer)(layer, x, A[index].to(x.dtype), B[index].to(x.dtype), output.shape)
         if rows is None:

@@ -19,18 +19,14 @@ from lorgnette.common.files import read_json
 from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter, save_adapter
+from lorgnette.lora.files.commit import PEFT_CONFIG, adapter_info, current_file
 from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
-from lorgnette.lora.files.folder import PEFT_CONFIG, adapter_info, current_file
-from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LowRank, adapted_layers, is_adapted
-from lorgnette.lora.layers.linear import adapted_class
-from lorgnette.lora.layers.parameter import LoRAParameter
-from lorgnette.lora.several.stacking import Places
 from lorgnette.lora.state import trained_tensors
-from lorgnette.lora.surgery import inject_lora, unload_lora
+from lorgnette.lora.surgery import Places, inject_lora, put_in, take_out
 
 FIRST = "default"
-"""Name of an adapter that was there before the model had several."""
+"""Name of the adapter that a model had before it was given a second."""
 _SHELF = "_lora_shelf"
 
 
@@ -194,7 +190,7 @@ def shelf_of(model: nn.Module) -> Shelf:
         return Shelf(FIRST if is_adapted(model) else None)
     if (shelf.active is not None) != is_adapted(model):
         what = f"{shelf.active!r} was merged or taken out" if shelf.active else "layers were adapted"
-        raise ValueError(f"adapters: {what} since the model has several; set_adapter and add_adapter know of both")
+        raise ValueError(f"adapters: {what} without set_adapter or add_adapter, which keep track of several adapters")
     return shelf
 
 
@@ -226,38 +222,6 @@ def _check_untrained(caller: str, folder: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"{caller}: the adapter in {folder} trains {trained[0]!r} of the base, which all adapters share"
         )
-
-
-def take_out(model: nn.Module) -> Places:
-    """The active adapter, which the layers do not have any more."""
-    places: Places = {}
-    for name, adapter in adapted_layers(model).items():
-        places[name] = adapter
-        if not isinstance(adapter, LoRAParameter):
-            places[name] = LowRank()
-            for key in adapter.held:
-                setattr(places[name], key, getattr(adapter, key))
-    unload_lora(model)
-    return places
-
-
-def put_in(model: nn.Module, places: Places) -> None:
-    """Give the layers an adapter that was taken out."""
-    for name, adapter in places.items():
-        owner, _, own = name.rpartition(".")
-        if isinstance(adapter, LoRAParameter):
-            parent = model.get_submodule(owner)
-            adapter.to(parent.get_parameter(adapter.parameter).device).train(parent.training)
-            parent.add_module(own, adapter)
-            continue
-        layer = model.get_submodule(name)
-        adapted = adapted_class(type(layer))
-        assert adapted is not None, "it was adapted before"
-        adapter.to(layer.get_parameter("weight").device)
-        layer.__class__ = adapted
-        for key in adapter.held:
-            setattr(layer, key, getattr(adapter, key))
-    update_readers(model)
 
 
 def _fit(here: Mapping[str, LowRank], there: Places) -> bool:

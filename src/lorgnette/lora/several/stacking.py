@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lorgnette.lora.layers.base import LowRank
+from lorgnette.lora.layers.method import PLAIN
 from lorgnette.lora.layers.parameter import LoRAParameter
-
-Places: TypeAlias = dict[str, LowRank]
-"""An adapter: by the name of each place, what is there."""
+from lorgnette.lora.surgery import Places
 
 
 def stacked(known: Mapping[str, Places], place: str, names: list[str]) -> tuple[LowRank, Tensor, Tensor]:
@@ -24,7 +22,7 @@ def stacked(known: Mapping[str, Places], place: str, names: list[str]) -> tuple[
     """
     there = {name: known[name][place] for name in names if place in known[name]}
     like = next(iter(there.values()))
-    down, up = rank_axes(like)
+    down, up = like.rank_axes
     factors = {name: scaled_factors(adapter) for name, adapter in there.items()}
     rank = max(A.shape[down] for A, _ in factors.values())
     A0, B0 = next(iter(factors.values()))
@@ -40,18 +38,12 @@ def scaled_factors(adapter: LowRank) -> tuple[Tensor, Tensor]:
     return A, B * adapter.scaling
 
 
-def rank_axes(adapter: LowRank) -> tuple[int, int]:
-    """The axes of the two factors that have the rank as their size."""
-    return adapter.rank_axes
-
-
 def check_linear(caller: str, name: str, places: Places) -> None:
     """Refuse what is not the base plus `B A`."""
     for place, adapter in places.items():
-        if adapter.use_dora:
-            raise ValueError(f"{caller}: {name!r} has DoRA at {place!r}, whose update is no product of two factors")
-        if adapter.dynamic_rank:
-            raise ValueError(f"{caller}: {name!r} has lora.dynamic_rank at {place!r}: its update depends on the input")
+        if not adapter.lora_method.linear:
+            why = "is no product of two factors" if adapter.lora_method.merges else "depends on the input"
+            raise ValueError(f"{caller}: {name!r} has {adapter.lora_method.title} at {place!r}, whose update {why}")
 
 
 def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:
@@ -62,7 +54,7 @@ def holder(like: LowRank, A: Tensor, B: Tensor) -> LowRank:
         made.parameter, made.rows = like.parameter, like.rows
     made.lora_A, made.lora_B = (nn.Parameter(factor.detach().clone()) for factor in (A, B))
     made.lora_alpha, made.lora_dropout, made.use_rslora = float(made.r), 0.0, False
-    made.lora_enabled, made.lora_init = True, True
+    made.lora_enabled, made.lora_method = True, PLAIN
     return made
 
 

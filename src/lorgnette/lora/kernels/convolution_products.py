@@ -1,7 +1,4 @@
-"""The products that an adapted layer is made of, for matrices and for convolutions, in their quickest order.
-
-Names: `x` input, `y` output, `h = A x` between the factors, and `grad` the gradient of an output or of `h`.
-"""
+"""The products that the fused pass of a convolution is made of, in their quickest order."""
 
 from __future__ import annotations
 
@@ -9,45 +6,13 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lorgnette.lora.kernels import narrow
 
 
-class Matrix:
-    """The products of a linear layer. `x: (..., in)`, `y: (..., out)`, `h: (..., r)`."""
-
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x, weight, bias)
-
-    def lower(self, x: Tensor, A: Tensor) -> Tensor:
-        return F.linear(x, A)
-
-    def rows(self, x: Tensor) -> int:
-        return x.numel() // max(1, x.shape[-1])
-
-    def input_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return (_flat(grad) @ weight).view(x.shape)
-
-    def add_input_grad(self, to: Tensor, grad: Tensor, factor: Tensor) -> Tensor:
-        return _flat(to).addmm_(_flat(grad), factor).view(to.shape)
-
-    def weight_grad(self, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return _flat(grad).mT @ _flat(x)
-
-    def add_up(self, y: Tensor, h: Tensor, B: Tensor, scale: float) -> Tensor:
-        return _flat(y).addmm_(_flat(h), B.mT.contiguous(), alpha=scale).view(y.shape)
-
-    def down(self, grad: Tensor, B: Tensor) -> Tensor:
-        return F.linear(grad, B.mT.contiguous())  # twice as fast as grad @ B where B is narrow
-
-    def outer(self, grad: Tensor, h: Tensor) -> Tensor:
-        return (_flat(h).mT @ _flat(grad)).mT  # several times as fast as the other way round
-
-
 class Convolution(NamedTuple):
-    """The products of a convolution. `x: (B, in, *)`, `y: (B, out, *)`, `h: (B, r, *)`."""
+    """As `fused.Matrix`, of a convolution. `x: (B, in, *)`, `y: (B, out, *)`, `h: (B, r, *)`."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -96,7 +61,3 @@ class Convolution(NamedTuple):
     def _geometry(self) -> tuple[Any, ...]:
         zeros = [0] * len(self.stride)
         return list(self.stride), list(self.padding), list(self.dilation), False, zeros, 1
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])

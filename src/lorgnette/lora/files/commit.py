@@ -1,9 +1,8 @@
-"""An adapter's folder as files: several that belong together, replaced together. Imports no torch.
+"""Replace several files of an adapter's folder together, all or none. Imports no torch.
 
-New contents are first written beside the old ones as `<name>.lorgnette-pending`, the manifest last. Once the
-pending manifest is there the save has happened: readers prefer pending files to final ones, and whoever
-saves next finishes the renaming. A process that is killed at any moment leaves all of the old files or all of
-the new ones.
+New contents are first written beside the old ones as `<name>.lorgnette-pending`, the manifest last. The pending
+manifest is the commit: once it is there, readers prefer pending files to final ones, and the next save finishes the
+renaming. A process that is killed at any moment leaves all of the old files or all of the new ones.
 """
 
 from __future__ import annotations
