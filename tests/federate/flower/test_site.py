@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
 import shutil
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,15 +20,17 @@ from tests.federate.studies import free_port, make_pictures, make_study, own_dat
 from lorgnette.cli import main
 from lorgnette.federate.deploy.board import Board
 from lorgnette.federate.deploy.folder import read_deployment, write_deployment
+from lorgnette.federate.deploy.reach import reachable
+from lorgnette.federate.deploy.site import open_site
+from lorgnette.federate.deploy.worker import WorkerLost, WorkerRefused, site_worker, unpacked
 from lorgnette.federate.flower.check import check_site
-from lorgnette.federate.flower.programs import reachable
 from lorgnette.federate.flower.serving import differences, held_out, judge
-from lorgnette.federate.flower.site import open_site
-from lorgnette.federate.flower.worker import WorkerRefused, ask, packed, unpacked
 from lorgnette.federate.rounds.transport import Reply
 from lorgnette.federate.wire.codec import peek
 from lorgnette.federate.wire.messages import Local, encode_work
 from lorgnette.recipe import build
+
+PATIENCE = 300.0  # seconds for what takes ten on a machine of its own
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +69,28 @@ def test_the_noise_of_a_site_is_not_the_server_s_to_know(study: Path):
     assert updates[0] != updates[1]
 
 
-def test_the_worker_is_a_program_that_ends_with_who_started_it(study: Path):
-    folder = study / "sites" / "west"
-    words = [sys.executable, "-m", "lorgnette.federate.flower.site", str(folder), json.dumps(own_data(study, "west"))]
-    env = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    with worker, contextlib.ExitStack() as at_end:
-        at_end.callback(worker.kill)
-        assert worker.stdout.readline() == b"ready\n"
-        said = ask(folder / "run" / "worker.json", packed("greet", 0, b""), 60)
+def test_the_worker_is_a_program_that_ends_with_who_started_it(study: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, log = study / "sites" / "west", study / "worker-output.log"
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with site_worker(folder, own_data(study, "west"), log) as (process, worker):
+        said = worker.ask("greet", 0, b"", PATIENCE)
         assert json.loads(said)["samples"] == 18
         with pytest.raises(WorkerRefused, match="no message"):
-            ask(folder / "run" / "worker.json", packed("train", 1, b"xyz"), 60)
+            worker.ask("train", 1, b"xyz", PATIENCE)
         with pytest.raises(WorkerRefused, match="no request"):
-            ask(folder / "run" / "worker.json", b"delete 1\n", 60)
-        worker.stdin.close()  # what the system does when the node is killed
-        wait_for("the worker ended", lambda: worker.poll() is not None, 30)
-    assert not (folder / "run" / "worker.json").exists()
+            worker.ask("delete", 1, b"", PATIENCE)
+        assert process.stdin is not None
+        process.stdin.close()  # what the system does when the node is killed
+        wait_for("the worker ended", lambda: process.poll() is not None, PATIENCE)
+        with pytest.raises(WorkerLost):
+            worker.ask("greet", 0, b"", PATIENCE)
+    assert "ready" in log.read_text()
     assert "Refused" in (folder / "run" / "worker.log").read_text()
 
 
 def test_requests():
-    assert unpacked(packed("train", 12, b"a\nb\0")) == ("train", 12, b"a\nb\0")
+    assert unpacked(b"train 12\na\nb\0") == ("train", 12, b"a\nb\0")
     for request in (b"", b"train 1", b"train -1\n", b"train 1 2\n", b"rm 1\n", b"greet x\n"):
         with pytest.raises(ValueError, match="no request"):
             unpacked(request)
@@ -134,7 +131,7 @@ def tried(folder: Path, given: dict[str, str]) -> dict[str, str]:
 
 
 def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lorgnette.federate.flower.check.version", lambda name: "1.41.0")
+    monkeypatch.setattr("lorgnette.federate.flower.command.version", lambda name: "1.41.0")
     site = tmp_path / "north"
     shutil.copytree(study / "sites" / "north", site)
     own = own_data(study, "north")

@@ -1,91 +1,61 @@
-"""The warm worker: bytes there and back, for those who know the secret."""
+"""The worker at a site: bytes there and back, refusals without file names, work that nobody waits for."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import socket
-import stat
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.federate.flower.worker import WorkerRefused, WorkerUnreachable, ask, serving, without_paths
+from lorgnette.federate.deploy.worker import (
+    Answer,
+    Worker,
+    WorkerLate,
+    WorkerLost,
+    WorkerRefused,
+    serve_requests,
+    unpacked,
+    without_paths,
+)
 
-SOURCE = Path(__file__).parents[3] / "src"
-
-
-def test_bytes_come_back(tmp_path: Path):
-    with serving(lambda request, hung_up: request[::-1], tmp_path / "worker.json"):
-        for request in (b"", b"\0\1\2", os.urandom(3 * 2**20 + 7)):
-            assert ask(tmp_path / "worker.json", request, 30) == request[::-1]
-
-
-def test_only_the_owner_reads_the_secret(tmp_path: Path):
-    endpoint = tmp_path / "worker.json"
-    with serving(lambda request, hung_up: b"", endpoint) as port:
-        assert stat.S_IMODE(endpoint.stat().st_mode) == 0o600
-        assert [path.name for path in tmp_path.iterdir()] == ["worker.json"]
-        wildcard = socket.socket()
-        with wildcard, pytest.raises(OSError, match="in use"):  # it listens, and on the loopback interface
-            wildcard.bind(("127.0.0.1", port))
-    assert not endpoint.exists()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=5)
+SOURCE = Path(__file__).parents[2] / "src"
+PATIENCE = 120.0  # seconds for what takes none
 
 
-def test_a_wrong_secret_gets_no_answer_and_no_memory(tmp_path: Path):
-    asked = []
-    with serving(lambda request, hung_up: asked.append(request) or b"", tmp_path / "worker.json") as port:
-        stranger = tmp_path / "stranger.json"
-        stranger.write_text(json.dumps({"port": port, "secret": "00" * 32}))
-        with pytest.raises(WorkerUnreachable, match="gone or broke off"):
-            ask(stranger, b"request", 5)
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\n".ljust(64, b"\xff"))
-            assert len(connection.recv(100)) == 36  # the greeting, and no more
-            assert connection.recv(100) == b""
-        assert ask(tmp_path / "worker.json", b"still here", 5) == b""
-    assert asked == [b"still here"]
-
-
-def test_a_stranger_at_the_port_of_the_worker_is_not_asked(tmp_path: Path):
-    """Another program that took the port learns neither request nor secret."""
-    heard = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def impostor() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.sendall(b"LGW1" + bytes(32))
-                heard.append(connection.recv(64))
-                connection.sendall(bytes(32))
-                heard.append(connection.recv(1000))
-
-        thread = threading.Thread(target=impostor)
+@contextlib.contextmanager
+def working(answer: Answer) -> Iterator[Worker]:
+    """A worker in a thread of this process."""
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=serve_requests, args=(answer, theirs))
+    with ours, theirs:
         thread.start()
-        endpoint = tmp_path / "worker.json"
-        endpoint.write_text(json.dumps({"port": listener.getsockname()[1], "secret": "11" * 32}))
-        with pytest.raises(WorkerUnreachable, match="another program"):
-            ask(endpoint, b"patients", 5)
-        thread.join(5)
-    assert len(heard[0]) == 64
-    assert heard[1] == b""
+        yield Worker(ours, thread.is_alive)
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
-def test_a_refusal_says_why_without_file_names(tmp_path: Path):
+def test_bytes_come_back():
+    with working(lambda request, hung_up: request[::-1]) as worker:
+        for data in (b"", b"\0\1\2", os.urandom(3 * 2**20 + 7)):
+            assert worker.ask("train", 12, data, PATIENCE) == (b"train 12\n" + data)[::-1]
+
+
+def test_a_refusal_says_why_without_file_names():
     def refuse(request: bytes, hung_up: threading.Event) -> bytes:
-        raise (ValueError if request == b"v" else RuntimeError)("of /data/Mary Smith/3.png nothing remains")
+        raise (ValueError if request.endswith(b"v") else RuntimeError)("of /data/Mary Smith/3.png nothing remains")
 
-    with serving(refuse, tmp_path / "worker.json"):
-        for request in (b"v", b"r", b"v"):
+    with working(refuse) as worker:
+        for data in (b"v", b"r", b"v"):
             with pytest.raises(WorkerRefused) as refusal:
-                ask(tmp_path / "worker.json", request, 5)
+                worker.ask("train", 1, data, PATIENCE)
             assert "Mary" not in str(refusal.value)
             assert "site's own log" in str(refusal.value)
 
@@ -106,68 +76,65 @@ def test_other_reasons_pass():
     assert without_paths(reason + "\nfor one step") == reason + " for one step"
 
 
-def test_no_worker_and_a_late_one(tmp_path: Path):
-    with pytest.raises(WorkerUnreachable, match="no worker is running"):
-        ask(tmp_path / "worker.json", b"", 1)
-    (tmp_path / "worker.json").write_text("[]")
-    with pytest.raises(WorkerUnreachable, match="no worker is running"):
-        ask(tmp_path / "worker.json", b"", 1)
-
-
-def test_work_that_nobody_waits_for_is_given_up(tmp_path: Path):
+def test_work_that_nobody_waits_for_is_given_up():
     release, asked, given_up = threading.Event(), [], []
 
     def slow(request: bytes, hung_up: threading.Event) -> bytes:
-        asked.append(request)
-        given_up.append(hung_up.wait(20) if request == b"first" else hung_up.is_set())
-        release.wait(20)
-        return b"late"
+        asked.append(unpacked(request)[1])
+        if asked == [1]:
+            given_up.append(hung_up.wait(PATIENCE))
+            release.wait(PATIENCE)
+        return request * 1000
 
-    with serving(slow, tmp_path / "worker.json"):
-        for request in (b"first", b"second"):
-            with pytest.raises(WorkerUnreachable, match=r"within 0\.2 s"):
-                ask(tmp_path / "worker.json", request, 0.2)
+    with working(slow) as worker:
+        for round in (1, 2):
+            with pytest.raises(WorkerLate, match=r"within 0\.2 s"):
+                worker.ask("train", round, b"", 0.2)
         release.set()
-        assert ask(tmp_path / "worker.json", b"third", 20) == b"late"
-    assert asked == [b"first", b"third"]  # the second was not even begun
-    assert given_up == [True, False]
+        assert worker.ask("train", 3, b"", PATIENCE) == b"train 3\n" * 1000  # not the late answer of round 1
+    assert given_up == [True]
+    assert asked == [1, 3]  # the second was not even sent
 
 
-def test_asking_needs_no_torch(tmp_path: Path):
-    """The process that Flower starts for every message must start quickly."""
-    endpoint = tmp_path / "worker.json"
-    with serving(lambda request, hung_up: request.upper(), endpoint):
-        code = (
-            "import sys; from lorgnette.federate.flower.worker import ask; "
-            f"print(ask({str(endpoint)!r}, b'hello', 5), 'torch' in sys.modules, 'numpy' in sys.modules)"
-        )
-        env = os.environ | {"PYTHONPATH": str(SOURCE)}
-        begun = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout == "b'HELLO' False False\n"
-    assert time.monotonic() - begun < 10
+def test_a_worker_that_still_starts_is_waited_for():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(ours, lambda: True)
+        with pytest.raises(WorkerLate):
+            worker.ask("greet", 0, b"", 0.05)
+        thread = threading.Thread(target=serve_requests, args=(lambda request, hung_up: request, theirs))
+        thread.start()
+        assert worker.ask("greet", 0, b"", PATIENCE) == b"greet 0\n"
+        ours.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
 
 
-FLOODED = """
-import resource, socket, sys, time
-from lorgnette.federate.flower.worker import ask, serving
-resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-with serving(lambda request, hung_up: request, sys.argv[1]) as port:
-    held = []
-    try:
-        while True:
-            held.append(socket.create_connection(("127.0.0.1", port), timeout=5))
-    except OSError:
-        time.sleep(0.5)
-    for connection in held:
-        connection.close()
-    time.sleep(0.5)
-    print(ask(sys.argv[1], b"still here", 10))
-"""
+@pytest.mark.parametrize("said", [b"", b"\0" * 5, b"\0" * 9 + b"\0\0\0\0\0\0\0\0\5ab"])
+def test_a_worker_that_ended_is_lost(said: bytes):
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(said)
+        theirs.close()
+        with pytest.raises(WorkerLost):
+            Worker(ours, lambda: True).ask("train", 1, b"abc", PATIENCE)
 
 
-def test_strangers_who_take_all_connections_stop_it_only_as_long_as_they_hold_them(tmp_path: Path):
-    words = [sys.executable, "-c", FLOODED, str(tmp_path / "worker.json")]
+def test_a_worker_whose_socket_another_process_still_holds_is_lost():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(WorkerLost):
+        Worker(ours, lambda: False).ask("train", 1, b"abc", PATIENCE)
+
+
+def test_a_worker_that_does_not_listen_is_lost():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(bytes(9))  # ready, but it reads nothing
+        with pytest.raises(WorkerLost):
+            Worker(ours, lambda: True).ask("train", 1, bytes(2**24), 0.3)
+
+
+def test_asking_needs_no_torch():
+    code = "import sys, lorgnette.federate.deploy.worker; print('torch' in sys.modules, 'numpy' in sys.modules)"
     env = os.environ | {"PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=env, check=False)
-    assert done.stdout == "b'still here'\n", done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "False False\n"

@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
 
     from lorgnette.federate.aggregation.adapter_state import Adapter
     from lorgnette.federate.deploy.folder import Deployment, make_folder_of
-    from lorgnette.federate.flower.programs import LOCAL
+    from lorgnette.federate.deploy.reach import LOCAL
     from lorgnette.recipe import build
 
     here = own["host"] in LOCAL

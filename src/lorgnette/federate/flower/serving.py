@@ -41,7 +41,7 @@ class Network(Transport, Protocol):
         ...
 
     def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
-        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.flower.site`."""
+        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.deploy.site`."""
         ...
 
 

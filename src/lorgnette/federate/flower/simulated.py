@@ -13,7 +13,7 @@ from lorgnette.systems import room_of
 
 
 def answer(folder: Path, index: int, kind: str, round: int, data: bytes) -> bytes:
-    """What the client number `index`, from 0, answers to a request; see `lorgnette.federate.flower.site`."""
+    """What the client number `index`, from 0, answers to a request; see `lorgnette.federate.deploy.site`."""
     clients = _clients(folder)
     client = clients[sorted(clients)[index]]
     if kind == "train":

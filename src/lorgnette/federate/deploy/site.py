@@ -1,17 +1,16 @@
-"""A site's worker: `python -m lorgnette.federate.flower.site FOLDER [--data.root ...]` holds model and data.
+"""A site's worker program: `python -m lorgnette.federate.deploy.site FOLDER SETTINGS FD` holds model and data.
 
-It says where it listens in FOLDER/run/worker.json and ends when its standard input does, with the process that
-started it. Its log is the site's own; only refusals without file names leave it.
+It answers the node over the connected socket with the number FD and ends when its standard input does, with the process
+that started it. Its log is the site's own; only refusals without file names leave it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import secrets
-import signal
+import socket
 import sys
 import threading
 import time
@@ -22,8 +21,8 @@ from typing import Any
 from lorgnette.common.files import make_folder
 from lorgnette.federate.deploy.folder import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.deploy.keys import write_private
-from lorgnette.federate.flower.programs import end_group_with_input, stopping_on_terminate
-from lorgnette.federate.flower.worker import serving, unpacked
+from lorgnette.federate.deploy.programs import end_group_with_input
+from lorgnette.federate.deploy.worker import serve_requests, unpacked
 from lorgnette.federate.rounds.client import LocalClient, Places
 from lorgnette.federate.rounds.store import FolderStore
 from lorgnette.federate.wire.messages import facts_of
@@ -78,14 +77,12 @@ def open_site(folder: Path, given: Mapping[str, Any]) -> Site:
     return Site(folder.resolve().name, deployment, with_own_settings(deployment, given), folder / "run" / "kept")
 
 
-def main(folder: Path, given: Mapping[str, Any]) -> None:
-    """Serve until standard input ends."""
+def main(folder: Path, given: Mapping[str, Any], connection: socket.socket) -> None:
+    """Answer the node's requests until it hangs up."""
     end_group_with_input()
-    make_folder(folder / "run")
-    logging.basicConfig(
-        filename=folder / "run" / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    log = logging.getLogger("lorgnette.federate.flower.site")
+    run = make_folder(folder / "run")
+    logging.basicConfig(filename=run / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log = logging.getLogger("lorgnette.federate.deploy.site")
     site = open_site(folder, given)
 
     def answer(request: bytes, hung_up: threading.Event) -> bytes:
@@ -99,13 +96,10 @@ def main(folder: Path, given: Mapping[str, Any]) -> None:
         log.info("%s of round %d: %d bytes in %.2f s", kind, round, len(reply), time.monotonic() - started)
         return reply
 
-    endpoint = folder / "run" / "worker.json"
-    with contextlib.suppress(KeyboardInterrupt), stopping_on_terminate(), serving(answer, endpoint):
-        print("ready", flush=True)
-        while True:
-            signal.pause()
-    os._exit(0)  # a training that nobody waits for must not hold the site up
+    print("ready", flush=True)
+    serve_requests(answer, connection)
+    os._exit(0)  # what still runs in other threads has nobody to work for
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))
