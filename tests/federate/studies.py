@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from lorgnette.federate.deploy.folder import Deployment, copy_settings_to_sites, make_folder_of
+from lorgnette.federate.deploy.deployment import Deployment, copy_settings_to_sites, make_folder_of
 from lorgnette.federate.deploy.keys import make_keys
 from lorgnette.federate.settings import FederateConfig
 

@@ -16,12 +16,12 @@ from lorgnette.checkpoint import load_recipe, recipe_text, save
 from lorgnette.common.files import make_folder, read_json, write_text
 from lorgnette.federate.aggregation.aggregate import Global
 from lorgnette.federate.rounds.client import LocalClient, Place, Places
-from lorgnette.federate.rounds.events import Listener
-from lorgnette.federate.rounds.journal import Journal
+from lorgnette.federate.rounds.client_store import FolderStore
 from lorgnette.federate.rounds.loop import Outcome, Rounds
-from lorgnette.federate.rounds.report import Report
+from lorgnette.federate.rounds.round_events import RoundListener
+from lorgnette.federate.rounds.round_journal import RoundJournal
+from lorgnette.federate.rounds.round_report import RoundReport
 from lorgnette.federate.rounds.split import Indices, Part, read_manifest, split, write_manifest
-from lorgnette.federate.rounds.store import FolderStore
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.lora import LoRAConfig, adapted_layers
@@ -44,7 +44,7 @@ class FederationFolder:
         self.adapter = self.path / "adapter"
         self.report = self.path / "report.html"
         self.split = self.path / SPLIT_FILE
-        self.journal = Journal(self.path)
+        self.journal = RoundJournal(self.path)
 
     @property
     def started(self) -> bool:
@@ -97,7 +97,7 @@ class Server:
         config: FederateConfig,
         folder: FederationFolder,
         test: Sequence[Any] = (),
-        listeners: Iterable[Listener] = (),
+        listeners: Iterable[RoundListener] = (),
     ):
         if recipe.lora is None:
             raise ValueError("lora: null trains the whole network; a federation needs an adapter")
@@ -113,7 +113,7 @@ class Server:
             self.evaluate if len(test) and not config.personal else None,
             self.task.objective if len(test) else None,
             self.task.min_delta,
-            [*listeners, Report(folder.path)],
+            [*listeners, RoundReport(folder.path)],
         )
 
     def evaluate(self, state: Global) -> Mapping[str, float]:
@@ -149,7 +149,7 @@ def federate(
     config: FederateConfig,
     folder: str | os.PathLike[str],
     loaded: Loaded,
-    listeners: Iterable[Listener] = (),
+    listeners: Iterable[RoundListener] = (),
     tiny: bool = False,
 ) -> tuple[Outcome, Server]:
     """Run a federation in this process, or go on with the one in `folder`.
@@ -159,7 +159,7 @@ def federate(
         config: how it runs.
         folder: for its files; where they are already, it goes on after the last round that was kept.
         loaded: training and held-out batches.
-        listeners: called with each event of `lorgnette.federate.rounds.events`.
+        listeners: called with each event of `lorgnette.federate.rounds.round_events`.
         tiny: remembered with the split: the data is the room's miniature.
 
     Returns:

@@ -15,7 +15,7 @@ from tests.cli.pictures import TINY
 
 from lorgnette.cli import main
 from lorgnette.federate.rounds import report
-from lorgnette.federate.rounds.events import Answered
+from lorgnette.federate.rounds.round_events import Answered
 
 SMALL = "--tiny --clients 2 --rounds 3 --local-steps 1 --precision int8 --scheme ffa --server-optimizer adam".split()
 

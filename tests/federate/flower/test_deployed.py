@@ -24,8 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flower_cases import SITES, make_study, own_data
-from processes import (
+from tests.federate.processes import (
     PATIENCE,
     SOURCE,
     board_of,
@@ -38,12 +37,13 @@ from processes import (
     started,
     wait_for,
 )
+from tests.federate.studies import SITES, make_study, own_data
 
-from lorgnette.federate.deploy.folder import Deployment, read_deployment, with_own_settings
+from lorgnette.federate.deploy.data_holder import DataHolder
+from lorgnette.federate.deploy.deployment import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.deploy.keys import make_keys, public_key_pem
-from lorgnette.federate.deploy.site import Site
 from lorgnette.federate.flower.serving import held_out
-from lorgnette.federate.rounds.journal import RoundJournal
+from lorgnette.federate.rounds.round_journal import RoundJournal
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.run import FederationFolder, Server, federate
 from lorgnette.systems import clip
@@ -78,7 +78,7 @@ def unbroken(study: Path, folder: Path, deployment: Deployment | None = None) ->
         seed = study / "sites" / name / "run" / "kept" / "noise.key"
         if seed.exists():
             shutil.copyfile(seed, store / "noise.key")
-        clients[name] = Site(name, deployment, recipe, store).client
+        clients[name] = DataHolder(name, deployment, recipe, store).client
     test = held_out(deployment.recipe)
     server = Server(deployment.recipe, replace(deployment.config, deadline=None), FederationFolder(folder), test)
     server.keep(server.rounds.run(InProcess(clients)))
@@ -222,7 +222,7 @@ def test_a_node_loses_power(tmp_path: Path, temporary: Path):
         nodes = {name: start_node(study, name) for name in SITES}
         all_ += nodes.values()
         wait_for("a round with west", lambda: bool(answered(study, "west")), PATIENCE)
-        with frozen("lorgnette.federate.deploy.site", str(study / "sites" / "west")):
+        with frozen("lorgnette.federate.deploy.data_holder", str(study / "sites" / "west")):
             wait_for("west holds a round up", lambda: is_held_up_by(study, "west"), PATIENCE)
             kill_tree(nodes["west"].pid)
         last = answered(study, "west")[-1]
@@ -244,7 +244,7 @@ def test_the_server_loses_power(tmp_path: Path, temporary: Path):
     with running([started(tmp_path / "serve.log", "serve", str(study))]) as all_:
         all_ += [start_node(study, name) for name in SITES]
         wait_for("round 1", lambda: is_training(study, 1), PATIENCE)
-        with frozen("lorgnette.federate.deploy.site", str(study / "sites" / "south")):
+        with frozen("lorgnette.federate.deploy.data_holder", str(study / "sites" / "south")):
             wait_for("south holds a round up", lambda: is_held_up_by(study, "south"), PATIENCE)
             kill_tree(all_[0].pid)
         before = RoundJournal(study / "run").lines()

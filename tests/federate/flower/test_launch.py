@@ -14,7 +14,7 @@ from tests.federate.studies import make_study
 from lorgnette.cli import main
 from lorgnette.common.files import take_lock
 from lorgnette.federate.deploy.board import Board
-from lorgnette.federate.deploy.folder import read_deployment
+from lorgnette.federate.deploy.deployment import read_deployment
 from lorgnette.federate.flower import command, launch
 from lorgnette.federate.flower.command import FlowerCommand
 

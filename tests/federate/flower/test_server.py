@@ -11,7 +11,7 @@ import pytest
 
 from lorgnette.federate.deploy.keys import make_keys, public_key_pem
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="needs lorgnette[federated]"),

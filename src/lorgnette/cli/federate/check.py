@@ -37,7 +37,7 @@ def site_words(words: list[str], verb: str, example: str, about: str) -> tuple[s
 
     from lorgnette import settings
     from lorgnette.cli.words import split_words
-    from lorgnette.federate.deploy.folder import read_deployment, with_own_settings
+    from lorgnette.federate.deploy.deployment import read_deployment, with_own_settings
 
     deployment = read_deployment(options.folder)
     _, given = split_words(words[first:], {})

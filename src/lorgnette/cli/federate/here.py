@@ -87,7 +87,7 @@ def _resume(name: str, own: Mapping[str, str], options: Words) -> int:
 def _run(
     name: str, recipe: Any, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
 ) -> int:
-    from lorgnette.federate.rounds.report import ProgressLines
+    from lorgnette.federate.rounds.round_report import ProgressLines
     from lorgnette.federate.run import federate
 
     home = room(name)

@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
         raise ValueError("--data.classes: name them, so that all sites number them alike; benign malignant, say")
 
     from lorgnette.federate.aggregation.adapter_state import Adapter
-    from lorgnette.federate.deploy.folder import Deployment, make_folder_of
+    from lorgnette.federate.deploy.deployment import Deployment, make_folder_of
     from lorgnette.federate.deploy.reach import LOCAL
     from lorgnette.recipe import build
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorgnette.common.files import read_json, write_json
-from lorgnette.federate.rounds.events import (
+from lorgnette.federate.rounds.round_events import (
     Answered,
-    Event,
     NotUsed,
     RoundDone,
+    RoundEvent,
     RoundsEnded,
     RoundsStarted,
     RoundStarted,
@@ -90,7 +90,7 @@ class Board:
         self.sites[site].problem = f"round {self.round}: {reason}" if self.round else reason
         self.keep()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RoundEvent) -> None:
         """Follow the rounds, as one of their listeners."""
         match event:
             case RoundsStarted():

@@ -140,7 +140,7 @@ def site_worker(folder: Path, given: Mapping[str, Any], log: Path) -> Iterator[t
         log: file for what the program prints: `ready`, or why it ended.
     """
     ours, theirs = socket.socketpair()
-    words = [sys.executable, "-m", "lorgnette.federate.deploy.site", str(folder), json.dumps(dict(given))]
+    words = [sys.executable, "-m", "lorgnette.federate.deploy.data_holder", str(folder), json.dumps(dict(given))]
     with ours, theirs, child([*words, str(theirs.fileno())], os.environ, log, (theirs.fileno(),)) as process:
         theirs.close()
         yield process, Worker(ours, lambda: process.poll() is None)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lorgnette.federate.deploy.folder import Deployment, read_deployment
+from lorgnette.federate.deploy.deployment import Deployment, read_deployment
 from lorgnette.federate.deploy.reach import reachable
 from lorgnette.federate.flower.command import require_flower
 
@@ -80,7 +80,7 @@ def _server(deployment: Deployment, folder: Path) -> str:
 
 
 def _data_and_model(folder: Path, deployment: Deployment, given: Mapping[str, Any]) -> Iterator[Finding]:
-    from lorgnette.federate.deploy.site import open_site
+    from lorgnette.federate.deploy.data_holder import open_site
 
     try:
         site = open_site(folder, given)

@@ -20,7 +20,7 @@ from typing import Any
 
 from lorgnette.common.files import make_folder, take_lock
 from lorgnette.federate.deploy.board import Board, page
-from lorgnette.federate.deploy.folder import SETTINGS_FILE, Deployment, copy_settings_to_sites, read_deployment
+from lorgnette.federate.deploy.deployment import SETTINGS_FILE, Deployment, copy_settings_to_sites, read_deployment
 from lorgnette.federate.deploy.keys import require_private
 from lorgnette.federate.deploy.programs import (
     STOP_SECONDS,

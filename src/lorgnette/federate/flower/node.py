@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from cryptography.hazmat.primitives import serialization
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
@@ -47,6 +46,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from lorgnette.common.files import write_text
+from lorgnette.federate.deploy.keys import read_node_key
 from lorgnette.federate.deploy.reach import reachable
 from lorgnette.federate.deploy.worker import Worker, without_paths
 from lorgnette.federate.flower.app import PATIENCE_SECONDS, POLL_SECONDS, RECORD
@@ -115,10 +115,7 @@ class FleetLink:
     """
 
     def __init__(self, folder: Path, address: str):
-        key: Any = serialization.load_ssh_private_key((folder / "node.key").read_bytes(), None)
-        self._public = key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        key, self._public = read_node_key(folder / "node.key")
         signed: Any = NodeAuthHttpInterceptor(key, key.public_key())
         version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
         ca_file = (folder / "ca.crt").read_bytes()

@@ -2,7 +2,7 @@
 
 Everything else of Flower's is called as it is. Its inner parts (the node's protocol in `node`, the server's app in
 `link`) may change with a minor version; `lorgnette.federate.flower.command.require_flower` asks for the one that was
-tested, and `tests/federate/test_flower.py::test_three_sites_over_tls` runs through all of them.
+tested, and `tests/federate/flower/test_deployed.py::test_three_sites_over_tls` runs through all of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REPLACED = (
         "pull_objects",
         _looking_again_soon,
         "up to a second of every round: Flower looks for an answer again after 1 s, 2 s, 4 s, ..., here after 0.1 s",
-        "tests/federate/test_flower_server.py::test_an_answer_that_is_on_its_way_is_looked_for_again_soon",
+        "tests/federate/flower/test_server.py::test_an_answer_that_is_on_its_way_is_looked_for_again_soon",
     ),
 )
 

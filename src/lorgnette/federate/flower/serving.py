@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from lorgnette.common.files import make_folder, take_lock
 from lorgnette.federate.deploy.board import Board
-from lorgnette.federate.deploy.folder import SETTINGS_FILE, Deployment, read_deployment
+from lorgnette.federate.deploy.deployment import SETTINGS_FILE, Deployment, read_deployment
 from lorgnette.federate.flower.simulated import simulated_clients
 from lorgnette.federate.rounds.transport import Reply, Transport
 from lorgnette.federate.run import FederationFolder, Server
@@ -41,7 +41,7 @@ class Network(Transport, Protocol):
         ...
 
     def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
-        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.deploy.site`."""
+        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.deploy.data_holder`."""
         ...
 
 

@@ -7,13 +7,13 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from lorgnette.federate.deploy.folder import Deployment, read_deployment
+from lorgnette.federate.deploy.deployment import Deployment, read_deployment
 from lorgnette.federate.run import FederationFolder, deal, local_clients
 from lorgnette.systems import room_of
 
 
 def answer(folder: Path, index: int, kind: str, round: int, data: bytes) -> bytes:
-    """What the client number `index`, from 0, answers to a request; see `lorgnette.federate.deploy.site`."""
+    """What the client number `index`, from 0, answers to a request; see `lorgnette.federate.deploy.data_holder`."""
     clients = _clients(folder)
     client = clients[sorted(clients)[index]]
     if kind == "train":

@@ -25,7 +25,7 @@ from lorgnette.federate.deploy.worker import (
     without_paths,
 )
 
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(__file__).parents[3] / "src"
 PATIENCE = 120.0  # seconds for what takes none
 
 

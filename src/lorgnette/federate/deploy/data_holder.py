@@ -1,4 +1,4 @@
-"""A site's worker program: `python -m lorgnette.federate.deploy.site FOLDER SETTINGS FD` holds model and data.
+"""A site's worker program: `python -m lorgnette.federate.deploy.data_holder FOLDER SETTINGS FD` holds model and data.
 
 It answers the node over the connected socket with the number FD and ends when its standard input does, with the process
 that started it. Its log is the site's own; only refusals without file names leave it.
@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.common.files import make_folder
-from lorgnette.federate.deploy.folder import Deployment, read_deployment, with_own_settings
+from lorgnette.federate.deploy.deployment import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.deploy.keys import write_private
 from lorgnette.federate.deploy.programs import end_group_with_input
 from lorgnette.federate.deploy.worker import serve_requests, unpacked
 from lorgnette.federate.rounds.client import LocalClient, Places
-from lorgnette.federate.rounds.store import FolderStore
+from lorgnette.federate.rounds.client_store import FolderStore
 from lorgnette.federate.wire.messages import facts_of
 from lorgnette.recipe import build
 from lorgnette.systems import room_of
 from lorgnette.version import __version__
 
 
-class Site:
+class DataHolder:
     """One holder of data.
 
     Args:
@@ -71,10 +71,10 @@ def noise_seed(file: Path) -> int:
     return int(file.read_text(), 16)
 
 
-def open_site(folder: Path, given: Mapping[str, Any]) -> Site:
+def open_site(folder: Path, given: Mapping[str, Any]) -> DataHolder:
     """The site of a folder, with its own settings by flat name."""
     deployment = read_deployment(folder)
-    return Site(folder.resolve().name, deployment, with_own_settings(deployment, given), folder / "run" / "kept")
+    return DataHolder(folder.resolve().name, deployment, with_own_settings(deployment, given), folder / "run" / "kept")
 
 
 def main(folder: Path, given: Mapping[str, Any], connection: socket.socket) -> None:
@@ -82,7 +82,7 @@ def main(folder: Path, given: Mapping[str, Any], connection: socket.socket) -> N
     end_group_with_input()
     run = make_folder(folder / "run")
     logging.basicConfig(filename=run / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    log = logging.getLogger("lorgnette.federate.deploy.site")
+    log = logging.getLogger("lorgnette.federate.deploy.data_holder")
     site = open_site(folder, given)
 
     def answer(request: bytes, hung_up: threading.Event) -> bytes:

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from processes import SOURCE, processes_of, wait_for
+from tests.federate.processes import SOURCE, processes_of, wait_for
 
 from lorgnette.common.files import take_lock
 from lorgnette.federate.deploy.programs import _is_gone, child
