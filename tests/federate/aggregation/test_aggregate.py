@@ -11,7 +11,7 @@ from tests.federate.layers import adapted, base_model, weights, worst_error
 from torch import nn
 
 from lorgnette import lora
-from lorgnette.federate.aggregation import products
+from lorgnette.federate.aggregation import factors
 from lorgnette.federate.aggregation.adapter_state import Adapter, AdapterState
 from lorgnette.federate.aggregation.aggregate import ClientUpdate, Global, aggregate, aggregation_error
 from lorgnette.federate.aggregation.factors import Product
@@ -71,23 +71,21 @@ def dropped_client(name: str):
     def combine(layer: Layer) -> Combined:
         kept = layer.clients[:-1]
         weights = [w / sum(layer.weights[:-1]) for w in layer.weights[:-1]]
-        return SCHEMES[name].combine(
-            layer._replace(clients=kept, weights=weights, target=products.total(kept, weights))
-        )
+        return SCHEMES[name].combine(layer._replace(clients=kept, weights=weights, target=factors.total(kept, weights)))
 
     return combine
 
 
 def first_client_alone(layer: Layer) -> Combined:
     """Every client's tensors overwritten by the next, as a published baseline has it."""
-    mean = products.total(layer.clients[:1], layer.weights[:1])
-    return Combined(products.padded(mean, layer.before.rank))
+    mean = factors.total(layer.clients[:1], layer.weights[:1])
+    return Combined(factors.padded(mean, layer.before.rank))
 
 
 def forgotten_weights(name: str):
     def combine(layer: Layer) -> Combined:
         equal = [1 / len(layer.clients)] * len(layer.clients)
-        return SCHEMES[name].combine(layer._replace(weights=equal, target=products.total(layer.clients, equal)))
+        return SCHEMES[name].combine(layer._replace(weights=equal, target=factors.total(layer.clients, equal)))
 
     return combine
 
@@ -131,21 +129,21 @@ def test_the_core_s_svd_equals_the_dense_one(shape: tuple[int, int], rank: int, 
     )
     dense = product.dense()
     U, S, Vh = torch.linalg.svd(dense, full_matrices=False)
-    ours = products.singular(product)
+    ours = factors.singular(product)
     k = ours[1].shape[-1]
     scale = float(S.max())
     assert torch.allclose(ours[1], S[..., :k], atol=1e-10 * scale)
     assert S[..., k:].abs().sum() < 1e-9 * scale
     kept = min(keep, k)
     best = (U[..., :kept] * S[..., None, :kept]) @ Vh[..., :kept, :]
-    assert torch.allclose(products.truncated(product, keep).dense(), best, atol=1e-9 * scale)
-    assert products.norm(product) == pytest.approx(float(dense.norm()), rel=1e-9)
-    assert products.distance(product, product) < 1e-12 * float(dense.norm())
+    assert torch.allclose(factors.truncated(product, keep).dense(), best, atol=1e-9 * scale)
+    assert factors.norm(product) == pytest.approx(float(dense.norm()), rel=1e-9)
+    assert factors.distance(product, product) < 1e-12 * float(dense.norm())
 
 
 def test_truncation_leaves_rows_to_learn_with():
     """Of a product of rank one, cut to four: three columns of B are zero, and no row of A is."""
-    A, B = products.truncated(products.padded(Product(torch.randn(1, 9), torch.randn(7, 1)), 6), 4)
+    A, B = factors.truncated(factors.padded(Product(torch.randn(1, 9), torch.randn(7, 1)), 6), 4)
     assert torch.allclose(A @ A.mT, torch.eye(4, dtype=A.dtype), atol=1e-10)
     assert B[:, 1:].abs().max() < 1e-10
 

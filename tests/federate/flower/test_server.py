@@ -192,8 +192,7 @@ def test_an_answer_that_is_on_its_way_is_looked_for_again_soon(monkeypatch: pyte
     from flwr.supercore.task_identity import TaskIdentity
     from flwr.superlink.grid import http_grid
 
-    from lorgnette.federate.flower.app import POLL_SECONDS
-    from lorgnette.federate.flower.replaced import REPLACED, replace
+    from lorgnette.federate.flower.replaced import POLL_SECONDS, REPLACED, replace
 
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)

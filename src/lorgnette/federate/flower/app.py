@@ -23,13 +23,12 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from lorgnette.federate.deploy.board import NOT_CONNECTED
+from lorgnette.federate.flower.replaced import POLL_SECONDS, replace
 from lorgnette.federate.rounds.transport import Reply
 
 FOLDER = "LORGNETTE_FEDERATION"  # environment: the folder of the federation
 RECORD = "lorgnette"
-POLL_SECONDS = 0.1
 MARGIN_SECONDS = 5.0
-PATIENCE_SECONDS = 7 * 86400.0  # with a worker, where the rounds have no deadline
 
 server, client = ServerApp(), ClientApp()
 
@@ -142,7 +141,6 @@ def _answer(kind: str, message: Message, context: Context) -> Message:
 
 @server.main()
 def _main(grid: Grid, context: Context) -> None:
-    from lorgnette.federate.flower.replaced import replace
     from lorgnette.federate.flower.serving import run_rounds
 
     replace()

@@ -49,13 +49,15 @@ from lorgnette.common.files import write_text
 from lorgnette.federate.deploy.keys import read_node_key
 from lorgnette.federate.deploy.reach import reachable
 from lorgnette.federate.deploy.worker import Worker, without_paths
-from lorgnette.federate.flower.app import PATIENCE_SECONDS, POLL_SECONDS, RECORD
+from lorgnette.federate.flower.app import RECORD
+from lorgnette.federate.flower.replaced import POLL_SECONDS
 
 HEARTBEAT_SECONDS = 10.0  # what the server is told: who is not heard for twice as long is gone
 BEAT_SECONDS = HEARTBEAT_SECONDS / 3
 IDLE_SECONDS = 3.0
 WAITS = (0.5, 1.0, 2.0, 2.0, 2.0, 5.0)  # before the server is called again
 REGISTERING = 4  # refusals that are not told: a server that has just started still registers its sites
+PATIENCE_SECONDS = 7 * 86400.0  # with the worker, where the rounds have no deadline
 PULL_SECONDS = 600.0  # for all parts of a message to arrive at the server
 KINDS = {"train": "train", "query": "greet"}  # Flower's name of a request: ours
 

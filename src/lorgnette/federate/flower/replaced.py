@@ -13,8 +13,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from lorgnette.federate.flower.app import POLL_SECONDS
 from lorgnette.federate.flower.command import FLOWER
+
+POLL_SECONDS = 0.1  # between looks for something that is on its way
 
 
 class Replaced(NamedTuple):
