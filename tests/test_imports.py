@@ -51,7 +51,7 @@ INSIDE = {
         "wire": "settings aggregation",
         "rounds": "settings aggregation wire",
         "run": "settings aggregation wire rounds",
-        "deploy": "settings wire rounds",
+        "deploy": "settings wire rounds run",
         "flower": "settings aggregation wire rounds run deploy",
     },
     "systems": {**dict.fromkeys(ROOMS, "")},

@@ -25,7 +25,7 @@ from lorgnette.federate.rounds.split import Indices, Part, read_manifest, split,
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.lora import LoRAConfig, adapted_layers
-from lorgnette.recipe import build
+from lorgnette.recipe import build, recipe_to_dict
 from lorgnette.settings import from_mapping, make_recipe, read_yaml
 from lorgnette.train.batches import Batches, DrawnBatches, derived_seed
 from lorgnette.train.loop import evaluate
@@ -247,3 +247,17 @@ def config_text(config: FederateConfig) -> str:
 
 def _length(batches: Batches | Sequence[Any]) -> int:
     return len(batches) if isinstance(batches, Sequence) else len(getattr(batches, "dataset"))  # noqa: B009
+
+
+def differences(before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
+    """`rounds 60 -> 50` for each setting of the recipe and the rounds that is another one."""
+    was, now = ({**_flat(recipe_to_dict(recipe)), **_flat(asdict(config))} for recipe, config in (before, after))
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return [f"{name} {was.get(name)} -> {now.get(name)}" for name in names]
+
+
+def _flat(tree: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{start}{name}.") if isinstance(value, dict) else {f"{start}{name}": value}
+    return flat

@@ -42,7 +42,7 @@ from tests.federate.studies import SITES, make_study, own_data
 from lorgnette.federate.deploy.data_holder import DataHolder
 from lorgnette.federate.deploy.deployment import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.deploy.keys import make_keys, public_key_pem
-from lorgnette.federate.flower.serving import held_out
+from lorgnette.federate.deploy.serving import held_out
 from lorgnette.federate.rounds.round_journal import RoundJournal
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.run import FederationFolder, Server, federate

@@ -81,7 +81,7 @@ def run(words: list[str]) -> int:
 
 
 def _has_held_out(recipe: Any) -> bool:
-    from lorgnette.federate.flower.serving import held_out
+    from lorgnette.federate.deploy.serving import held_out
 
     try:
         return len(held_out(recipe)) > 0

@@ -59,6 +59,8 @@ class Worker:
         self._connection, self._is_alive = connection, is_alive
         self._arrived = bytearray()
         self._owed = 1  # answers that are still to come; at first the one that says that it is ready
+        self.is_lost = False
+        """Whether it ended or no longer listens."""
 
     def ask(self, kind: str, round: int, data: bytes, seconds: float) -> bytes:
         """Send a request and wait for its answer, also for a worker that still starts.
@@ -97,7 +99,7 @@ class Worker:
         try:
             _send(self._connection, request)
         except OSError:  # half of it may be on the way: no next request would be understood
-            raise WorkerLost("the worker is gone, or no longer listens") from None
+            raise self._lost("the worker is gone, or no longer listens") from None
 
     def _receive(self, until: float) -> tuple[bool, bytes]:
         refused = self._read(1, until, keep=True) != b"\0"
@@ -117,17 +119,21 @@ class Worker:
                 piece = self._connection.recv(min(CHUNK, length - len(self._arrived)))
             except TimeoutError:
                 if not self._is_alive():  # what it started may still hold its end
-                    raise WorkerLost("the worker ended") from None
+                    raise self._lost("the worker ended") from None
                 continue
             except OSError:
                 piece = b""
             if not piece:
-                raise WorkerLost("the worker ended")
+                raise self._lost("the worker ended")
             self._arrived += piece
         found = bytes(self._arrived[:length])
         if not keep:
             del self._arrived[:length]
         return found
+
+    def _lost(self, reason: str) -> WorkerLost:
+        self.is_lost = True
+        return WorkerLost(reason)
 
 
 @contextlib.contextmanager

@@ -141,7 +141,7 @@ def _answer(kind: str, message: Message, context: Context) -> Message:
 
 @server.main()
 def _main(grid: Grid, context: Context) -> None:
-    from lorgnette.federate.flower.serving import run_rounds
+    from lorgnette.federate.deploy.serving import run_rounds
 
     replace()
     run_rounds(Path(os.environ[FOLDER]), partial(GridTransport, grid))

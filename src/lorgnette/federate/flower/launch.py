@@ -160,12 +160,12 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
                 try:
                     with started(process, log, lambda: says_ready(log)):
                         show(f"{folder.name} is ready")
-                    while process.poll() is None:
+                    while process.poll() is None and connection.is_alive() and not worker.is_lost:
                         time.sleep(LOOK_SECONDS)
                 finally:
                     stop.set()
                     connection.join(STOP_SECONDS / 3)  # it takes leave of the server
-            show(f"the worker ended ({log} may say why): starting again")
+            show(f"worker or connection ended (the logs in {run} may say why): starting again")
             time.sleep(RESTART_SECONDS)
 
 

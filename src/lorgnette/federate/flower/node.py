@@ -88,11 +88,11 @@ def take_part(folder: Path, address: str, worker: Worker, stop: threading.Event,
             return
         except httpx.HTTPError as error:
             refused = isinstance(error, httpx.HTTPStatusError)
-            _log.info("%s: %s", error, error.response.text[:500] if refused else "")
             reason = NOT_LET_IN if refused else _why(folder, address, error)
-        if reason != told and not (refused and failures < REGISTERING):
-            show(f"{reason} It is tried again until it answers")
-            told = reason
+            if reason != told and not (refused and failures < REGISTERING):
+                _log.info("%s: %s", error, error.response.text[:500] if refused else "")
+                show(f"{reason} It is tried again until it answers")
+                told = reason
         stop.wait(WAITS[min(failures, len(WAITS) - 1)])
         failures += 1
 

@@ -13,8 +13,9 @@ from tests.federate.studies import make_study
 from lorgnette.cli import main
 from lorgnette.federate.deploy.board import Board
 from lorgnette.federate.deploy.deployment import read_deployment
-from lorgnette.federate.flower.serving import differences, held_out, judge
+from lorgnette.federate.deploy.serving import held_out, judge
 from lorgnette.federate.rounds.transport import Reply
+from lorgnette.federate.run import differences
 
 PATIENCE = 300.0  # seconds for what takes ten on a machine of its own
 
