@@ -2,7 +2,7 @@
 
 The process that runs the rounds keeps a `Board`; every change goes into a small JSON file, from which
 `lorgnette federate serve` and `lorgnette federate status` draw their table. Reasons that sites give carry no file names
-(`lorgnette.federate.flower.worker.without_paths`), and nothing else of a site's data is in it.
+(`lorgnette.federate.deploy.worker.without_paths`), and nothing else of a site's data is in it.
 """
 
 from __future__ import annotations
