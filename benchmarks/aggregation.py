@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState
-from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate
-from lorgnette.federate.aggregation.products import Product, total, truncated
+from lorgnette.federate.aggregation.aggregate import ClientUpdate, Global, aggregate
+from lorgnette.federate.aggregation.factors import Product, total, truncated
 from lorgnette.federate.aggregation.schemes import SCHEMES
 from lorgnette.federate.wire.codec import Schema, decode, encode, flatten
 
@@ -114,7 +114,7 @@ def whole_rounds(clients: int = 10) -> list[dict[str, object]]:
     for name, scheme in SCHEMES.items():
         shared = states[0].factors if scheme.trains(1) == "B" else {}  # then A is everyone's
         updates = [
-            Update(
+            ClientUpdate(
                 f"client {i}",
                 i + 1.0,
                 AdapterState({n: Product(shared.get(n, p).A, p.B) for n, p in state.factors.items()}),

@@ -25,7 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lorgnette.federate.flower import launch, programs
+from lorgnette.federate.deploy import programs
+from lorgnette.federate.flower import command, launch
 
 SAMPLES = {"north": 300, "south": 320, "west": 340}
 PEER_APP = """\
@@ -42,7 +43,7 @@ client = ClientApp()
 
 
 def answer(kind, message, context):
-    from lorgnette.federate.flower.site import open_site
+    from lorgnette.federate.deploy.data_holder import open_site
 
     content, folder = message.content["lorgnette"], Path(context.node_config["folder"])
     site = open_site(folder, {"data.samples": context.node_config["samples"]})
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
     options = parser.parse_args()
     try:
-        programs.require_flower()
+        command.require_flower()
     except ValueError as error:
         print(f"left out: {error}")
         return
@@ -166,8 +167,7 @@ def peer_node(study: Path, name: str, port: str) -> subprocess.Popen[bytes]:
     words = ["flower-supernode", "--superlink", f"127.0.0.1:{port}", "--root-certificates", str(site / "ca.crt")]
     words += ["--auth-supernode-private-key", str(site / "node.key"), "--port", str(programs.free_port())]
     words += ["--node-config", f'folder="{site}" samples={SAMPLES[name]}']
-    env = programs.environment(site / "run" / "flower") | {"OMP_NUM_THREADS": "1"}
-    env.pop("FLWR_SUPEREXEC_TASK_POLL_INTERVAL")
+    env = command.environment(site / "run" / "flower") | {"OMP_NUM_THREADS": "1"}
     return start(["sh", "-c", 'while ! "$@"; do sleep 0.5; done', "sh", *words], env, study / f"{name}.log")
 
 

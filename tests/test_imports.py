@@ -51,7 +51,7 @@ INSIDE = {
         "wire": "settings aggregation",
         "rounds": "settings aggregation wire",
         "run": "settings aggregation wire rounds",
-        "deploy": "settings rounds",
+        "deploy": "settings wire rounds run",
         "flower": "settings aggregation wire rounds run deploy",
     },
     "systems": {"protocol": "", **dict.fromkeys(ROOMS, "protocol")},
@@ -70,6 +70,9 @@ INSIDE = {
 ONLY = {
     "flwr": "federate.flower",
     "ray": "federate.flower",
+    "httpx": "federate.flower",  # these three come with Flower
+    "fastapi": "federate.flower",
+    "uvicorn": "federate.flower",
     "cryptography": "federate.deploy",
     "av": "video",
     "transformers": "systems.clip compat",

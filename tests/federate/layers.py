@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorgnette import lora
 from lorgnette.federate.aggregation.adapter_state import Adapter
-from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate
+from lorgnette.federate.aggregation.aggregate import ClientUpdate, Global, aggregate
 from lorgnette.federate.aggregation.schemes import SCHEMES, Scheme
 
 
@@ -98,7 +98,7 @@ def worst_error(
             client.write(type(own)(factors, own.tensors))
         for name, weight in weights(model).items():
             truth[name] += size / sum(sizes) * (weight - plain_weights(base)[name])
-        updates.append(Update(f"client {number}", size, client.read()))
+        updates.append(ClientUpdate(f"client {number}", size, client.read()))
     result = aggregate(chosen, Global(before), updates, round)
     receiver = adapted(base, top, 0.7, seed=123)  # another strength: what arrives holds it
     Adapter(receiver).write(result.after.adapter, result.after.folded)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.federate.studies import own_data
@@ -16,6 +16,7 @@ from tests.federate.studies import own_data
 from lorgnette.federate.deploy.board import Board
 
 SOURCE = Path(__file__).parents[2] / "src"
+PATIENCE = 900.0  # seconds for what takes a minute on a machine of its own
 
 
 def started(log: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -55,6 +56,30 @@ def kill_tree(pid: int) -> None:
     for one in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def frozen(*words: str) -> Iterator[list[int]]:
+    """Hold the processes with all of these words in their command line, from the first moment that there are some."""
+    found: list[int] = []
+    wait_for(f"a process with {words}", lambda: bool(found.extend(_with_words(words)) or found), PATIENCE)
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield found
+    finally:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _with_words(words: Sequence[str]) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if all(word.encode() in (process / "cmdline").read_bytes().split(b"\0") for word in words):
+                found.append(int(process.name))
+    return found
 
 
 def wait_for(what: str, happened: Callable[[], bool], seconds: float) -> float:

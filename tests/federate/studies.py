@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from lorgnette.federate.deploy.folder import Deployment, copy_settings_to_sites, make_folder_of
+from lorgnette.federate.deploy.deployment import Deployment, copy_settings_to_sites, make_folder_of
 from lorgnette.federate.deploy.keys import make_keys
 from lorgnette.federate.settings import FederateConfig
 
@@ -41,7 +41,7 @@ def make_study(folder: Path, held_out: int = 6, **rounds: object) -> Path:
         rounds: settings of `FederateConfig`.
     """
     from lorgnette.federate.aggregation.adapter_state import Adapter
-    from lorgnette.federate.flower.serving import facts_of
+    from lorgnette.federate.wire.messages import facts_of
     from lorgnette.recipe import build
     from lorgnette.systems import clip
 
@@ -56,7 +56,7 @@ def make_study(folder: Path, held_out: int = 6, **rounds: object) -> Path:
     config = FederateConfig(**{"rounds": 3, "local_steps": 2, "deadline": 600.0, "clients": 3} | rounds)  # type: ignore[arg-type]
     deployment = Deployment(recipe, config, f"127.0.0.1:{free_port()}", "127.0.0.1", min_samples=4, gather=600.0)
     adapter = Adapter(build(recipe).model)
-    deployment = replace(deployment, **facts_of(adapter, adapter.read(), deployment))
+    deployment = replace(deployment, **facts_of(adapter, adapter.read(), config.personal))
     study = make_folder_of(deployment, folder / "study", ",".join(SITES))
     make_keys(study, SITES)
     copy_settings_to_sites(study)

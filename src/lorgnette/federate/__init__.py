@@ -12,11 +12,15 @@ from lorgnette.federate.settings import FederateConfig as FederateConfig
 
 if TYPE_CHECKING:
     from lorgnette.federate.aggregation.adapter_state import Adapter as Adapter, AdapterState as AdapterState
-    from lorgnette.federate.aggregation.aggregate import Aggregated as Aggregated, Global as Global, Update as Update
+    from lorgnette.federate.aggregation.aggregate import (
+        Aggregated as Aggregated,
+        ClientUpdate as ClientUpdate,
+        Global as Global,
+    )
     from lorgnette.federate.aggregation.schemes import SCHEMES as SCHEMES
     from lorgnette.federate.rounds.client import LocalClient as LocalClient, Places as Places
-    from lorgnette.federate.rounds.journal import Journal as Journal
     from lorgnette.federate.rounds.loop import Outcome as Outcome, Rounds as Rounds
+    from lorgnette.federate.rounds.round_journal import RoundJournal as RoundJournal
     from lorgnette.federate.rounds.transport import (
         Client as Client,
         InProcess as InProcess,

@@ -15,15 +15,15 @@ from lorgnette.checkpoint import load_recipe, recipe_text, save
 from lorgnette.common.files import make_folder, read_json, write_text
 from lorgnette.federate.aggregation.aggregate import Global
 from lorgnette.federate.rounds.client import LocalClient, Place, Places
-from lorgnette.federate.rounds.events import Listener
-from lorgnette.federate.rounds.journal import Journal
+from lorgnette.federate.rounds.client_store import FolderStore
 from lorgnette.federate.rounds.loop import Outcome, Rounds
-from lorgnette.federate.rounds.report import Report
+from lorgnette.federate.rounds.round_events import RoundListener
+from lorgnette.federate.rounds.round_journal import RoundJournal
+from lorgnette.federate.rounds.round_report import RoundReport
 from lorgnette.federate.rounds.split import Indices, read_manifest, split, write_manifest
-from lorgnette.federate.rounds.store import FolderStore
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.settings import FederateConfig, Settings
-from lorgnette.recipe import build
+from lorgnette.recipe import build, recipe_to_dict
 from lorgnette.settings import from_mapping, make_recipe, read_yaml
 from lorgnette.systems.protocol import RoomRecipe
 from lorgnette.train.batches import Batches, as_batches, derived_seed
@@ -43,7 +43,7 @@ class FederationFolder:
         self.adapter = self.path / "adapter"
         self.report = self.path / "report.html"
         self.split = self.path / SPLIT_FILE
-        self.journal = Journal(self.path)
+        self.journal = RoundJournal(self.path)
 
     @property
     def started(self) -> bool:
@@ -96,7 +96,7 @@ class Server:
         config: FederateConfig,
         folder: FederationFolder,
         test: Sequence[Any] = (),
-        listeners: Iterable[Listener] = (),
+        listeners: Iterable[RoundListener] = (),
     ):
         if recipe.lora is None:
             raise ValueError("lora: null trains the whole network; a federation needs an adapter")
@@ -112,7 +112,7 @@ class Server:
             self.evaluate if len(test) and not config.personal else None,
             self.task.objective if len(test) else None,
             self.task.min_delta,
-            [*listeners, Report(folder.path)],
+            [*listeners, RoundReport(folder.path)],
         )
 
     def evaluate(self, state: Global) -> Mapping[str, float]:
@@ -137,7 +137,7 @@ def federate(
     config: FederateConfig,
     folder: str | os.PathLike[str],
     loaded: Loaded,
-    listeners: Iterable[Listener] = (),
+    listeners: Iterable[RoundListener] = (),
     tiny: bool = False,
 ) -> tuple[Outcome, Server]:
     """Run a federation in this process, or go on with the one in `folder`.
@@ -147,7 +147,7 @@ def federate(
         config: how it runs.
         folder: for its files; where they are already, it goes on after the last round that was kept.
         loaded: training and held-out batches.
-        listeners: called with each event of `lorgnette.federate.rounds.events`.
+        listeners: called with each event of `lorgnette.federate.rounds.round_events`.
         tiny: remembered with the split: the data is the room's miniature.
 
     Returns:
@@ -222,3 +222,17 @@ def config_text(config: FederateConfig) -> str:
     """The settings as YAML."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def differences(before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
+    """`rounds 60 -> 50` for each setting of the recipe and the rounds that is another one."""
+    was, now = ({**_flat(recipe_to_dict(recipe)), **_flat(asdict(config))} for recipe, config in (before, after))
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return [f"{name} {was.get(name)} -> {now.get(name)}" for name in names]
+
+
+def _flat(tree: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{start}{name}.") if isinstance(value, dict) else {f"{start}{name}": value}
+    return flat

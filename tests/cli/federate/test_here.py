@@ -14,8 +14,8 @@ import pytest
 from tests.cli.pictures import TINY
 
 from lorgnette.cli import main
-from lorgnette.federate.rounds import report
-from lorgnette.federate.rounds.events import Answered
+from lorgnette.federate.rounds import round_report
+from lorgnette.federate.rounds.round_events import Answered
 
 SMALL = "--tiny --clients 2 --rounds 3 --local-steps 1 --precision int8 --scheme ffa --server-optimizer adam".split()
 
@@ -55,15 +55,15 @@ def test_interrupted_and_resumed_equals_unbroken(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     folder = tmp_path / "my run"
-    usual = report.ProgressLines.__call__
+    usual = round_report.ProgressLines.__call__
 
-    def interrupting(self: report.ProgressLines, event: object) -> None:
+    def interrupting(self: round_report.ProgressLines, event: object) -> None:
         usual(self, event)  # type: ignore[arg-type]
         if isinstance(event, Answered) and event.round == 2:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(report.ProgressLines, "__call__", interrupting)
+        patch.setattr(round_report.ProgressLines, "__call__", interrupting)
         assert start(folder) == 130
     said = capsys.readouterr().out
     assert f"lorgnette federate superres --resume '{folder}'" in said

@@ -11,10 +11,10 @@ from tests.federate.layers import adapted, base_model, weights, worst_error
 from torch import nn
 
 from lorgnette import lora
-from lorgnette.federate.aggregation import products
+from lorgnette.federate.aggregation import factors
 from lorgnette.federate.aggregation.adapter_state import Adapter, AdapterState
-from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate, aggregation_error
-from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.aggregation.aggregate import ClientUpdate, Global, aggregate, aggregation_error
+from lorgnette.federate.aggregation.factors import Product
 from lorgnette.federate.aggregation.schemes import SCHEMES, Combined, Layer, Scheme
 from lorgnette.federate.aggregation.server_optimizer import ServerOptimizer
 
@@ -71,23 +71,21 @@ def dropped_client(name: str):
     def combine(layer: Layer) -> Combined:
         kept = layer.clients[:-1]
         weights = [w / sum(layer.weights[:-1]) for w in layer.weights[:-1]]
-        return SCHEMES[name].combine(
-            layer._replace(clients=kept, weights=weights, target=products.total(kept, weights))
-        )
+        return SCHEMES[name].combine(layer._replace(clients=kept, weights=weights, target=factors.total(kept, weights)))
 
     return combine
 
 
 def first_client_alone(layer: Layer) -> Combined:
     """Every client's tensors overwritten by the next, as a published baseline has it."""
-    mean = products.total(layer.clients[:1], layer.weights[:1])
-    return Combined(products.padded(mean, layer.before.rank))
+    mean = factors.total(layer.clients[:1], layer.weights[:1])
+    return Combined(factors.padded(mean, layer.before.rank))
 
 
 def forgotten_weights(name: str):
     def combine(layer: Layer) -> Combined:
         equal = [1 / len(layer.clients)] * len(layer.clients)
-        return SCHEMES[name].combine(layer._replace(weights=equal, target=products.total(layer.clients, equal)))
+        return SCHEMES[name].combine(layer._replace(weights=equal, target=factors.total(layer.clients, equal)))
 
     return combine
 
@@ -109,7 +107,7 @@ def test_mutants_are_caught(name: str):
     assert worst_error(scheme, *who, round=round) > 0.05
     base = base_model()
     models = [Adapter(adapted(base, 4, 8, seed)).read() for seed in range(3)]
-    updates = [Update(str(i), i + 1.0, state) for i, state in enumerate(models)]
+    updates = [ClientUpdate(str(i), i + 1.0, state) for i, state in enumerate(models)]
     assert aggregate(scheme, Global(models[0]), updates, round).error > 0.05
 
 
@@ -131,21 +129,21 @@ def test_the_core_s_svd_equals_the_dense_one(shape: tuple[int, int], rank: int, 
     )
     dense = product.dense()
     U, S, Vh = torch.linalg.svd(dense, full_matrices=False)
-    ours = products.singular(product)
+    ours = factors.singular(product)
     k = ours[1].shape[-1]
     scale = float(S.max())
     assert torch.allclose(ours[1], S[..., :k], atol=1e-10 * scale)
     assert S[..., k:].abs().sum() < 1e-9 * scale
     kept = min(keep, k)
     best = (U[..., :kept] * S[..., None, :kept]) @ Vh[..., :kept, :]
-    assert torch.allclose(products.truncated(product, keep).dense(), best, atol=1e-9 * scale)
-    assert products.norm(product) == pytest.approx(float(dense.norm()), rel=1e-9)
-    assert products.distance(product, product) < 1e-12 * float(dense.norm())
+    assert torch.allclose(factors.truncated(product, keep).dense(), best, atol=1e-9 * scale)
+    assert factors.norm(product) == pytest.approx(float(dense.norm()), rel=1e-9)
+    assert factors.distance(product, product) < 1e-12 * float(dense.norm())
 
 
 def test_truncation_leaves_rows_to_learn_with():
     """Of a product of rank one, cut to four: three columns of B are zero, and no row of A is."""
-    A, B = products.truncated(products.padded(Product(torch.randn(1, 9), torch.randn(7, 1)), 6), 4)
+    A, B = factors.truncated(factors.padded(Product(torch.randn(1, 9), torch.randn(7, 1)), 6), 4)
     assert torch.allclose(A @ A.mT, torch.eye(4, dtype=A.dtype), atol=1e-10)
     assert B[:, 1:].abs().max() < 1e-10
 
@@ -165,11 +163,11 @@ def test_the_error_is_that_of_dense_arithmetic():
 # ------------------------------------------------------------------------------------------------------ aggregate
 
 
-def updates_of(ranks: list[int], size: float = 1.0) -> tuple[Global, list[Update]]:
+def updates_of(ranks: list[int], size: float = 1.0) -> tuple[Global, list[ClientUpdate]]:
     base = base_model()
     before = Global(Adapter(adapted(base, max(ranks), 4, 50)).read())
     states = [Adapter(adapted(base, r, 4, seed, size)).read() for seed, r in enumerate(ranks)]
-    return before, [Update(f"c{i}", i + 1.0, state) for i, state in enumerate(states)]
+    return before, [ClientUpdate(f"c{i}", i + 1.0, state) for i, state in enumerate(states)]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -202,7 +200,7 @@ def test_svd_goes_on_learning_in_every_row():
     for layer in lora.adapted_layers(model).values():
         layer.lora_B.data.zero_()
     state = Adapter(model).read()
-    after = aggregate("svd", Global(state), [Update("a", 1, state), Update("b", 1, state)]).after
+    after = aggregate("svd", Global(state), [ClientUpdate("a", 1, state), ClientUpdate("b", 1, state)]).after
     for name, product in after.adapter.factors.items():
         assert product.B.abs().max() < 1e-6
         assert (product.A.norm(dim=-1) > 0.1).all(), name
@@ -210,7 +208,9 @@ def test_svd_goes_on_learning_in_every_row():
 
 def test_unfrozen_tensors_are_averaged_by_size_and_counters_rounded():
     tensors = [{"bias": torch.tensor([v]), "seen": torch.tensor(s)} for v, s in ((1.0, 10), (4.0, 13))]
-    updates = [Update(str(i), w, AdapterState({}, t)) for i, (w, t) in enumerate(zip((1, 2), tensors, strict=True))]
+    updates = [
+        ClientUpdate(str(i), w, AdapterState({}, t)) for i, (w, t) in enumerate(zip((1, 2), tensors, strict=True))
+    ]
     after = aggregate("svd", Global(AdapterState({}, tensors[0])), updates).after.adapter.tensors
     assert after["bias"].item() == pytest.approx(3.0)
     assert after["seen"].item() == 12
@@ -229,7 +229,7 @@ def test_momentum_of_products_is_that_of_dense_matrices():
     now, optimizer = Global(state()), ServerOptimizer("momentum", lr=0.7, momentum=0.6)
     dense, velocity = now.adapter.factors["w"].dense().double(), torch.zeros(5, 6).double()
     for round in range(1, 4):
-        updates = [Update("a", 1, state()), Update("b", 3, state())]
+        updates = [ClientUpdate("a", 1, state()), ClientUpdate("b", 3, state())]
         mean = sum(u.weight / 4 * u.state.factors["w"].dense().double() for u in updates)
         velocity = 0.6 * velocity + (mean - dense)
         dense = dense + 0.7 * velocity

@@ -8,7 +8,14 @@ import pytest
 
 from lorgnette.cli.federate.serve import Pages
 from lorgnette.federate.deploy.board import Board, page
-from lorgnette.federate.rounds.events import Answered, NotUsed, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
+from lorgnette.federate.rounds.round_events import (
+    Answered,
+    NotUsed,
+    RoundDone,
+    RoundsEnded,
+    RoundsStarted,
+    RoundStarted,
+)
 
 
 def done(number: int, missing: list[str], seconds: float, metrics: dict[str, float]) -> RoundDone:

@@ -14,7 +14,7 @@ from tests.federate.studies import make_study
 from lorgnette.cli import main
 from lorgnette.common.files import take_lock
 from lorgnette.federate.deploy.board import Board
-from lorgnette.federate.deploy.folder import read_deployment
+from lorgnette.federate.deploy.deployment import read_deployment
 from lorgnette.federate.flower import command, launch
 from lorgnette.federate.flower.command import FlowerCommand
 
@@ -88,11 +88,3 @@ def test_a_node_s_key_is_its_owner_s_alone(tmp_path: Path):
     (site / "node.key").chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
         launch.run_node(site, {})
-
-
-def test_a_key_that_the_server_does_not_know_is_told(tmp_path: Path):
-    log = tmp_path / "node.log"
-    log.write_text("Exit Code: 305\n[code: 2004] Failed to activate SuperNode.\n")
-    assert "node.pub" in launch._why(log)
-    log.write_text("Killed")
-    assert str(log) in launch._why(log)

@@ -1,44 +1,29 @@
-"""How a node looks for messages, comes back after a kill, and ends with whoever started it."""
+"""How a node looks for requests, answers them, and takes the place of one that was killed."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
+import importlib.util
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from tests.federate.processes import SOURCE, processes_of, wait_for
 
-from lorgnette.common.files import take_lock
-from lorgnette.federate.flower import node
-from lorgnette.federate.flower.node import NODE_ID, Waits, coming_back
-from lorgnette.federate.flower.programs import _is_gone, child, environment
+from lorgnette.federate.deploy.keys import make_keys
 
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that a node slept, without sleeping: its clock is moved instead."""
-    found: list[float] = []
-    monkeypatch.setattr(node.time, "monotonic", lambda: sum(found))
-    monkeypatch.setattr(node.time, "sleep", found.append)
-    return found
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="needs lorgnette[federated]"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Flower's own imports
+]
 
 
-def test_a_node_that_just_had_work_looks_often_and_an_idle_one_as_flower_does(slept: list[float]):
-    waits = Waits()
-    while sum(slept) < 100:
-        waits.sleep(3)
-    assert slept[0] == node.POLL_SECONDS
-    assert slept[-1] == 3
-    assert all(pause <= max(node.POLL_SECONDS, sum(slept[:i]) / 10 + 1e-9) for i, pause in enumerate(slept))
-    waits.sleep(0.5)
-    assert slept[-1] == node.POLL_SECONDS
-    waits.sleep(3)
-    assert slept[-1] == node.POLL_SECONDS
+def test_a_node_that_just_had_work_looks_often_and_an_idle_one_as_flower_does():
+    from lorgnette.federate.flower import node
+
+    assert node.pause(0) == node.POLL_SECONDS
+    assert node.pause(10) == 1
+    assert node.pause(1000) == 3
 
 
 class Server:
@@ -46,141 +31,161 @@ class Server:
 
     def __init__(self) -> None:
         self.number, self.online, self.gone = 0, False, []
+        self.reachable = True
 
-    def activate(self, request: str) -> object:
+    def refused(self, text: str) -> Exception:
+        import httpx
+
+        request = httpx.Request("POST", "https://fed.example.org/v1/fleet/activate-node")
+        return httpx.HTTPStatusError(text, request=request, response=httpx.Response(412, text=text, request=request))
+
+    def ActivateNode(self, request: Any) -> Any:
+        import httpx
+
+        if not self.reachable:
+            raise httpx.ConnectError("no server")
+        assert request.public_key.startswith(b"-----BEGIN PUBLIC KEY")
         if self.online:
-            raise ConnectionError("it is online")
+            raise self.refused("it is online")
         self.online, self.number = True, self.number + 1
-        return type("Response", (), {"node_id": self.number})
+        return SimpleNamespace(node_id=self.number)
 
-    def deactivate(self, node_id: int) -> None:
-        if node_id != self.number:
-            raise PermissionError("it is another's")
+    def DeactivateNode(self, request: Any) -> None:
+        if request.node_id != self.number:
+            raise self.refused("it is another's")
         self.online = False
-        self.gone.append(node_id)
+        self.gone.append(request.node_id)
+
+    def SendNodeHeartbeat(self, request: Any) -> None:
+        assert request.node.node_id == self.number
+
+    def close(self) -> None:
+        pass
 
 
-def test_a_node_that_was_killed_says_goodbye_for_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(NODE_ID, str(tmp_path / "node-id"))
-    activate, server = coming_back(Server.activate, Server.deactivate), Server()
-    activate(server, "first")
-    assert not server.gone
-    activate(server, "again")
-    assert server.gone == [1]
-    assert (tmp_path / "node-id").read_text() == "2"
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = make_keys(tmp_path, ["north"]).sites["north"]
+    (folder / "run").mkdir()
+    return folder
 
 
-def test_a_node_and_its_server_that_were_killed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What says goodbye for the node before is not lost while nobody listens."""
-    monkeypatch.setenv(NODE_ID, str(tmp_path / "node-id"))
+def link(site: Path, server: Server) -> Any:
+    from lorgnette.federate.flower.node import FleetLink
+
+    made: Any = FleetLink(site, "fed.example.org:8000")
+    made._client.close()
+    made._client = server
+    return made
+
+
+def killed(site: Path, server: Server) -> None:
+    """A node came and was killed: it took no leave."""
+    made = link(site, server)
+    made.__enter__()
+    made._closed.set()
+
+
+def test_a_node_that_was_killed_says_goodbye_for_the_one_before(site: Path):
     server = Server()
-    coming_back(Server.activate, Server.deactivate)(server, "first")
+    killed(site, server)
+    assert server.online
+    with link(site, server):
+        assert server.gone == [1]
+        assert (site / "run" / "node-id").read_text() == "2"
+    assert not server.online
 
-    def unreachable(*_: object) -> None:
-        raise ConnectionRefusedError("no server")
 
-    with pytest.raises(ConnectionRefusedError):
-        coming_back(unreachable, unreachable)(server, "while the server is gone")
-    coming_back(Server.activate, Server.deactivate)(server, "again")
-    assert server.gone == [1]
+def test_a_node_and_its_server_that_were_killed_together(site: Path):
+    """What says goodbye for the node before is not lost while nobody listens."""
+    import httpx
+
+    server = Server()
+    killed(site, server)
+    server.reachable = False
+    with pytest.raises(httpx.ConnectError):
+        link(site, server).__enter__()
+    server.reachable = True
+    with link(site, server):
+        assert server.gone == [1]
 
 
 @pytest.mark.parametrize("stale", ["", "seven", "7"])
-def test_a_number_that_is_not_the_node_s_is_no_reason_to_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: str
-):
+def test_a_number_that_is_not_the_node_s_is_no_reason_to_fail(site: Path, stale: str):
     """The file is damaged, or of a server whose database was lost: why it is shut out is what the log should say."""
-    monkeypatch.setenv(NODE_ID, str(tmp_path / "node-id"))
-    (tmp_path / "node-id").write_text(stale)
+    import httpx
+
+    (site / "run" / "node-id").write_text(stale)
     server = Server()
     server.online = True
-    with pytest.raises(ConnectionError, match="it is online"):
-        coming_back(Server.activate, Server.deactivate)(server, "first")
+    with pytest.raises(httpx.HTTPStatusError, match="it is online"):
+        link(site, server).__enter__()
     server.online = False
-    coming_back(Server.activate, Server.deactivate)(server, "later")
-    assert (tmp_path / "node-id").read_text() == "1"
+    with link(site, server):
+        assert (site / "run" / "node-id").read_text() == "1"
 
 
-def test_a_node_of_another_folder_cannot_throw_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_node_of_another_folder_cannot_throw_it_out(site: Path, tmp_path: Path):
+    import httpx
+
     server = Server()
-    for name in ("one", "two"):
-        monkeypatch.setenv(NODE_ID, str(tmp_path / name))
-        activate = coming_back(Server.activate, Server.deactivate)
-        if name == "one":
-            activate(server, "first")
-        else:
-            with pytest.raises(ConnectionError):
-                activate(server, "a copy of the folder, elsewhere")
+    killed(site, server)
+    copy = make_keys(tmp_path / "copy", ["north"]).sites["north"]
+    (copy / "run").mkdir()
+    with pytest.raises(httpx.HTTPStatusError):
+        link(copy, server).__enter__()
     assert not server.gone
 
 
-def test_a_lock_is_for_one_and_ends_with_it(tmp_path: Path):
-    file = tmp_path / "lock"
-    with file.open("w") as first, file.open("w") as second:
-        assert take_lock(first)
-        assert not take_lock(second)
-        first.close()
-        assert take_lock(second)
+def test_a_server_that_does_not_let_a_node_in_is_told_once(site: Path, monkeypatch: pytest.MonkeyPatch):
+    from lorgnette.federate.flower import node
+
+    server, said, stop = Server(), [], threading.Event()
+    server.online = True
+    monkeypatch.setattr(node.FleetHttpClient, "from_server_address", lambda *words: server)
+    monkeypatch.setattr(stop, "wait", lambda seconds: said.append("waited") or (len(said) > 12 and stop.set()))
+    worker: Any = None
+    node.take_part(site, "fed.example.org:8000", worker, stop, said.append)
+    told = [line for line in said if line != "waited"]
+    assert len(told) == 1
+    assert "node.pub" in told[0]
+    assert said.index(told[0]) == node.REGISTERING
 
 
-def test_flower_s_programs_take_no_settings_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Some open more ports; one makes Flower's server believe a stranger who says that it is this machine."""
-    for name in ("FORWARDED_ALLOW_IPS", "FLWR_INTERNAL_GRPC_CONTROL_API", "NO_PROXY", "KEPT"):
-        monkeypatch.setenv(name, "*" if name.startswith("FORWARDED") else "1")
-    found = environment(tmp_path)
-    assert "FORWARDED_ALLOW_IPS" not in found
-    assert "FLWR_INTERNAL_GRPC_CONTROL_API" not in found
-    assert found["KEPT"] == "1"
-    monkeypatch.setattr(os, "environ", found)
-    assert urllib.request.proxy_bypass_environment("127.0.0.1:9100")
-    assert found["NO_PROXY"].startswith("1,")
-
-
-def test_nobody_waits_for_what_ended_and_is_not_reaped():
-    """As in a container without an init process, where every stop would take as long as a deaf program's."""
-    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
-    assert not _is_gone(alive.pid, 0.2)
-    assert alive.stdin is not None
-    alive.stdin.write(b"\n")
-    alive.stdin.close()
-    assert _is_gone(alive.pid, 20)  # not reaped: that is what wait would do
-    assert alive.wait() == 0
-
-
-STUBBORN = """
-import signal, subprocess, sys, time
-from lorgnette.federate.flower.programs import end_group_with_input
-end_group_with_input()
-if sys.argv[1] == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", sys.argv[2]])
-print("ready", flush=True)
-time.sleep(1000)
-"""
-
-
-@pytest.mark.parametrize("hearing", ["good", "deaf"])
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_child_ends_with_all_that_it_started(
-    tmp_path: Path, hearing: str, killed: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "content", "says"),
+    [
+        ("train", {"round": 3, "data": b"abc", "seconds": 5.0}, None),
+        ("query", {"round": 0, "data": b"", "seconds": 5.0}, "OSError (details are in the site's own log)"),
+        ("evaluate", {"round": 3, "data": b"abc", "seconds": 5.0}, "KeyError 'evaluate'"),
+        ("train", {"round": 3, "data": b"abc", "seconds": "x"}, "TypeError"),
+        ("train", {}, "KeyError"),
+        ("train", None, "KeyError"),
+    ],
+)
+def test_a_node_knows_two_requests_and_answers_others_with_a_reason(
+    kind: str, content: dict[str, Any] | None, says: str | None, monkeypatch: pytest.MonkeyPatch
 ):
-    """Also where it hears no signal, and where whoever started it is killed."""
-    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
-    words, log = [sys.executable, "-c", STUBBORN, hearing, str(tmp_path)], tmp_path / "log"
-    quick = "import lorgnette.federate.flower.programs as p; p.STOP_SECONDS = 0.5; "
-    words[2] = quick + STUBBORN
-    if not killed:
-        monkeypatch.setattr("lorgnette.federate.flower.programs.STOP_SECONDS", 0.5)
-        with child(words, os.environ, log):
-            wait_for("it is up", lambda: b"ready" in log.read_bytes(), 60)
-            assert len(processes_of(tmp_path)) == 3  # it, who watches for its end, and what it started
+    """Nothing of what the server sends is executed; a reason names no file."""
+    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from lorgnette.federate.flower.node import answer
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+    class Worker:
+        def ask(self, kind: str, round: int, data: bytes, seconds: float) -> bytes:
+            if kind == "greet":
+                raise OSError("/data/Mary Smith/1.png is gone")
+            return data[::-1]
+
+    worker: Any = Worker()
+    records = {} if content is None else {"lorgnette": ConfigRecord(content)}
+    said, _ = answer(Message(RecordDict(records), 2, kind, group_id="3"), worker)
+    if says is None:
+        assert said == {"data": b"cba"}
     else:
-        starter = f"{quick}import os, pathlib\nwith p.child({words!r}, os.environ, pathlib.Path({str(log)!r})):\n"
-        starting = subprocess.Popen([sys.executable, "-c", f"{starter}    p.time.sleep(1000)"])
-        wait_for("it is up", lambda: log.exists() and b"ready" in log.read_bytes(), 60)
-        starting.send_signal(signal.SIGKILL)
-        starting.wait()
-    until = time.monotonic() + 30
-    while (left := processes_of(tmp_path)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert left == []
+        assert said["data"] == b""
+        assert said["error"].startswith(says)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lorgnette.federate.deploy.folder import APP_FILES, APP_NAME
 from lorgnette.federate.deploy.keys import make_keys, public_key_pem
+
+ROOT = Path(__file__).parents[3]
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="needs lorgnette[federated]"),
@@ -28,23 +28,23 @@ class Server:
         from flwr.superlink.servicer.fleet import fleet_handlers
         from starlette.testclient import TestClient
 
-        from lorgnette.federate.flower.app import guard_server
+        from lorgnette.federate.flower.guard import guarded
 
         made = make_keys(folder, ["north", "south"])
         self.folders = made.sites | make_keys(folder / "other", ["east"]).sites
         self.pushed: list[Any] = []
         keys = {name: public_key_pem(path / "node.pub") for name, path in made.sites.items()}
-        monkeypatch.setattr(flower, "create_app", flower.create_app)  # each is put back afterwards
         monkeypatch.setattr(
             fleet_handlers,
             "push_messages",
             lambda request, state: self.pushed.append(request) or PushMessagesResponse(),
         )
-        guard_server(list(keys.values()))
         app = flower.create_app()
         state = app.state.linkstate_factory.state()
         self.nodes = {name: state.create_node("owner", "owner", key, 0) for name, key in keys.items()}
-        self.client = TestClient(app, client=("203.0.113.9", 5), base_url="https://fed.example.org")
+        self.client = TestClient(
+            guarded(app, list(keys.values())), client=("203.0.113.9", 5), base_url="https://fed.example.org"
+        )
 
     def post(self, path: str, request: Any, site: str = "", signed: bool = True, **headers: str) -> int:
         """The status of an answer to a request with the key of a site."""
@@ -112,7 +112,7 @@ def test_a_site_cannot_act_for_another(server: Server, claimed: str):
     source = (server.nodes | {"server": 1})[claimed]
     inside = Message(metadata=Metadata(run_id=5, src_node_id=source, dst_node_id=server.nodes["south"]))
     asking = PushMessagesRequest(node=Node(node_id=server.nodes["north"]), messages_list=[inside])
-    assert server.post("/v1/fleet/push-messages", asking, "north") == (200 if claimed == "north" else 500)
+    assert server.post("/v1/fleet/push-messages", asking, "north") == (200 if claimed == "north" else 403)
     assert len(server.pushed) == (claimed == "north")
 
 
@@ -157,14 +157,103 @@ def test_what_a_site_says_steers_no_terminal_and_a_node_that_is_gone_holds_nobod
     assert reply.error == " [31mboth lines ]0;title "
 
 
-def test_the_app_s_name_is_what_flower_calls_it():
-    from flwr.cli.config_utils import get_metadata_from_config
+class Runtime:
+    """Flower's server as its grid asks it: an answer of one part, which arrives a moment after it was announced."""
 
-    assert get_metadata_from_config(tomllib.loads(APP_FILES["pyproject.toml"])) == APP_NAME
+    def __init__(self, content: bytes, object_id: str):
+        from flwr.proto.message_pb2 import ObjectTree
+
+        self.content, self.tree, self.looks = content, ObjectTree(object_id=object_id), 0
+
+    def PullMessages(self, request: Any) -> Any:
+        from flwr.proto.message_pb2 import Message, Metadata
+        from flwr.proto.runtime_pb2 import PullAppMessagesResponse
+
+        announced = Message(metadata=Metadata(message_id=self.tree.object_id))
+        return PullAppMessagesResponse(messages_list=[announced], message_object_trees=[self.tree])
+
+    def PullObject(self, request: Any) -> Any:
+        from flwr.proto.message_pb2 import PullObjectResponse
+
+        self.looks += 1
+        there = self.looks > 1
+        return PullObjectResponse(object_found=True, object_available=there, object_content=self.content)
+
+    def ConfirmMessageReceived(self, request: Any) -> Any:
+        from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse
+
+        return ConfirmMessageReceivedResponse()
 
 
-def test_a_node_that_cannot_start_the_app_says_so_without_file_names():
-    from lorgnette.federate.flower.app import _error_without_paths
+def test_an_answer_that_is_on_its_way_is_looked_for_again_soon(monkeypatch: pytest.MonkeyPatch):
+    """Flower's grid itself waits a second, which no setting changes."""
+    from flwr.app import Error, Message, RecordDict
+    from flwr.supercore.inflatable import inflatable_utils
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.superlink.grid import http_grid
 
-    said = _error_without_paths(code=7, reason="<class 'OSError'>:<'[Errno 28] No space left: '/home/mary/study/run''>")
-    assert (said.code, said.reason) == (7, "(details are in the site's own log)")
+    from lorgnette.federate.flower.replaced import POLL_SECONDS, REPLACED, replace
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    waited: list[float] = []
+
+    class Event(inflatable_utils.threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0.0)
+            return False
+
+    stand_in = SimpleNamespace(Event=Event, Lock=inflatable_utils.threading.Lock)
+    monkeypatch.setattr(inflatable_utils, "threading", stand_in)
+    for one in REPLACED:
+        monkeypatch.setattr(http_grid, one.name, getattr(http_grid, one.name))  # to be put back
+    asked = Message(RecordDict(), 2, "train")
+    answer = Message(Error(1, "an answer"), reply_to=asked)
+    pauses = []
+    for replaced in (False, True):
+        if replaced:
+            replace()
+        runtime: Any = Runtime(answer.deflate(), answer.object_id)
+        grid: Any = http_grid.HttpGrid(token="token")
+        grid._run, grid._client = SimpleNamespace(run_id=1), runtime
+        waited.clear()
+        (found,) = grid.pull_messages(["asked"])
+        assert found.error.reason == "an answer"
+        assert runtime.looks == 2
+        pauses += waited
+    assert pauses[0] == pytest.approx(1, rel=0.21)
+    assert pauses[1] == pytest.approx(POLL_SECONDS, rel=0.21)
+
+
+def test_the_table_of_what_is_replaced_names_tests_that_exist():
+    from lorgnette.federate.flower.replaced import REPLACED
+
+    for one in REPLACED:
+        file, _, name = one.test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text(), one.test
+        assert one.buys
+
+
+@pytest.mark.parametrize("gone", ["module", "name", "parameter"])
+def test_flower_that_has_changed_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, gone: str):
+    from lorgnette.federate.flower import replaced
+
+    (one, *_) = replaced.REPLACED
+    other = {
+        "module": one._replace(module="flwr.superlink.grid.moved"),
+        "name": one._replace(name="pull_everything"),
+        "parameter": one._replace(name="iterate_object_tree"),
+    }
+    monkeypatch.setattr(replaced, "REPLACED", (other[gone],))
+    with pytest.raises(ValueError, match=r"Flower has no flwr\.superlink.* pip install") as told:
+        replaced.replace()
+    assert "\n" not in str(told.value)
+
+
+def test_another_flower_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    from lorgnette.federate.flower import command
+
+    assert command.require_flower().startswith("1.41.")
+    monkeypatch.setattr(command, "version", lambda name: "1.42.0")
+    with pytest.raises(ValueError, match=r"Flower 1\.42\.0 is installed; 1\.41 works"):
+        command.require_flower()

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState
 from lorgnette.federate.aggregation.aggregate import Global
-from lorgnette.federate.aggregation.products import Product
-from lorgnette.federate.rounds import events
-from lorgnette.federate.rounds.journal import Journal
+from lorgnette.federate.aggregation.factors import Product
+from lorgnette.federate.rounds import round_events as events
+from lorgnette.federate.rounds.client_store import FolderStore, MemoryStore, Store
 from lorgnette.federate.rounds.loop import Outcome, Rounds, chosen_clients, lr_factor
-from lorgnette.federate.rounds.store import FolderStore, MemoryStore, Store
+from lorgnette.federate.rounds.round_journal import RoundJournal
 from lorgnette.federate.rounds.transport import Client, InProcess, Reply
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.federate.wire.feedback import rounded_update
@@ -75,13 +75,16 @@ def distance_from_ones(state: Global) -> dict[str, float]:
 
 
 def rounds(
-    config: FederateConfig, journal: Journal | None = None, listen: Callable[[Any], None] | None = None, **kwargs: Any
+    config: FederateConfig,
+    journal: RoundJournal | None = None,
+    listen: Callable[[Any], None] | None = None,
+    **kwargs: Any,
 ) -> Rounds:
     listeners = [listen] if listen else []
     return Rounds(config, Global(start()), BASE, journal, listeners=listeners, **kwargs)
 
 
-def scored(config: FederateConfig, journal: Journal | None = None, listen: Any = None) -> Rounds:
+def scored(config: FederateConfig, journal: RoundJournal | None = None, listen: Any = None) -> Rounds:
     return rounds(config, journal, listen, evaluate=distance_from_ones, objective=lambda m: m["closeness"])
 
 
@@ -136,16 +139,16 @@ def test_stopped_anywhere_and_resumed_ends_with_the_same_bits(way: str, tmp_path
             if (kind, getattr(event, "round", 0)) == stop:
                 raise Stop
 
-        journal = Journal(folder)
+        journal = RoundJournal(folder)
         if stop and stop[0] == "commit":  # the tensors of the best are there, those of the round are not
-            monkeypatch.setattr("lorgnette.federate.rounds.journal.save_file", stopping(stop[1]))
+            monkeypatch.setattr("lorgnette.federate.rounds.round_journal.save_file", stopping(stop[1]))
         if stop and stop[0] == "line":  # the tensors are there, the line is not
             monkeypatch.setattr(journal, "_write_lines", lambda lines, own=journal._write_lines: late(lines, own, stop))
         clients = {f"c{i}": Walker(f"c{i}", FolderStore(folder / "clients" / f"c{i}"), 5 + i) for i in range(3)}
         try:
             return scored(config, journal, listen).run(InProcess(clients))
         finally:
-            monkeypatch.setattr("lorgnette.federate.rounds.journal.save_file", save_file)
+            monkeypatch.setattr("lorgnette.federate.rounds.round_journal.save_file", save_file)
 
     whole = run(tmp_path / "whole", None)
     for number, stop in enumerate(stops()):
@@ -154,8 +157,8 @@ def test_stopped_anywhere_and_resumed_ends_with_the_same_bits(way: str, tmp_path
             run(folder, stop)
         resumed = run(folder, None)
         assert same(tensors(resumed), tensors(whole)), stop
-        lines = [{**line, "seconds": 0} for line in Journal(folder).lines()]
-        wanted = [{**line, "seconds": 0} for line in Journal(tmp_path / "whole").lines()]
+        lines = [{**line, "seconds": 0} for line in RoundJournal(folder).lines()]
+        wanted = [{**line, "seconds": 0} for line in RoundJournal(tmp_path / "whole").lines()]
         assert lines == wanted, stop
         assert not list((folder / "replies").glob("*"))
 
@@ -185,15 +188,15 @@ def test_answers_that_came_in_are_not_asked_for_again(tmp_path: Path):
             raise Stop
 
     with pytest.raises(Stop):
-        rounds(config, Journal(tmp_path), stop_at_the_second).run(InProcess(clients))
-    rounds(config, Journal(tmp_path)).run(InProcess(clients))
+        rounds(config, RoundJournal(tmp_path), stop_at_the_second).run(InProcess(clients))
+    rounds(config, RoundJournal(tmp_path)).run(InProcess(clients))
     assert clients["a"].asked == [1, 2]
     assert clients["b"].asked == [1, 2, 2]  # its answer was not on disk yet
     assert clients["c"].asked == [1, 2]
 
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path):
-    journal = Journal(tmp_path)
+    journal = RoundJournal(tmp_path)
     rounds(FederateConfig(clients=1, rounds=1), journal).run(InProcess({"a": Walker("a")}))
     good = (tmp_path / "state.safetensors").read_bytes()
     for bad in (b"", good[:100], good.replace(b"format_version", b"format_versiom"), good.replace(b"A a", b"Q a")):
@@ -205,7 +208,7 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path):
 
 def test_a_client_s_name_never_becomes_a_path(tmp_path: Path):
     name = "../../up"
-    journal = Journal(tmp_path / "in" / "journal")
+    journal = RoundJournal(tmp_path / "in" / "journal")
     journal.keep_reply(1, name, b"x")
     assert journal.kept_replies(1, [name, "other"]) == {name: b"x"}
     assert {path.name for path in tmp_path.iterdir()} == {"in"}
@@ -422,9 +425,11 @@ def test_a_client_keeps_its_rank_when_others_leave(tmp_path: Path):
 
     config = FederateConfig(clients=3, rounds=1, ranks=(1, 2, 3), precision="int8")
     stores = {name: MemoryStore() for name in "abcd"}
-    rounds(config, Journal(tmp_path)).run(InProcess({n: Listening(n, stores[n]) for n in "bcd"}))
+    rounds(config, RoundJournal(tmp_path)).run(InProcess({n: Listening(n, stores[n]) for n in "bcd"}))
     assert sent == {"b": 1, "c": 2, "d": 3}
-    rounds(replace(config, rounds=2), Journal(tmp_path)).run(InProcess({n: Listening(n, stores[n]) for n in "acd"}))
+    rounds(replace(config, rounds=2), RoundJournal(tmp_path)).run(
+        InProcess({n: Listening(n, stores[n]) for n in "acd"})
+    )
     assert sent == {"b": 1, "c": 2, "d": 3, "a": 1}
 
 

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState
-from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.aggregation.factors import Product
 from lorgnette.federate.wire.codec import Refused, Schema, Spec, decode, encode, flatten
 from lorgnette.federate.wire.feedback import rounded_update
 from lorgnette.federate.wire.messages import Local, Work, decode_update, decode_work, encode_update, encode_work

@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
 def site_words(words: list[str], verb: str, example: str, about: str) -> tuple[str, dict[str, Any]]:
     """A site's folder, and its own settings by flat name."""
     from lorgnette import settings
-    from lorgnette.federate.deploy.folder import read_deployment, with_own_settings
+    from lorgnette.federate.deploy.deployment import read_deployment, with_own_settings
 
     parser = Arguments(verb, example, about)
     parser.add_argument("folder", metavar="FOLDER", help="the site's, as the server's operator handed it out")

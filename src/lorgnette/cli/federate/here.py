@@ -94,7 +94,7 @@ def _resume(name: str, options: argparse.Namespace) -> int:
 def _run(
     name: str, recipe: RoomRecipe, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
 ) -> int:
-    from lorgnette.federate.rounds.report import ProgressLines
+    from lorgnette.federate.rounds.round_report import ProgressLines
     from lorgnette.federate.run import federate
 
     home = room(name)

@@ -28,8 +28,8 @@ def run(words: list[str]) -> int:
         raise ValueError(f"--{error}") from None
 
     from lorgnette.federate.aggregation.adapter_state import Adapter
-    from lorgnette.federate.deploy.folder import Deployment, make_folder_of
-    from lorgnette.federate.flower.programs import LOCAL
+    from lorgnette.federate.deploy.deployment import Deployment, make_folder_of
+    from lorgnette.federate.deploy.reach import LOCAL
     from lorgnette.recipe import build
 
     here = options.host in LOCAL
@@ -58,7 +58,7 @@ def run(words: list[str]) -> int:
 
 
 def _has_held_out(recipe: Any) -> bool:
-    from lorgnette.federate.flower.serving import held_out
+    from lorgnette.federate.deploy.serving import held_out
 
     return recipe.data.all_held_out() is not None and len(held_out(recipe)) > 0
 

@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
     )
     options = parser.read(words)
 
-    from lorgnette.federate.deploy.folder import SETTINGS_FILE, copy_settings_to_sites, read_deployment
+    from lorgnette.federate.deploy.deployment import SETTINGS_FILE, copy_settings_to_sites, read_deployment
     from lorgnette.federate.deploy.keys import make_keys, site_names
 
     hosts = list(options.host)

@@ -14,8 +14,8 @@ def run(words: list[str]) -> int:
         "Waits for the server and trains when it asks, until interrupted. The data stays where it is; what leaves are "
         "adapters and figures. Logs are in FOLDER/run.",
     )
+    from lorgnette.federate.deploy.programs import stopping_on_terminate
     from lorgnette.federate.flower.launch import run_node
-    from lorgnette.federate.flower.programs import stopping_on_terminate
 
     with stopping_on_terminate():
         run_node(folder, given, lambda line: print(line, flush=True))

@@ -25,8 +25,8 @@ def run(words: list[str]) -> int:
     options = parser.read(words)
 
     from lorgnette.common.files import write_json
+    from lorgnette.federate.deploy.programs import stopping_on_terminate
     from lorgnette.federate.flower.launch import serve, simulate
-    from lorgnette.federate.flower.programs import stopping_on_terminate
 
     pages = Pages()
     run_rounds = simulate if options.simulate else serve

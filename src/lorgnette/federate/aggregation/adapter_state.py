@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.text import nearest
-from lorgnette.federate.aggregation.products import Product, narrowed, truncated
+from lorgnette.federate.aggregation.factors import Product, narrowed, truncated
 from lorgnette.lora import LowRank, adapted_layers, fingerprint, trained_tensors
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.several.stacking import holder

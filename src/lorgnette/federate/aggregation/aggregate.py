@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState
-from lorgnette.federate.aggregation.products import Product, compressed, distance, norm, total
+from lorgnette.federate.aggregation.factors import Product, compressed, distance, norm, total
 from lorgnette.federate.aggregation.schemes import SCHEMES, Layer, Scheme
 from lorgnette.federate.aggregation.server_optimizer import ServerOptimizer
 from lorgnette.train.batches import derived_seed
 
 
-class Update(NamedTuple):
+class ClientUpdate(NamedTuple):
     """What one client made of the adapter it was sent."""
 
     client: str
@@ -56,7 +56,7 @@ class Aggregated(NamedTuple):
 def aggregate(
     scheme: str | Scheme,
     before: Global,
-    updates: Sequence[Update],
+    updates: Sequence[ClientUpdate],
     round: int = 1,
     seed: int = 0,
     optimizer: ServerOptimizer | None = None,
@@ -121,7 +121,7 @@ def _moved(optimizer: ServerOptimizer, name: str, old: Product, mean: Product, t
 
 
 def _mean(
-    name: str, old: Tensor, updates: Sequence[Update], weights: Sequence[float], optimizer: ServerOptimizer | None
+    name: str, old: Tensor, updates: Sequence[ClientUpdate], weights: Sequence[float], optimizer: ServerOptimizer | None
 ) -> Tensor:
     """Of an unfrozen tensor; counters, such as batches seen, are averaged and rounded."""
     pairs = zip(updates, weights, strict=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import Trained, row_size
-from lorgnette.federate.aggregation.products import Product, padded, total, truncated
+from lorgnette.federate.aggregation.factors import Product, padded, total, truncated
 
 
 class Layer(NamedTuple):

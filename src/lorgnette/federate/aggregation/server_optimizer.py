@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lorgnette.federate.aggregation.products import Product, compressed, total
+from lorgnette.federate.aggregation.factors import Product, compressed, total
 
 BETA2 = 0.99
 EPSILON = 1e-3  # of FedAdam: how adaptive it is

@@ -2,7 +2,7 @@
 
 The process that runs the rounds keeps a `Board`; every change goes into a small JSON file, from which
 `lorgnette federate serve` and `lorgnette federate status` draw their table. Reasons that sites give carry no file names
-(`lorgnette.federate.flower.worker.without_paths`), and nothing else of a site's data is in it.
+(`lorgnette.federate.deploy.worker.without_paths`), and nothing else of a site's data is in it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from lorgnette.common.files import read_json, write_json
 from lorgnette.common.text import duration, size, table
-from lorgnette.federate.rounds.events import (
+from lorgnette.federate.rounds.round_events import (
     Answered,
-    Event,
     NotUsed,
     RoundDone,
+    RoundEvent,
     RoundsEnded,
     RoundsStarted,
     RoundStarted,
@@ -91,7 +91,7 @@ class Board:
         self.sites[site].problem = f"round {self.round}: {reason}" if self.round else reason
         self.keep()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RoundEvent) -> None:
         """Follow the rounds, as one of their listeners."""
         match event:
             case RoundsStarted():

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorgnette.common.files import make_folder
 from lorgnette.federate.deploy.certificates import (
@@ -169,6 +170,23 @@ def public_key_pem(path: str | os.PathLike[str]) -> bytes:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def read_node_key(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
+    """A site's private key, as Flower signs with it, and its public half as PEM bytes.
+
+    Raises:
+        ValueError: it is no OpenSSH private key.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_ssh_private_key(Path(path).read_bytes()[:16384], None)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{path} is no OpenSSH private key: ssh-keygen -t ecdsa -b 384 -N '' makes one") from None
+    pem, kind = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key, key.public_key().public_bytes(pem, kind)
+
+
 def private_key_matches(private: str | os.PathLike[str], public: str | os.PathLike[str]) -> bool:
     """Whether two files are the two halves of one pair.
 
@@ -176,17 +194,7 @@ def private_key_matches(private: str | os.PathLike[str], public: str | os.PathLi
         FileNotFoundError: one is missing.
         ValueError: one is no OpenSSH key that Flower's nodes read.
     """
-    pem = public_key_pem(public)
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        key = serialization.load_ssh_private_key(Path(private).read_bytes()[:16384], None)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{private} is no OpenSSH private key: ssh-keygen -t ecdsa -b 384 -N '' makes one") from None
-    return pem == key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return read_node_key(private)[1] == public_key_pem(public)
 
 
 def require_private(path: Path) -> None:

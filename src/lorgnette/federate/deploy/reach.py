@@ -31,13 +31,11 @@ def reachable(address: str, ca_file: str | os.PathLike[str], timeout: float = 10
         opener = urllib.request.build_opener(secure, proxies)
         with opener.open(f"https://{address}/health", timeout=timeout) as reply:
             date = reply.headers.get("date")
-    except ssl.SSLCertVerificationError as error:
-        raise ValueError(
-            f"{address} shows a certificate that ca.crt does not vouch for ({error.verify_message})"
-        ) from None
-    except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "reason", error)
+    except OSError as error:
+        reason = getattr(error, "reason", error)  # what urllib has wrapped
         if isinstance(reason, ssl.SSLCertVerificationError):
-            reason = f"its certificate: {reason.verify_message}"
+            raise ValueError(
+                f"{address} shows a certificate that ca.crt does not vouch for ({reason.verify_message})"
+            ) from None
         raise ValueError(f"{address} cannot be reached ({reason}): is the server up, the port open?") from None
     return parsedate_to_datetime(date).timestamp() - time.time() if date else 0.0

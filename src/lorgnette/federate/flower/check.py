@@ -5,16 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lorgnette.federate.deploy.folder import Deployment, read_deployment
+from lorgnette.federate.deploy.deployment import Deployment, read_deployment
 from lorgnette.federate.deploy.reach import reachable
+from lorgnette.federate.flower.command import require_flower
 
 CLOCK_SECONDS = 30.0
 DAYS = 14
-FLOWER = "1.41."
 
 
 class Finding(NamedTuple):
@@ -37,7 +36,7 @@ def check_site(folder: str | os.PathLike[str], given: Mapping[str, Any]) -> Iter
     """
     folder = Path(folder)
     deployment = read_deployment(folder)
-    yield _tried("Flower", _flower)
+    yield _tried("Flower", require_flower)
     yield _tried("own key", lambda: _own_key(folder))
     yield _tried("certificate", lambda: _authority(folder))
     yield _tried("server", lambda: _server(deployment, folder))
@@ -49,16 +48,6 @@ def _tried(what: str, attempt: Callable[[], str]) -> Finding:
         return Finding(what, True, attempt())
     except (ValueError, OSError) as error:
         return Finding(what, False, " ".join(str(error).split()))
-
-
-def _flower() -> str:
-    try:
-        found = version("flwr")
-    except PackageNotFoundError:
-        raise ValueError("not installed: pip install 'lorgnette[federated]'") from None
-    if not found.startswith(FLOWER):
-        raise ValueError(f"{found} is installed; {FLOWER}x is what this works with")
-    return found
 
 
 def _own_key(folder: Path) -> str:
@@ -91,7 +80,7 @@ def _server(deployment: Deployment, folder: Path) -> str:
 
 
 def _data_and_model(folder: Path, deployment: Deployment, given: Mapping[str, Any]) -> Iterator[Finding]:
-    from lorgnette.federate.flower.site import open_site
+    from lorgnette.federate.deploy.data_holder import open_site
 
     try:
         site = open_site(folder, given)

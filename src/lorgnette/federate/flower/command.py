@@ -1,18 +1,62 @@
-"""Flower's command line, spoken to in JSON. Imports neither flwr nor torch."""
+"""Flower's programs and its command line, which answers in JSON. Imports neither flwr nor torch."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lorgnette.common.files import write_text
-from lorgnette.federate.flower.programs import environment
+from lorgnette.common.files import make_folder, write_text
+from lorgnette.federate.deploy.reach import LOCAL
 
+FLOWER = "1.41"  # its inner parts, which are used here, change with each minor version
 CALL_SECONDS = 120.0
+
+
+def require_flower() -> str:
+    """The version of Flower; a one-line ValueError where it is not installed, or another than this works with."""
+    try:
+        found = version("flwr")
+    except PackageNotFoundError:
+        raise ValueError("this needs Flower: pip install 'lorgnette[federated]'") from None
+    if not found.startswith(f"{FLOWER}."):
+        raise ValueError(f"Flower {found} is installed; {FLOWER} works: pip install 'lorgnette[federated]'")
+    return found
+
+
+def environment(flower_home: Path) -> dict[str, str]:
+    """What Flower's programs are started with: no reports home, its files in `flower_home`.
+
+    Settings of Flower's own are left out, since some open more ports, and so is whom its server believes about where
+    a request came from (`lorgnette.federate.flower.guard` relies on that). A proxy is not asked for what stays on this
+    machine.
+    """
+    make_folder(flower_home)
+    others = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_") and k != "FORWARDED_ALLOW_IPS"}
+    own = {
+        "FLWR_HOME": str(flower_home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return others | own | around_proxies() | {"PATH": path}  # its programs find each other by name
+
+
+def around_proxies() -> dict[str, str]:
+    """Environment variables that keep what stays on this machine away from proxies."""
+    direct = ",".join([os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), *LOCAL]).strip(",")
+    return {"no_proxy": direct, "NO_PROXY": direct}
+
+
+def flower_words(*words: str) -> list[str]:
+    """A command line for one of Flower's own programs, as `lorgnette.federate.flower.link` starts them."""
+    return [sys.executable, "-c", "from lorgnette.federate.flower.link import run_program; run_program()", *words]
 
 
 class FlowerCommand:

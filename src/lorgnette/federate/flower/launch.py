@@ -6,12 +6,12 @@ Imports neither flwr nor torch.
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
 import secrets
 import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
@@ -20,26 +20,22 @@ from typing import Any
 
 from lorgnette.common.files import make_folder, take_lock
 from lorgnette.federate.deploy.board import Board, page
-from lorgnette.federate.deploy.folder import SETTINGS_FILE, Deployment, copy_settings_to_sites, read_deployment
-from lorgnette.federate.deploy.keys import require_private, write_private
-from lorgnette.federate.deploy.reach import reachable
-from lorgnette.federate.flower.command import FlowerCommand
-from lorgnette.federate.flower.node import NODE_ID
-from lorgnette.federate.flower.programs import (
+from lorgnette.federate.deploy.deployment import SETTINGS_FILE, Deployment, copy_settings_to_sites, read_deployment
+from lorgnette.federate.deploy.keys import require_private
+from lorgnette.federate.deploy.programs import (
     STOP_SECONDS,
     child,
-    environment,
-    flower_words,
     free_port,
     is_up,
     listens,
-    require_flower,
     require_free_port,
     says_ready,
     started,
 )
+from lorgnette.federate.deploy.worker import site_worker
+from lorgnette.federate.flower.command import FlowerCommand, around_proxies, environment, flower_words, require_flower
 
-RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0)  # waits before a node that ended is started again
+RESTART_SECONDS = 5.0  # before a worker that ended is started again
 LOOK_SECONDS = 0.5
 ASK_FLOWER_SECONDS = 20.0
 BEGIN_SECONDS = 600.0  # until there is a board; Flower would let a run wait for ever
@@ -110,13 +106,15 @@ def simulate(
     serving = secrets.token_hex(8)
     port, log = free_port(), run / "superlink.log"
     words = flower_words("superlink", "--simulation", "--insecure", "--host", "127.0.0.1", "--port", str(port))
-    words += ["--disable-runtime-dependency-installation"]
+    words += ["--isolation", "process"]
+    executor = flower_words("superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}")
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SIMULATED": "1"}
-    env |= {"LORGNETTE_SERVING": serving}
+    env |= {"LORGNETTE_SERVING": serving, "RAY_USAGE_STATS_ENABLED": "0"}
     with (
         tempfile.TemporaryDirectory(prefix="l-") as scratch,  # Ray's sockets need a short path
-        child(words, env | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": scratch}, log) as link,
+        child(words, env, log) as link,
         started(link, log, lambda: listens(port)),
+        child(executor, env | {"RAY_TMPDIR": scratch}, run / "app.log"),
     ):
         flower = FlowerCommand(run / "flower", link, f"127.0.0.1:{port}", None)
         show(f"{deployment.config.clients} clients on this machine")
@@ -143,43 +141,38 @@ def run_node(folder: str | os.PathLike[str], given: Mapping[str, Any], show: Sho
             raise FileNotFoundError(f"no {name} in {folder}: the server's operator hands it out with the folder")
     require_private(folder / "node.key")
     require_flower()
+    os.environ.update(around_proxies())
     run = make_folder(folder / "run")
-    worker = [sys.executable, "-m", "lorgnette.federate.flower.site", str(folder), json.dumps(dict(given))]
+    logging.basicConfig(filename=run / "node.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every look
     log = run / "worker-output.log"
     with (run / "lock").open("w") as lock:
         if not take_lock(lock):
             raise ValueError(f"a node of {folder} is running already: stop it first, or leave it be")
+        show(f"{folder.name} calls {deployment.address}")
         while True:
-            with child(worker, os.environ, log) as warm, started(warm, log, lambda: says_ready(log)):
-                show(f"{folder.name} is ready and calls {deployment.address}")
+            stop = threading.Event()
+            with site_worker(folder, given, log) as (process, worker):
+                connection = threading.Thread(
+                    target=_take_part, args=(folder, deployment.address, worker, stop, show), daemon=True
+                )
+                connection.start()
                 try:
-                    reachable(deployment.address, folder / "ca.crt")
-                except ValueError as error:
-                    show(f"{error} It is tried again until it answers")
-                _keep_node(folder, deployment, warm, show)
-            show(f"the worker ended ({log} may say why): starting again")
-            time.sleep(RESTART_SECONDS[-1])
+                    with started(process, log, lambda: says_ready(log)):
+                        show(f"{folder.name} is ready")
+                    while process.poll() is None and connection.is_alive() and not worker.is_lost:
+                        time.sleep(LOOK_SECONDS)
+                finally:
+                    stop.set()
+                    connection.join(STOP_SECONDS / 3)  # it takes leave of the server
+            show(f"worker or connection ended (the logs in {run} may say why): starting again")
+            time.sleep(RESTART_SECONDS)
 
 
-def _keep_node(folder: Path, deployment: Deployment, warm: subprocess.Popen[bytes], show: Show) -> None:
-    """Run the node, again whenever it ends, as long as the worker lives."""
-    tries = 0
-    while warm.poll() is None:
-        began = time.monotonic()
-        with _supernode(folder, deployment) as programs:
-            while all(program.poll() is None for program in (warm, *programs)):
-                time.sleep(LOOK_SECONDS)
-        tries = 0 if time.monotonic() - began > 60 else tries + 1
-        wait = RESTART_SECONDS[min(tries, len(RESTART_SECONDS) - 1)]
-        show(f"the node ended ({_why(folder / 'run' / 'node.log')}): starting again in {wait:.0f} s")
-        time.sleep(wait)
+def _take_part(*args: Any) -> None:
+    from lorgnette.federate.flower.node import take_part  # two seconds, while the worker starts beside it
 
-
-def _why(log: Path) -> str:
-    """What a node's log says of its end, for whoever looks."""
-    if "Failed to activate SuperNode" in log.read_text(errors="replace"):
-        return "the server does not let this key in: is node.pub in its server/sites, and was it served since?"
-    return f"{log} says why"
+    take_part(*args)
 
 
 @contextlib.contextmanager
@@ -189,7 +182,7 @@ def _superlink(folder: Path, deployment: Deployment, serving: str) -> Iterator[s
         *("superlink", "--host", deployment.listen, "--port", str(deployment.port)),
         *("--ssl-ca-certfile", str(keys / "ca.crt"), "--ssl-certfile", str(keys / "server.crt")),
         *("--ssl-keyfile", str(keys / "server.key"), "--enable-supernode-auth"),
-        *("--disable-runtime-dependency-installation", "--database", str(run / "superlink.db")),
+        *("--isolation", "process", "--database", str(run / "superlink.db")),
     ]
     try:
         require_free_port(deployment.listen, deployment.port)
@@ -200,30 +193,13 @@ def _superlink(folder: Path, deployment: Deployment, serving: str) -> Iterator[s
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SERVING": serving}
     log = run / "superlink.log"
     address = f"127.0.0.1:{deployment.port}"
-    with child(flower_words(*words), env, log) as link, started(link, log, lambda: is_up(address, keys / "ca.crt")):
-        yield link
-
-
-@contextlib.contextmanager
-def _supernode(folder: Path, deployment: Deployment) -> Iterator[tuple[subprocess.Popen[bytes], ...]]:
-    """The node, and the executor that starts its client processes; a secret keeps others from taking its messages."""
-    run, port = folder / "run", free_port()
-    secret = run / "executor.key"
-    secret.unlink(missing_ok=True)
-    write_private(secret, secrets.token_bytes(32))
-    trusted = ["--superexec-auth-secret-file", str(secret)]
-    node_words = [
-        *("supernode", "--superlink", deployment.address, "--root-certificates", str(folder / "ca.crt")),
-        *("--auth-supernode-private-key", str(folder / "node.key")),
-        *("--host", "127.0.0.1", "--port", str(port), "--isolation", "process", *trusted),
-    ]
-    executor_words = ["executor", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}", *trusted]
-    env = environment(run / "flower") | {"LORGNETTE_WORKER": str(run / "worker.json"), NODE_ID: str(run / "node-id")}
+    trust = ("--root-certificates", str(keys / "ca.crt"))
     with (
-        child(flower_words(*node_words), env, run / "node.log") as node,
-        child(flower_words(*executor_words), env, run / "client.log") as executor,
+        child(flower_words(*words), env, log) as link,
+        started(link, log, lambda: is_up(address, keys / "ca.crt")),
+        child(flower_words("superexec", *trust, "--runtime-api-address", address), env, run / "app.log"),
     ):
-        yield node, executor
+        yield link
 
 
 def _watch(flower: FlowerCommand, run_id: str, kept: tuple[Path, str], show_page: Callable[[Board], None]) -> Board:

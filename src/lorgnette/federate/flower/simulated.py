@@ -7,29 +7,22 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-from lorgnette.federate.deploy.folder import Deployment, read_deployment
+from lorgnette.federate.deploy.deployment import read_deployment
 from lorgnette.federate.run import FederationFolder, deal, local_clients
+from lorgnette.federate.wire.messages import facts_of
 from lorgnette.systems import room_of
 
 
 def answer(folder: Path, index: int, kind: str, round: int, data: bytes) -> bytes:
-    """What the client number `index`, from 0, answers to a request; see `lorgnette.federate.flower.site`."""
+    """What the client number `index`, from 0, answers to a request; see `lorgnette.federate.deploy.data_holder`."""
     clients = _clients(folder)
     client = clients[sorted(clients)[index]]
     if kind == "train":
         return client.train(round, data)
     with client.places.lent() as place:
-        from lorgnette.federate.wire.messages import facts_of
-
         facts = facts_of(place.adapter, place.made, read_deployment(folder).config.personal)
     said = {"name": client.name, "samples": client.samples, "clock": time.time(), **facts}
     return json.dumps(said).encode()
-
-
-def simulated_clients(deployment: Deployment) -> list[str]:
-    """The names of the clients among which the data is dealt out."""
-    recipe = deployment.recipe
-    return sorted(deal(room_of(recipe).loaders(recipe.data, recipe.train)[0], deployment.config))
 
 
 @lru_cache(maxsize=1)

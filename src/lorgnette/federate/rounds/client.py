@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import Adapter, AdapterState
-from lorgnette.federate.aggregation.products import Product
-from lorgnette.federate.rounds.store import MemoryStore, Store
+from lorgnette.federate.aggregation.factors import Product
+from lorgnette.federate.rounds.client_store import MemoryStore, Store
 from lorgnette.federate.rounds.transport import Cancelled
 from lorgnette.federate.wire.feedback import rounded_update
 from lorgnette.federate.wire.messages import Local, decode_work

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState
-from lorgnette.federate.rounds.events import Answered, Listener, NotUsed
+from lorgnette.federate.rounds.round_events import Answered, NotUsed, RoundListener
 from lorgnette.federate.rounds.transport import Reply
 from lorgnette.federate.wire.codec import Refused
 from lorgnette.federate.wire.messages import Received, Work, change_norm, decode_update
@@ -40,7 +40,7 @@ class Inbox:
         emit: is told of every update, used or not.
     """
 
-    def __init__(self, round: int, work: Mapping[str, Work], base: str, emit: Listener):
+    def __init__(self, round: int, work: Mapping[str, Work], base: str, emit: RoundListener):
         self.round, self.work, self.base, self._emit = round, work, base, emit
         self.counted: dict[str, Counted] = {}
         self.refused: dict[str, str] = {}

@@ -10,12 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lorgnette.federate.aggregation.aggregate import Global, Update, aggregate
+from lorgnette.federate.aggregation.aggregate import ClientUpdate, Global, aggregate
 from lorgnette.federate.aggregation.schemes import SCHEMES
 from lorgnette.federate.aggregation.server_optimizer import ServerOptimizer
-from lorgnette.federate.rounds.events import Event, Listener, RoundDone, RoundsEnded, RoundsStarted, RoundStarted
 from lorgnette.federate.rounds.inbox import Counted, Inbox
-from lorgnette.federate.rounds.journal import Journal, Saved
+from lorgnette.federate.rounds.round_events import (
+    RoundDone,
+    RoundEvent,
+    RoundListener,
+    RoundsEnded,
+    RoundsStarted,
+    RoundStarted,
+)
+from lorgnette.federate.rounds.round_journal import RoundJournal, Saved
 from lorgnette.federate.rounds.transport import Reply, Transport
 from lorgnette.federate.settings import FederateConfig
 from lorgnette.federate.wire.messages import Local, Work, decode_work, encode_work
@@ -55,11 +62,11 @@ class Rounds:
         config: FederateConfig,
         start: Global,
         base: str,
-        journal: Journal | None = None,
+        journal: RoundJournal | None = None,
         evaluate: Callable[[Global], Mapping[str, float]] | None = None,
         objective: Callable[[Mapping[str, float]], float] | None = None,
         min_delta: float = 0.0,
-        listeners: Iterable[Listener] = (),
+        listeners: Iterable[RoundListener] = (),
     ):
         self.config, self.start, self.base, self.journal = config, start, base, journal
         self.evaluate, self.objective, self.min_delta = evaluate, objective, min_delta
@@ -128,7 +135,7 @@ class Rounds:
         }
         after = saved
         if record["counted"]:
-            updates = [Update(name, self._weight(one), one.received.state) for name, one in counted.items()]
+            updates = [ClientUpdate(name, self._weight(one), one.received.state) for name, one in counted.items()]
             result = aggregate(config.scheme, saved.state, updates, number, config.seed, self.optimizer)
             after = replace(saved, state=result.after, void=0)
             record["aggregation_error"] = result.error
@@ -226,7 +233,7 @@ class Rounds:
         numbers = {name: math.nan if value is None else value for name, value in metrics.items()}
         return self.objective(numbers) if numbers and self.objective else math.nan
 
-    def _emit(self, event: Event) -> None:
+    def _emit(self, event: RoundEvent) -> None:
         for listener in self.listeners:
             listener(event)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState, Trained
-from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.aggregation.factors import Product
 from lorgnette.federate.settings import Precision
 from lorgnette.federate.wire.quantise import dequantise, quantise, scale_count
 

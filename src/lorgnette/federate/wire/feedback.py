@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import AdapterState
-from lorgnette.federate.aggregation.products import Product, total, truncated
+from lorgnette.federate.aggregation.factors import Product, total, truncated
 from lorgnette.federate.aggregation.schemes import SCHEMES
 from lorgnette.federate.wire.codec import Schema, decode, flatten, floats
 from lorgnette.federate.wire.messages import Work, encode_update

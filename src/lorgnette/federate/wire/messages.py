@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.federate.aggregation.adapter_state import Adapter, AdapterState, Trained, factors_digest
-from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.aggregation.factors import Product
 from lorgnette.federate.aggregation.schemes import SCHEMES
 from lorgnette.federate.settings import Precision
 from lorgnette.federate.wire.codec import Message, Refused, Schema, decode, encode, flatten, peek, unflatten

@@ -1,6 +1,6 @@
 """The server of a federation: it waits for the sites, runs the rounds, keeps the journal and the adapter.
 
-Runs inside Flower's server process, and after a kill in the next one: the journal says where to go on.
+Whoever carries the bytes calls `run_rounds`, and after a kill once more: the journal says where to go on.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lorgnette.common.files import make_folder, take_lock
 from lorgnette.federate.deploy.board import Board
-from lorgnette.federate.deploy.folder import SETTINGS_FILE, Deployment, read_deployment
-from lorgnette.federate.flower.simulated import simulated_clients
+from lorgnette.federate.deploy.deployment import SETTINGS_FILE, Deployment, read_deployment
 from lorgnette.federate.rounds.transport import Reply, Transport
-from lorgnette.federate.run import FederationFolder, Server
+from lorgnette.federate.run import FederationFolder, Server, deal, differences
 from lorgnette.federate.wire.messages import facts_of
 from lorgnette.systems import room_of
 from lorgnette.systems.protocol import RoomRecipe
@@ -42,7 +41,7 @@ class Network(Transport, Protocol):
         ...
 
     def greet(self, names: Sequence[str], seconds: float) -> Iterator[Reply]:
-        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.flower.site`."""
+        """Ask clients who they are: each gives a line of JSON, see `lorgnette.federate.deploy.data_holder`."""
         ...
 
 
@@ -148,20 +147,10 @@ def held_out(recipe: RoomRecipe, dealt_out: bool = False) -> Sequence[Any]:
     return room_of(recipe).loaders(own or recipe.data, recipe.train)[1]
 
 
-def differences(before: tuple[Any, Any], after: tuple[Any, Any]) -> list[str]:
-    """`rounds 60 -> 50` for each setting of the recipe and the rounds that is another one."""
-    from lorgnette.recipe import recipe_to_dict
-
-    was, now = ({**_flat(recipe_to_dict(recipe)), **_flat(asdict(config))} for recipe, config in (before, after))
-    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-    return [f"{name} {was.get(name)} -> {now.get(name)}" for name in names]
-
-
-def _flat(tree: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{start}{name}.") if isinstance(value, dict) else {f"{start}{name}": value}
-    return flat
+def simulated_clients(deployment: Deployment) -> list[str]:
+    """The names of the clients among which the data is dealt out."""
+    recipe = deployment.recipe
+    return sorted(deal(room_of(recipe).loaders(recipe.data, recipe.train)[0], deployment.config))
 
 
 def simulated_names(network: Network, count: int, seconds: float) -> dict[str, str]:

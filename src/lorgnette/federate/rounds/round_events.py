@@ -70,5 +70,5 @@ class RoundsEnded:
     best: Mapping[str, float | None]
 
 
-Event = RoundsStarted | RoundStarted | Answered | NotUsed | RoundDone | RoundsEnded
-Listener = Callable[[Event], None]
+RoundEvent = RoundsStarted | RoundStarted | Answered | NotUsed | RoundDone | RoundsEnded
+RoundListener = Callable[[RoundEvent], None]

@@ -55,9 +55,8 @@ clientapp = "federation_app:client"
 """
 
 APP_FILES = {"pyproject.toml": _PROJECT, "federation_app.py": _APP}
-"""The app; a node runs no other."""
-APP_NAME = ("lorgnette/lorgnette-federation", "1.0.0")
-"""Publisher and name, version: Flower makes the name of a folder from them."""
+"""The app of the server; at the sites no app runs."""
+
 
 _README = """\
 # A federation with Lorgnette {version}

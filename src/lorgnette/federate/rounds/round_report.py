@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lorgnette.common.text import duration, number, size
-from lorgnette.federate.rounds.events import (
+from lorgnette.federate.rounds.round_events import (
     Answered,
-    Event,
     NotUsed,
     RoundDone,
+    RoundEvent,
     RoundsEnded,
     RoundsStarted,
     RoundStarted,
@@ -47,7 +47,7 @@ class ProgressLines:
         self._first: Mapping[str, float | None] = {}
         self._total = 0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RoundEvent) -> None:
         match event:
             case RoundsStarted():
                 self._out = self._stream or sys.stderr
@@ -100,7 +100,7 @@ class ProgressLines:
         self._out.flush()
 
 
-class Report:
+class RoundReport:
     """Writes report.html into the folder of a federation, at the end and now and then on the way.
 
     It is made of the files of the folder, so that one that was resumed is shown whole.
@@ -114,7 +114,7 @@ class Report:
         self.folder, self.seconds = Path(folder), seconds
         self._written = time.monotonic()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: RoundEvent) -> None:
         match event:
             case RoundDone() if time.monotonic() - self._written >= self.seconds:
                 write_federation_report(self.folder, f"Under way: round {event.round} is done.")

@@ -1,17 +1,16 @@
-"""A site's worker: `python -m lorgnette.federate.flower.site FOLDER [--data.root ...]` holds model and data.
+"""A site's worker program: `python -m lorgnette.federate.deploy.data_holder FOLDER SETTINGS FD` holds model and data.
 
-It says where it listens in FOLDER/run/worker.json and ends when its standard input does, with the process that
-started it. Its log is the site's own; only refusals without file names leave it.
+It answers the node over the connected socket with the number FD and ends when its standard input does, with the process
+that started it. Its log is the site's own; only refusals without file names leave it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import secrets
-import signal
+import socket
 import sys
 import threading
 import time
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.common.files import make_folder
-from lorgnette.federate.deploy.folder import Deployment, read_deployment, with_own_settings
+from lorgnette.federate.deploy.deployment import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.deploy.keys import write_private
-from lorgnette.federate.flower.programs import end_group_with_input, stopping_on_terminate
-from lorgnette.federate.flower.worker import serving, unpacked
+from lorgnette.federate.deploy.programs import end_group_with_input
+from lorgnette.federate.deploy.worker import serve_requests, unpacked
 from lorgnette.federate.rounds.client import LocalClient, Places
-from lorgnette.federate.rounds.store import FolderStore
+from lorgnette.federate.rounds.client_store import FolderStore
 from lorgnette.federate.wire.messages import facts_of
 from lorgnette.recipe import build
 from lorgnette.systems import room_of
@@ -33,7 +32,7 @@ from lorgnette.systems.protocol import RoomRecipe
 from lorgnette.version import __version__
 
 
-class Site:
+class DataHolder:
     """One holder of data.
 
     Args:
@@ -73,20 +72,18 @@ def noise_seed(file: Path) -> int:
     return int(file.read_text(), 16)
 
 
-def open_site(folder: Path, given: Mapping[str, Any]) -> Site:
+def open_site(folder: Path, given: Mapping[str, Any]) -> DataHolder:
     """The site of a folder, with its own settings by flat name."""
     deployment = read_deployment(folder)
-    return Site(folder.resolve().name, deployment, with_own_settings(deployment, given), folder / "run" / "kept")
+    return DataHolder(folder.resolve().name, deployment, with_own_settings(deployment, given), folder / "run" / "kept")
 
 
-def main(folder: Path, given: Mapping[str, Any]) -> None:
-    """Serve until standard input ends."""
+def main(folder: Path, given: Mapping[str, Any], connection: socket.socket) -> None:
+    """Answer the node's requests until it hangs up."""
     end_group_with_input()
-    make_folder(folder / "run")
-    logging.basicConfig(
-        filename=folder / "run" / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    log = logging.getLogger("lorgnette.federate.flower.site")
+    run = make_folder(folder / "run")
+    logging.basicConfig(filename=run / "worker.log", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log = logging.getLogger("lorgnette.federate.deploy.data_holder")
     site = open_site(folder, given)
 
     def answer(request: bytes, hung_up: threading.Event) -> bytes:
@@ -100,13 +97,10 @@ def main(folder: Path, given: Mapping[str, Any]) -> None:
         log.info("%s of round %d: %d bytes in %.2f s", kind, round, len(reply), time.monotonic() - started)
         return reply
 
-    endpoint = folder / "run" / "worker.json"
-    with contextlib.suppress(KeyboardInterrupt), stopping_on_terminate(), serving(answer, endpoint):
-        print("ready", flush=True)
-        while True:
-            signal.pause()
-    os._exit(0)  # a training that nobody waits for must not hold the site up
+    print("ready", flush=True)
+    serve_requests(answer, connection)
+    os._exit(0)  # what still runs in other threads has nobody to work for
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))

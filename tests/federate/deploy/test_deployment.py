@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.federate.studies import SITES, make_study, own_data
 
-from lorgnette.federate.deploy.folder import (
+from lorgnette.federate.deploy.deployment import (
     Deployment,
     make_folder_of,
     read_deployment,

@@ -24,7 +24,7 @@ from torch import Tensor
 from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.federate.aggregation.adapter_state import AdapterState
 from lorgnette.federate.aggregation.aggregate import Global
-from lorgnette.federate.aggregation.products import Product
+from lorgnette.federate.aggregation.factors import Product
 from lorgnette.train.listeners.metrics_file import read_metrics
 
 FORMAT_VERSION = 1
@@ -51,7 +51,7 @@ class Saved:
     """Every client there has been, in the order they came: their ranks go by it."""
 
 
-class Journal:
+class RoundJournal:
     """The files of one federation.
 
     Args:

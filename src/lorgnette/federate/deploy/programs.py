@@ -1,6 +1,6 @@
 """Child programs that end with the process that started them, killed or not: their standard input ends with it.
 
-Imports neither flwr nor torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -10,55 +10,40 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lorgnette.common.files import make_folder
-from lorgnette.federate.deploy.reach import LOCAL, reachable
+from lorgnette.federate.deploy.reach import reachable
 
 START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 
 
-def environment(flower_home: Path) -> dict[str, str]:
-    """What Flower's programs are started with: no reports home, its files in `flower_home`.
-
-    Settings of Flower's own are left out, since some open more ports, and so is whom its server believes about where
-    a request came from (`lorgnette.federate.flower.guard` relies on that). A proxy is not asked for what stays on this
-    machine: between node and client process the update travels without TLS.
-    """
-    make_folder(flower_home)
-    others = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_") and k != "FORWARDED_ALLOW_IPS"}
-    direct = ",".join([os.environ.get("no_proxy") or os.environ.get("NO_PROXY", ""), *LOCAL]).strip(",")
-    own = {
-        "no_proxy": direct,
-        "NO_PROXY": direct,
-        "FLWR_HOME": str(flower_home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; every message starts a process
-    }
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return others | own | {"PATH": path}  # its programs find each other by name
-
-
-def flower_words(*words: str) -> list[str]:
-    """A command line for one of Flower's own programs, as `lorgnette.federate.flower.app` starts them."""
-    return [sys.executable, "-c", "from lorgnette.federate.flower.app import run_program; run_program()", *words]
-
-
 @contextlib.contextmanager
-def child(words: list[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that ends with the block, or with this process."""
+def child(
+    words: list[str], env: Mapping[str, str], log: Path, descriptors: tuple[int, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends with the block, or with this process.
+
+    Args:
+        words: its command line.
+        env: its environment.
+        log: file for what it prints; the one of the last time is kept beside it.
+        descriptors: open files that it gets, under the same numbers.
+    """
     if log.exists():
         log.replace(log.with_suffix(".previous.log"))
     with log.open("wb") as output:
         process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=dict(env), start_new_session=True
+            words,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            start_new_session=True,
+            pass_fds=descriptors,
         )
     try:
         yield process
@@ -74,8 +59,8 @@ def child(words: list[str], env: Mapping[str, str], log: Path) -> Iterator[subpr
 def end_group_with_input() -> None:
     """End this process, and all that it will have started, when its standard input ends: with whoever started it.
 
-    To be called at the start of a program. A forked process outside its group sees to it, since Flower's programs end
-    on a signal without waiting for those that they started.
+    To be called at the start of a program. A forked process outside its group sees to it: a program that ends on a
+    signal need not wait for those that it started.
     """
     group = os.getpid()
     if os.getpgrp() != group:  # else whoever started it would end, too
@@ -83,6 +68,7 @@ def end_group_with_input() -> None:
     if os.fork():
         return
     os.setsid()
+    os.closerange(3, 1024)  # whoever waits for the program to hang up must not wait for this process
     while os.read(0, 4096):
         pass
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -140,11 +126,16 @@ def started(process: subprocess.Popen[bytes], log: Path, is_up: Callable[[], boo
     until = time.monotonic() + START_SECONDS
     while not is_up():
         if process.poll() is not None or time.monotonic() > until:
-            lines = log.read_text(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-            raise ValueError(f"{last[:300]} (all of it: {log})")
+            raise ValueError(last_words(log))
         time.sleep(0.2)
     yield
+
+
+def last_words(log: Path) -> str:
+    """The last line that a program wrote, and where the rest is."""
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"{last[:300]} (all of it: {log})"
 
 
 def says_ready(log: Path) -> bool:
@@ -182,9 +173,3 @@ def free_port() -> int:
     """A port of the loopback interface that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
-
-
-def require_flower() -> None:
-    """A one-line ValueError where Flower is not installed."""
-    if find_spec("flwr") is None:
-        raise ValueError("this needs Flower: pip install 'lorgnette[federated]'")
