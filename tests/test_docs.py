@@ -192,19 +192,19 @@ def test_files_named_in_the_house_rules_exist():
 
 
 def test_the_maps_show_what_is_there():
-    """Every name at the start of a line of a tree exists in the package (or at the root, in README)."""
+    """Each line of a tree begins with a part of the folder it stands under, and each file it names is in there."""
     for page in ("README.md", "docs/architecture.md"):
         (tree,) = [text for text in blocks(ROOT / page, "text") if text.startswith("src/lorgnette/")]
-        folder = ROOT
-        nested = ROOT
+        folder = part = ROOT
         for line in tree.splitlines():
             match = re.match(r"( *)([\w./]+)", line)
             assert match, line
             depth, name = len(match[1]), match[2]
             if depth == 0:
-                folder = ROOT / name
-                assert folder.exists(), line
-                continue
-            nested = folder / name if depth == 2 else nested
-            file = nested if depth == 2 else nested / name
-            assert file.exists(), line
+                folder = part = ROOT / name
+            elif depth == 2:
+                part = folder / name
+            assert ROOT / name if depth == 0 else part if depth == 2 else next(part.rglob(name), None), line
+            assert part.exists(), line
+            for file in re.findall(r"[\w/]+\.py", line):
+                assert part.name == file or any(part.rglob(file)), f"{file} in: {line}"
