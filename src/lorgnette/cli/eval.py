@@ -117,7 +117,7 @@ def _arguments() -> Arguments:
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
     for option in _test_options().values():
         parser.add_argument(
-            f"--{option.flag}",
+            *(f"--{flag}" for flag in (option.flag, *option.also)),
             nargs="+" if option.several else None,
             type=option.read,
             metavar=option.metavar,

@@ -88,6 +88,8 @@ class TestOption:
     metavar: str = "FOLDER"
     several: bool = False
     """Takes several words."""
+    also: tuple[str, ...] = ()
+    """Other ways to type it."""
 
 
 @dataclass(frozen=True)

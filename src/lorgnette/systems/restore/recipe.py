@@ -21,7 +21,7 @@ ABOUT = About(
             metavar="L",
             several=True,
         ),
-        "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here"),
+        "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
     },
     crop="test_crop",
     option_files=True,

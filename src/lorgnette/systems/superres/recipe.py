@@ -15,7 +15,7 @@ ABOUT = About(
     verbs={"enhance": "IN OUT"},
     test_options={
         "scales": TestOption("scales", "factors of superres; unset: 2 3 4", read=factor, metavar="S", several=True),
-        "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here"),
+        "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
     },
     crop="test_crop",
 )
