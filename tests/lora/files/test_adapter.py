@@ -276,7 +276,7 @@ def test_saving_replaces_and_leaves_other_files_alone(trained, folder, make_net)
 KILLED_SAVE = """
 import os, sys
 from pathlib import Path
-from lorgnette.lora.files import folder
+from lorgnette.lora.files import commit
 
 left = int(sys.argv[2])
 def dying(function):
@@ -289,7 +289,7 @@ def dying(function):
     return step
 
 Path.replace, Path.write_bytes = dying(Path.replace), dying(Path.write_bytes)
-folder.replace_files(sys.argv[1], {name: b'{"format_version": 1, "new": 1}' for name in
+commit.replace_files(sys.argv[1], {name: b'{"format_version": 1, "new": 1}' for name in
                      ("adapter_model.safetensors", "adapter_config.json", "lorgnette.json")})
 """
 
