@@ -70,7 +70,7 @@ class FederationFolder:
         recipe = load_recipe(self.path)
         path = self.path / CONFIG_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}: it is no federation")
+            raise FileNotFoundError(f"{self.path} has no {CONFIG_FILE}: it is not the folder of a federation")
         given = from_mapping(Settings, {"federate": read_yaml(path)}, str(path))
         return recipe, make_recipe(Settings, given).federate
 
@@ -144,7 +144,7 @@ def federate(
 
     Args:
         recipe: of any room.
-        config: how it runs.
+        config: settings of the rounds.
         folder: for its files; where they are already, it goes on after the last round that was kept.
         loaded: training and held-out batches.
         listeners: called with each event of `lorgnette.federate.rounds.round_events`.

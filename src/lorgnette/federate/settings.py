@@ -45,7 +45,7 @@ class FederateConfig:
     proximal: float = 0.0
     """FedProx: half this times the squared distance from the round's start is added to the loss."""
     server_optimizer: Literal["none", "momentum", "adam"] = "none"
-    """What the server does with the mean update: takes it, with momentum (FedAvgM), or with Adam (FedAdam)."""
+    """How the server applies the mean update: takes it, with momentum (FedAvgM), or with Adam (FedAdam)."""
     server_lr: float | None = None
     """Its learning rate. Unset: 1 (adam: 0.01)."""
     server_momentum: float = 0.9
@@ -81,7 +81,7 @@ class FederateConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} is outside (0, 1]; 1 is all")
         for name in ("proximal", "clip", "noise"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: {getattr(self, name)} is no number of at least 0")
+                raise ValueError(f"{name}: {getattr(self, name)} is not a number of at least 0")
         for name in ("deadline", "server_lr", "concentration"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -63,9 +63,9 @@ def test_the_worker_is_a_program_that_ends_with_who_started_it(study: Path, monk
     with site_worker(folder, own_data(study, "west"), log) as (process, worker):
         said = worker.ask("greet", 0, b"", PATIENCE)
         assert json.loads(said)["samples"] == 18
-        with pytest.raises(WorkerRefused, match="no message"):
+        with pytest.raises(WorkerRefused, match="too few for a message"):
             worker.ask("train", 1, b"xyz", PATIENCE)
-        with pytest.raises(WorkerRefused, match="no request"):
+        with pytest.raises(WorkerRefused, match="unknown request"):
             worker.ask("delete", 1, b"", PATIENCE)
         assert process.stdin is not None
         process.stdin.close()  # what the system does when the node is killed
@@ -79,5 +79,5 @@ def test_the_worker_is_a_program_that_ends_with_who_started_it(study: Path, monk
 def test_requests():
     assert unpacked(b"train 12\na\nb\0") == ("train", 12, b"a\nb\0")
     for request in (b"", b"train 1", b"train -1\n", b"train 1 2\n", b"rm 1\n", b"greet x\n"):
-        with pytest.raises(ValueError, match="no request"):
+        with pytest.raises(ValueError, match="unknown request"):
             unpacked(request)

@@ -33,9 +33,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"schema": "x"}, "other layers"),
         ({"samples": 3}, "3 samples; 4 are needed"),
         ({"clock": -500.0}, "its clock is 499 s off"),
-        ({"clock": None}, "not one of this version"),
-        ({"samples": "many"}, "not one of this version"),
-        ({"samples": float("inf")}, "not one of this version"),
+        ({"clock": None}, "not in the format of this version"),
+        ({"samples": "many"}, "not in the format of this version"),
+        ({"samples": float("inf")}, "not in the format of this version"),
     ],
 )
 def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], says: str):
@@ -48,7 +48,7 @@ def test_a_server_judges_who_greets(study: Path, changed: dict[str, object], say
     assert says in problem
     assert bool(problem) == bool(says)
     assert judge(Reply("north", b"", "not there"), deployment, facts)[0] == "not there"
-    assert "not one of this version" in judge(Reply("north", b"[" * 10**5), deployment, facts)[0]
+    assert "not in the format of this version" in judge(Reply("north", b"[" * 10**5), deployment, facts)[0]
 
 
 def test_the_commands_that_need_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

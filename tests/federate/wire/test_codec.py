@@ -259,7 +259,7 @@ def poisoned(value: float) -> bytes:
 GOOD = update(work())
 Q = "encoder.q.lora_A"
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "no message"),
+    "nothing": (b"", "too few for a message"),
     "noise": (b"\x80\x04\x95" * 40, "header claims"),
     "10 GB header": (struct.pack("<Q", 10 * 2**30) + GOOD[8:], "header claims 10737418240 bytes"),
     "header beyond the end": (struct.pack("<Q", 60_000) + GOOD[8:600], "header claims"),
@@ -268,8 +268,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a list": (struct.pack("<Q", 2) + b"[]", "not a table"),
     "no facts": (forged(GOOD, lambda h: h.pop("__metadata__")), "no facts"),
     "another version": (with_fact(GOOD, format_version=2), "format_version"),
-    "another kind": (with_fact(GOOD, kind="work"), "no update of round 4"),
-    "another round": (with_fact(GOOD, round=3), "no update of round 4"),
+    "another kind": (with_fact(GOOD, kind="work"), "not an update of round 4"),
+    "another round": (with_fact(GOOD, round=3), "not an update of round 4"),
     "another base": (with_fact(GOOD, base="ff"), "another base"),
     "another schema": (with_fact(GOOD, schema="ff"), "schema differs"),
     "no samples": (with_fact(GOOD, samples=0), "claims 0 samples"),
@@ -278,8 +278,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a metric of infinity": (with_fact(GOOD, metrics={"accuracy": math.inf}), "metrics"),
     "a metric whose mean overflows": (with_fact(GOOD, metrics={"accuracy": 1e308}), "metrics"),
     "a metric that no float holds": (with_fact(GOOD, metrics={"accuracy": 10**400}), "metrics"),
-    "a path in a name": (with_entry(GOOD, "../../etc/passwd", dtype="F32"), "'../../etc/passwd', which is no tensor"),
-    "line breaks in a name": (with_entry(GOOD, "a\nb" * 90, dtype="F32"), "no tensor"),
+    "a path in a name": (
+        with_entry(GOOD, "../../etc/passwd", dtype="F32"),
+        "etc/passwd', which is not a tensor",
+    ),
+    "line breaks in a name": (with_entry(GOOD, "a\nb" * 90, dtype="F32"), "not a tensor"),
     "a tensor less": (forged(GOOD, lambda h: h.pop(Q)), "lacks 1 of"),
     "another shape": (with_entry(GOOD, Q, shape=[3, 10**12]), "has shape"),
     "a shape that is none": (with_entry(GOOD, Q, shape="big"), "has shape 'big'"),
@@ -348,9 +351,9 @@ def test_work_for_another_client_is_refused():
     with pytest.raises(Refused, match=r"train\.seed"):  # the A that never travels is another one
         decode_work(data, state(seed=5), BASE)
     for fact in ({"scheme": "best"}, {"trained": "A"}, {"round": 0}, {"rank": -1}, {"precision": "fp8"}):
-        with pytest.raises(Refused, match="no work"):
+        with pytest.raises(Refused, match="not the work"):
             decode_work(with_fact(data, **fact), own, BASE)
-    with pytest.raises(Refused, match="no work"):
+    with pytest.raises(Refused, match="not the work"):
         decode_work(with_fact(data, local={"steps": -3}), own, BASE)
     with pytest.raises(Refused, match="folds"):
         decode_work(with_fact(data, folded={"encoder.q": 10**9}), own, BASE)

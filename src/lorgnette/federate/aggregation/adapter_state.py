@@ -1,4 +1,4 @@
-"""What travels: the adapter of a model as products and unfrozen tensors, read from it and written into it."""
+"""The adapter of a model as products and unfrozen tensors: what travels, read from the model and written into it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Trained = Literal["AB", "A", "B"]
 
 @dataclass(frozen=True)
 class AdapterState:
-    """An adapter, whatever the ranks and strengths its layers are set to: `B` holds the factor before `B A`.
+    """An adapter, independent of the ranks and scales of its layers: `B` holds the factor before `B A`.
 
     Layers of every kind are matrices here: a convolution's kernel is (out, in / groups * kh * kw), a transposed
     one's (in, out / groups * kh * kw), an embedding's table (rows, size), a raw parameter a stack.
@@ -35,19 +35,19 @@ class AdapterState:
     """Base tensors that are trained with it (`modules_to_save`), by their names."""
 
     def at(self, ranks: int | None) -> AdapterState:
-        """No layer above this rank, by its first rows and columns."""
+        """Every layer cut to this rank at most: its first rows and columns."""
         if ranks is None:
             return self
         return AdapterState({name: narrowed(p, ranks) for name, p in self.factors.items()}, self.tensors)
 
     def best_at(self, rank: int | None) -> AdapterState:
-        """No layer above this rank, each the nearest to what it was; A keeps the size of its rows."""
+        """Every layer truncated to this rank at most, as near as possible; rows of A keep their norm."""
         if rank is None:
             return self
         return AdapterState({name: _cut(p, rank) for name, p in self.factors.items()}, self.tensors)
 
     def without(self, names: Iterable[str]) -> AdapterState:
-        """The rest, when these stay at home."""
+        """The state without these names."""
         left_out = set(names)
         return AdapterState(
             {name: p for name, p in self.factors.items() if name not in left_out},
@@ -60,7 +60,7 @@ class AdapterState:
         return self.without(name for name in (*self.factors, *self.tensors) if name not in kept)
 
     def updated(self, other: AdapterState) -> AdapterState:
-        """This one with the values of `other` where it has some."""
+        """This state with the values of `other` where it has some."""
         return AdapterState({**self.factors, **other.factors}, {**self.tensors, **other.tensors})
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
@@ -113,7 +113,7 @@ class Adapter:
         self._sharing = {name: sharing[id(layer.lora_A)] for name, layer in layers.items()}
 
     def read(self) -> AdapterState:
-        """The adapter as it is now, in copies on the CPU."""
+        """A copy of the present adapter, on the CPU."""
         factors = {}
         for name, layer in self.layers.items():
             A, B = (factor.detach().float().cpu() for factor in (layer.lora_A, layer.lora_B))
@@ -125,7 +125,7 @@ class Adapter:
 
     @torch.no_grad()
     def write(self, state: AdapterState, folded: Mapping[str, Product] | None = None) -> None:
-        """Give the model this adapter, of whatever ranks, on the base with `folded` added (None: the base itself)."""
+        """Write this adapter, of any ranks, into the model, on the base plus `folded` (None: the base alone)."""
         for name, product in state.factors.items():
             self._write_factors(name, product)
         tensors = trained_tensors(self.model)
@@ -141,7 +141,7 @@ class Adapter:
             weight.copy_(holder(self.layers[name], A, B).merged_into(plain))
 
     def freeze(self, trained: Trained) -> None:
-        """Train only these factors from here on."""
+        """Train only these factors from now on."""
         for layer in self.layers.values():
             layer.lora_A.requires_grad_("A" in trained)
             layer.lora_B.requires_grad_("B" in trained)

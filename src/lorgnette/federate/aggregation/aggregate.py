@@ -17,11 +17,11 @@ from lorgnette.train.batches import derived_seed
 
 
 class ClientUpdate(NamedTuple):
-    """What one client made of the adapter it was sent."""
+    """What one client trained from the adapter it was sent."""
 
     client: str
     weight: float
-    """How much it counts, such as its number of samples."""
+    """Its weight, such as its number of samples."""
     state: AdapterState
 
 
@@ -48,9 +48,9 @@ class Aggregated(NamedTuple):
     after: Global
     error: float
     """Frobenius norm of (what the server has now - weighted mean of the clients' products), over all layers, as a
-    share of the norm of that mean. A server's momentum or Adam is no error and not in it."""
+    share of the norm of that mean. What a server's momentum or Adam adds is not counted as an error."""
     errors: Mapping[str, float]
-    """The same for each layer."""
+    """The same, layer by layer."""
 
 
 def aggregate(
@@ -61,10 +61,10 @@ def aggregate(
     seed: int = 0,
     optimizer: ServerOptimizer | None = None,
 ) -> Aggregated:
-    """What a round's updates come to.
+    """Aggregate the updates of a round.
 
     Args:
-        scheme: its name, or the scheme itself.
+        scheme: its name, or a `Scheme`.
         before: what the server had.
         updates: at least one; each has every layer and tensor of `before`, of any rank up to the server's.
         round: from 1.
@@ -72,7 +72,7 @@ def aggregate(
         optimizer: the server's; its state changes.
 
     Returns:
-        The same for the same updates in any order.
+        The result; it does not depend on the order of the updates.
     """
     chosen = SCHEMES[scheme] if isinstance(scheme, str) else scheme
     updates = sorted(updates, key=lambda update: update.client)
@@ -123,7 +123,7 @@ def _moved(optimizer: ServerOptimizer, name: str, old: Product, mean: Product, t
 def _mean(
     name: str, old: Tensor, updates: Sequence[ClientUpdate], weights: Sequence[float], optimizer: ServerOptimizer | None
 ) -> Tensor:
-    """Of an unfrozen tensor; counters, such as batches seen, are averaged and rounded."""
+    """The mean of an unfrozen tensor; counters, such as batches seen, are rounded."""
     pairs = zip(updates, weights, strict=True)
     mean = torch.stack([update.state.tensors[name].double() * weight for update, weight in pairs]).sum(0)
     if not old.is_floating_point():

@@ -27,16 +27,16 @@ class Product(NamedTuple):
 
     @property
     def full_rank(self) -> int:
-        """No matrix of this shape has a higher one."""
+        """The highest rank that a matrix of this shape can have."""
         return min(self.A.shape[-1], self.B.shape[-2])
 
     def dense(self) -> Tensor:
-        """The matrix itself, (*stack, m, n)."""
+        """The dense matrix, (*stack, m, n)."""
         return self.B @ self.A
 
 
 def total(products: Sequence[Product], weights: Sequence[float] | None = None) -> Product:
-    """The weighted sum, exactly: factors beside each other. Its rank is the sum of the ranks."""
+    """The exact weighted sum, by concatenating factors. Its rank is the sum of the ranks."""
     weights = [1.0] * len(products) if weights is None else weights
     A = torch.cat([product.A.double() for product in products], -2)
     B = torch.cat([product.B.double() * weight for product, weight in zip(products, weights, strict=True)], -1)
@@ -44,7 +44,7 @@ def total(products: Sequence[Product], weights: Sequence[float] | None = None) -
 
 
 def norm(product: Product) -> float:
-    """Frobenius norm, by the triangular factors of two QR decompositions."""
+    """Frobenius norm, from the triangular factors of two QR decompositions."""
     _, upper_B = torch.linalg.qr(product.B.double(), mode="r")
     _, upper_A = torch.linalg.qr(product.A.double().mT, mode="r")
     return float(torch.linalg.vector_norm(upper_B @ upper_A.mT))
@@ -99,12 +99,12 @@ def _applied(reflected: tuple[Tensor, Tensor], columns: Tensor) -> Tensor:
 
 
 def compressed(product: Product) -> Product:
-    """The same matrix with no more columns than it can need."""
+    """The same matrix, its inner axis cut to the highest rank that its shape allows."""
     return product if product.rank <= product.full_rank else truncated(product, product.full_rank)
 
 
 def padded(product: Product, rank: int) -> Product:
-    """The same matrix with zeros up to this rank."""
+    """The same matrix, padded with zeros to this rank."""
     A, B = product
     missing = rank - product.rank
     if not missing:

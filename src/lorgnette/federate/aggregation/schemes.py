@@ -19,14 +19,14 @@ class Layer(NamedTuple):
     before: Product
     """What the server had."""
     clients: Sequence[Product]
-    """What the clients made of it (with `stack`: what they add to it)."""
+    """What the clients trained from it (with `stack`: what they add to it)."""
     weights: Sequence[float]
-    """How much each counts; the sum is 1."""
+    """The weight of each; the sum is 1."""
     target: Product
     """The product to reach: the weighted mean of the clients', unless the server has momentum."""
     trained: Trained
     generator: torch.Generator
-    """For random rows, the same in a run that goes on as in one that was never broken."""
+    """For random rows; a resumed run draws the same as an unbroken one."""
 
 
 class Combined(NamedTuple):
@@ -34,12 +34,12 @@ class Combined(NamedTuple):
 
     after: Product
     folded: Product | None = None
-    """What every client adds to its base for good."""
+    """What every client adds to its base permanently."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to aggregate, and what it asks of the rounds."""
+    """One way to aggregate, and what the rounds must do for it."""
 
     about: str
     combine: Callable[[Layer], Combined]
@@ -69,33 +69,33 @@ def _frozen_A(layer: Layer) -> Combined:
 
 
 def _alternating(layer: Layer) -> Combined:
-    """RoLoRA: in a round one factor is everyone's, and the mean of the other is exact."""
+    """RoLoRA: in each round one factor is the same for all, so the mean of the other is exact."""
     if layer.trained == "B":
         return _frozen_A(layer)
     return Combined(Product(_mean_of_factors(layer).A, layer.before.B.double()))
 
 
 def _svd(layer: Layer) -> Combined:
-    """FlexLoRA: the mean product, and of it the best of the server's rank."""
+    """FlexLoRA: the mean product, truncated to the server's rank."""
     rank = layer.before.rank
     A, B = truncated(layer.target, rank)
-    # Rows as long as those that were trained, for the learning rate to mean what it meant.
+    # Rows of the same norm as those that were trained, so that the learning rate keeps its meaning.
     size = row_size(torch.cat([product.A for product in layer.clients], -2))
     product = Product(A * size, B / size)
-    if product.rank < rank:  # fewer rows came in than the server has: further ones to learn with
+    if product.rank < rank:  # fewer rows came in than the server has: random ones fill up
         fresh = _fresh_rows(layer, rank - product.rank)
         product = Product(torch.cat([product.A, fresh], -2), padded(product, rank).B)
     return Combined(product)
 
 
 def _stack(layer: Layer) -> Combined:
-    """FLoRA: what clients added goes into the base; they go on with fresh factors."""
+    """FLoRA: what clients added is folded into the base; they continue with fresh factors."""
     fresh = _fresh_rows(layer, layer.before.rank)
     return Combined(Product(fresh, torch.zeros_like(layer.before.B, dtype=fresh.dtype)), layer.target)
 
 
 def _residual(layer: Layer) -> Combined:
-    """FedEx-LoRA: the mean factors, and what they miss of the mean product goes into the base.
+    """FedEx-LoRA: the mean factors; their difference from the mean product is folded into the base.
 
     The residual is `mean(B A) - mean(B) mean(A)`, of shape (out, in) as the weight.
     """
@@ -114,7 +114,7 @@ def _mean_of_factors(layer: Layer) -> Product:
 
 
 def _fresh_rows(layer: Layer, count: int) -> Tensor:
-    """Random rows (*stack, count, n) of the size of those before."""
+    """Random rows (*stack, count, n) of the same norm as the present ones."""
     *stack, _, wide = layer.before.A.shape
     rows = torch.randn(*stack, count, wide, generator=layer.generator, dtype=torch.float64)
     return rows * (row_size(layer.before.A) / wide**0.5)
@@ -126,10 +126,10 @@ def _in_turn(round: int) -> Trained:
 
 SCHEMES: dict[str, Scheme] = {
     "svd": Scheme("FlexLoRA: the mean product, cut to each client's rank", _svd, exact=False, moves_axes=True),
-    "fedavg": Scheme("factors averaged each by itself", _fedavg, exact=False, linear=True),
-    "ffa": Scheme("FFA-LoRA: A stays as it was made", _frozen_A, lambda round: "B", "B", linear=True),
+    "fedavg": Scheme("A and B averaged separately", _fedavg, exact=False, linear=True),
+    "ffa": Scheme("FFA-LoRA: A is frozen", _frozen_A, lambda round: "B", "B", linear=True),
     "stack": Scheme("FLoRA: updates stacked, folded into the base", _stack, folds=True, restarts=True, moves_axes=True),
     "residual": Scheme("FedEx-LoRA: factors averaged, the rest folded into the base", _residual, folds=True),
-    "alternating": Scheme("RoLoRA: B and A trained in turn", _alternating, _in_turn, linear=True),
+    "alternating": Scheme("RoLoRA: B and A trained in alternating rounds", _alternating, _in_turn, linear=True),
 }
-"""Every scheme, by the name that `federate.scheme` takes."""
+"""Every scheme by its name in `federate.scheme`."""

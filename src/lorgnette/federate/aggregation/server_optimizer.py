@@ -1,4 +1,4 @@
-"""What the server does with the mean update: momentum (FedAvgM) or Adam (FedAdam, Reddi et al., arXiv 2003.00295)."""
+"""How the server applies the mean update: momentum (FedAvgM) or Adam (FedAdam, Reddi et al., arXiv 2003.00295)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lorgnette.federate.aggregation.factors import Product, compressed, total
 
 BETA2 = 0.99
-EPSILON = 1e-3  # of FedAdam: how adaptive it is
+EPSILON = 1e-3  # tau of FedAdam: the larger, the less adaptive
 
 
 class ServerOptimizer:
@@ -20,7 +20,7 @@ class ServerOptimizer:
     Args:
         kind: 'momentum' or 'adam'.
         lr: learning rate; None for 1 (adam: 0.01).
-        momentum: share of the last step that is kept (adam: beta 1).
+        momentum: share of the last step that is kept (for adam: beta 1).
     """
 
     def __init__(self, kind: Literal["momentum", "adam"], lr: float | None = None, momentum: float = 0.9):
@@ -29,7 +29,7 @@ class ServerOptimizer:
         self.state: dict[str, Tensor] = {}
 
     def tensor(self, name: str, before: Tensor, mean: Tensor) -> Tensor:
-        """Where a tensor goes whose clients' mean is `mean`."""
+        """The next value of a tensor, from the clients' mean."""
         change = mean.double() - before.double()
         first = self._kept(f"{name}:first", change)
         if self.kind == "momentum":
@@ -42,7 +42,7 @@ class ServerOptimizer:
         return before.double() + self.lr * first / (second.sqrt() + EPSILON)
 
     def product(self, name: str, before: Product, mean: Product) -> Product:
-        """Where a product goes: momentum is linear, and so it is kept as a product as well."""
+        """The next value of a product: momentum is linear, so it is kept as a product, too."""
         assert self.kind == "momentum", "the settings refuse the rest"
         change = [mean, before], [1.0, -1.0]
         if f"{name}:A" in self.state:
@@ -53,7 +53,7 @@ class ServerOptimizer:
         return total([before, step], [1.0, self.lr])
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a `state` that was kept."""
+        """Continue from a saved `state`."""
         self.state = dict(state)
 
     def _kept(self, name: str, like: Tensor) -> Tensor:

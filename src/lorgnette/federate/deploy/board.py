@@ -1,4 +1,4 @@
-"""What an operator sees of a federation under way: sites, round, bytes, errors, time left. Imports no torch.
+"""What an operator sees of a running federation: sites, round, bytes, errors, time left. Imports no torch.
 
 The process that runs the rounds keeps a `Board`; every change goes into a small JSON file, from which
 `lorgnette federate serve` and `lorgnette federate status` draw their table. Reasons that sites give carry no file names
@@ -40,9 +40,9 @@ class SiteLine:
     state: State = "not yet seen"
     samples: int | None = None
     rounds: int = 0
-    """In how many rounds its update counted."""
+    """The number of rounds in which its update was used."""
     seconds: float | None = None
-    """From asking to answer, the last time it answered."""
+    """From the request to the answer, the last time it answered."""
     bytes_down: int = 0
     bytes_up: int = 0
     problem: str = ""
@@ -51,11 +51,11 @@ class SiteLine:
 
 @dataclass
 class Board:
-    """The state of a federation, as figures.
+    """The state of a federation in figures.
 
     Args:
         path: the file it is kept in; None: nowhere.
-        rounds: how many there are to be.
+        rounds: how many are planned.
         sites: their names.
     """
 
@@ -68,7 +68,7 @@ class Board:
     round_seconds: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     serving: str = ""
-    """Which start of the server keeps it: one that was killed may still write."""
+    """Which start of the server writes it: a process of an earlier one, killed but not gone yet, may still write."""
     wire_bytes: int | None = None
     """All that travelled both ways since the server was last started, as Flower counts it; known at the end."""
 
@@ -86,7 +86,7 @@ class Board:
         self.keep()
 
     def failed(self, site: str, reason: str, state: State = "refused") -> None:
-        """A site's part is lost."""
+        """A site's answer is not used."""
         self.sites[site].state = state
         self.sites[site].problem = f"round {self.round}: {reason}" if self.round else reason
         self.keep()
@@ -122,7 +122,7 @@ class Board:
         self.keep()
 
     def finish(self, phase: str) -> None:
-        """No more rounds, for this reason."""
+        """No more rounds will come, for this reason."""
         self.phase = phase
         self.keep()
 
@@ -132,7 +132,7 @@ class Board:
         return self.phase not in (WAITING, "training", "between rounds", KEEPING)
 
     def problems(self) -> list[str]:
-        """A line for each site whose part was lost: the last reason."""
+        """For each site whose answer was not used, the last reason, one line each."""
         return [f"{name}: {line.problem}" for name, line in self.sites.items() if line.problem]
 
     def scores(self) -> list[str]:
@@ -140,7 +140,7 @@ class Board:
         return [f"{name} {value:.4g}" for name, value in self.metrics.items()]
 
     def seconds_left(self, now: float) -> float | None:
-        """An estimate from the middle one of the last rounds; None before the first is over."""
+        """An estimate from the median of the last rounds; None before the first is over."""
         if not self.round_seconds:
             return None
         usual = statistics.median(self.round_seconds[-5:])
@@ -161,11 +161,11 @@ class Board:
 
         Raises:
             FileNotFoundError: there is none (yet).
-            ValueError: it is of another version, or damaged.
+            ValueError: it is damaged, or of another version.
         """
         content: dict[str, Any] = read_json(path)
         if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
-            raise ValueError(f"{path} is no state of a federation that this program reads")
+            raise ValueError(f"{path} is not a board that this version can read")
         content.pop("written", None)
         try:
             sites = {name: SiteLine(**line) for name, line in content.pop("sites").items()}

@@ -36,7 +36,7 @@ def certificate_end(path: str | os.PathLike[str]) -> datetime.datetime:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no certificate.
+        ValueError: it is not a certificate.
     """
     require_cryptography()
     return read_certificate(Path(path)).not_valid_after_utc
@@ -123,7 +123,7 @@ def general_name(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     if not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host):
-        raise ValueError(f"--host: {host!r} is no host name or address; fed.example.org or 10.0.0.5 are")
+        raise ValueError(f"--host: {host!r} is not a host name or address; fed.example.org or 10.0.0.5 would be")
     return x509.DNSName(host)
 
 
@@ -136,7 +136,7 @@ def read_key(path: Path) -> EllipticCurvePrivateKey:
         raise FileNotFoundError(f"no such file: {path}: the authority's key is needed to sign a new certificate")
     key = serialization.load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{path} is no key of an authority that this program made")
+        raise ValueError(f"{path} is not an authority's key made by this program")
     return key
 
 
@@ -149,7 +149,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError:
-        raise ValueError(f"{path} is no certificate in PEM format") from None
+        raise ValueError(f"{path} is not a certificate in PEM format") from None
 
 
 def key_pem(key: EllipticCurvePrivateKey) -> bytes:

@@ -48,7 +48,7 @@ class DataHolder:
     def __init__(self, name: str, deployment: Deployment, recipe: RoomRecipe, store: Path):
         batches, test = room_of(recipe).loaders(recipe.data, recipe.train)
         places = Places(lambda: build(recipe))
-        with places.lent() as place:  # built now: the first round is not to wait for it
+        with places.lent() as place:  # built now, so that the first round need not wait for it
             self.facts = facts_of(place.adapter, place.made, deployment.config.personal)
         self.samples = batches.samples
         personal = deployment.config.personal
@@ -58,7 +58,7 @@ class DataHolder:
         )
 
     def answer(self, kind: str, round: int, data: bytes, hung_up: threading.Event | None = None) -> bytes:
-        """What a server asked for: `greet` (a line of JSON) or `train` (an update)."""
+        """Answer a request of the server: `greet` (a line of JSON) or `train` (an update)."""
         if kind == "greet":
             facts = {"version": __version__, "samples": self.samples, "clock": time.time(), **self.facts}
             return json.dumps(facts).encode()
@@ -99,7 +99,7 @@ def main(folder: Path, given: Mapping[str, Any], connection: socket.socket) -> N
 
     print("ready", flush=True)
     serve_requests(answer, connection)
-    os._exit(0)  # what still runs in other threads has nobody to work for
+    os._exit(0)  # threads that still run have nobody to work for
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ stays where it is: adapters and figures leave, no file names. `node.key` is this
 
 @dataclass(frozen=True)
 class Deployment:
-    """Everything that server and sites have to agree on."""
+    """Everything on which server and sites must agree."""
 
     recipe: RoomRecipe
     """The room's recipe; `data` is each site's own."""
@@ -121,7 +121,7 @@ class Deployment:
         if self.min_samples < 1:
             raise ValueError(f"min_samples: {self.min_samples} is too small; at least 1 works")
         if not 0 <= self.gather < float("inf"):
-            raise ValueError(f"gather: {self.gather} is no number of seconds")
+            raise ValueError(f"gather: {self.gather} is not a number of seconds")
 
     @property
     def host(self) -> str:

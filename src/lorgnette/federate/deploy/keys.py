@@ -54,7 +54,7 @@ def site_names(text: str) -> tuple[str, ...]:
     """Names of sites from `"3"` (site-1, site-2, site-3) or `"north,south"`.
 
     Raises:
-        ValueError: no site, a name that is no plain lower-case word, or one that comes twice.
+        ValueError: no site, a name other than a plain lower-case word, or a name given twice.
     """
     if text.isdecimal() and text.isascii():
         if not 1 <= int(text) <= 1000:
@@ -65,7 +65,7 @@ def site_names(text: str) -> tuple[str, ...]:
         if not SITE_NAME.fullmatch(name):
             raise ValueError(f"--sites: {name!r} does not work; lower-case letters, digits and '-' do, as north,south")
         if names.count(name) > 1:
-            raise ValueError(f"--sites: {name!r} comes twice; each site has a name of its own")
+            raise ValueError(f"--sites: {name!r} is given twice; each site needs its own name")
     return names
 
 
@@ -98,7 +98,7 @@ def make_keys(
     folder = Path(folder)
     for name in sites:
         if not SITE_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a site; lower-case letters, digits and '-' are")
+            raise ValueError(f"{name!r} cannot be a site's name; lower-case letters, digits and '-' can")
     taken = [name for name in sites if any(path.exists() for path in _site_files(folder, name))]
     if taken:
         raise ValueError(f"{folder} has keys of {', '.join(taken)} already: give other names, or another folder")
@@ -151,7 +151,7 @@ def public_key_pem(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no OpenSSH public key on the curve P-384.
+        ValueError: it is not an OpenSSH public key on the curve P-384.
     """
     require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -164,9 +164,11 @@ def public_key_pem(path: str | os.PathLike[str]) -> bytes:
     try:
         key = serialization.load_ssh_public_key(path.read_bytes()[:16384])
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"{path} is no OpenSSH public key ({error}): ssh-keygen -t ecdsa -b 384 makes one") from None
+        raise ValueError(
+            f"{path} is not an OpenSSH public key ({error}): ssh-keygen -t ecdsa -b 384 makes one"
+        ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise ValueError(f"{path} is no key on the curve P-384: ssh-keygen -t ecdsa -b 384 makes one")
+        raise ValueError(f"{path} is not a key on the curve P-384: ssh-keygen -t ecdsa -b 384 makes one")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -174,7 +176,7 @@ def read_node_key(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
     """A site's private key, as Flower signs with it, and its public half as PEM bytes.
 
     Raises:
-        ValueError: it is no OpenSSH private key.
+        ValueError: it is not an OpenSSH private key.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
@@ -182,7 +184,7 @@ def read_node_key(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
     try:
         key = serialization.load_ssh_private_key(Path(path).read_bytes()[:16384], None)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"{path} is no OpenSSH private key: ssh-keygen -t ecdsa -b 384 -N '' makes one") from None
+        raise ValueError(f"{path} is not an OpenSSH private key: ssh-keygen -t ecdsa -b 384 -N '' makes one") from None
     pem, kind = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     return key, key.public_key().public_bytes(pem, kind)
 

@@ -25,9 +25,9 @@ from lorgnette.federate.wire.messages import facts_of
 from lorgnette.systems import room_of
 from lorgnette.systems.protocol import RoomRecipe
 
-SERVING = "LORGNETTE_SERVING"  # environment: a word for this start of the server
+SERVING = "LORGNETTE_SERVING"  # environment: an identifier of this start of the server
 SIMULATED = "LORGNETTE_SIMULATED"  # environment: set where all clients are on this machine
-CLOCK_SECONDS = 60.0  # farther apart, messages expire before they are read
+CLOCK_SECONDS = 60.0  # with a larger difference messages expire before they are read
 GREETING_SECONDS = 60.0
 SIMULATION_SECONDS = 600.0  # for Ray's processes to start
 LOCK_SECONDS = 60.0
@@ -61,7 +61,7 @@ def run_rounds(folder: Path, connect: Callable[..., Network]) -> None:
         deployment = read_deployment(folder)
         if SIMULATED in os.environ:
             names = simulated_clients(deployment)
-            deployment = replace(deployment, gather=0.0)  # who is refused will not come back with other data
+            deployment = replace(deployment, gather=0.0)  # a refused client will not come back with other data
         else:
             names = sorted(public_keys(folder).values())
         with _alone(run / "lock"):
@@ -76,7 +76,7 @@ def run_rounds(folder: Path, connect: Callable[..., Network]) -> None:
 
 
 def _reported(board: Board, work: Callable[[], None]) -> None:
-    """Do it; where it fails, the operator is told why."""
+    """Do the work; if it fails, tell the operator why."""
     try:
         work()
     except Exception as error:
@@ -86,7 +86,7 @@ def _reported(board: Board, work: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process; what a killed server left running may need a moment to end."""
+    """Hold a lock that ends with this process; processes of a killed server may need a moment to end."""
     until = time.monotonic() + LOCK_SECONDS
     with file.open("w") as handle:
         while not take_lock(handle):
@@ -124,7 +124,7 @@ def _run(
         keys = public_keys(folder)
         network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
     saved = home.journal.latest()
-    if saved is None or saved.round < config.rounds:  # else nobody is asked: what is left is to keep the adapter
+    if saved is None or saved.round < config.rounds:  # else all rounds are done and only the adapter is left to write
         gather(network, deployment, facts_of(server.adapter, server.made, deployment.config.personal), board)
     outcome = server.rounds.run(network)
     if outcome.reason == "interrupted":
@@ -190,7 +190,7 @@ def gather(network: Network, deployment: Deployment, facts: Mapping[str, str], b
 
 
 def judge(reply: Reply, deployment: Deployment, facts: Mapping[str, str]) -> tuple[str, int | None]:
-    """What is wrong with a site that was greeted ('' for nothing), and how many samples it has."""
+    """What is wrong with a greeted site ('' if nothing), and how many samples it has."""
     if reply.error:
         return reply.error, None
     try:
@@ -198,7 +198,7 @@ def judge(reply: Reply, deployment: Deployment, facts: Mapping[str, str]) -> tup
         samples, clock = int(said["samples"]), float(said["clock"])
         base, schema = str(said["base"]), str(said["schema"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return "its answer to a greeting is not one of this version", None
+        return "its answer to a greeting is not in the format of this version", None
     late = abs(time.time() - clock) - reply.seconds
     if late > CLOCK_SECONDS:
         return f"its clock is {late:.0f} s off; up to {CLOCK_SECONDS:.0f} s work", samples

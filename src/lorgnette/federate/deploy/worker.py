@@ -193,7 +193,7 @@ def unpacked(request: bytes) -> tuple[str, int, bytes]:
     line, found, data = request.partition(b"\n")
     match = re.fullmatch(rb"(train|greet) (\d{1,9})", line)
     if match is None or not found:
-        raise ValueError("it is no request that this program knows")
+        raise ValueError("unknown request")
     return match[1].decode(), int(match[2]), data
 
 

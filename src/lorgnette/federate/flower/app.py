@@ -107,12 +107,12 @@ def _reply(name: str, reply: Message, seconds: float) -> Reply:
     record = reply.content.get(RECORD)
     content: dict[str, Any] = dict(record) if isinstance(record, ConfigRecord) else {}
     if not isinstance(content.get("data"), bytes):
-        return Reply(name, b"", "its answer is not one of Lorgnette's", seconds)
+        return Reply(name, b"", "its answer is not in Lorgnette's format", seconds)
     return Reply(name, content["data"], _line(content.get("error", ""))[:500], seconds)
 
 
 def _line(text: object) -> str:
-    """A stranger's words in one line, without what steers a terminal."""
+    """Untrusted text in one line, without terminal control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
 
 

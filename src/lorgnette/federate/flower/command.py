@@ -70,7 +70,7 @@ class FlowerCommand:
         write_text(home / "config.toml", f"{text}{trust}\n")
 
     def register(self, public_key: Path) -> None:
-        """Let the owner of a key in; who is in already stays."""
+        """Register the owner of a key; one that is registered already stays so."""
         said = self._call("supernode", "register", str(public_key), "here")
         if not said.get("success") and "already in use" not in said.get("error-message", ""):
             raise ValueError(f"{public_key.name} was not registered ({_line(said)})")

@@ -31,7 +31,7 @@ _HOME, _ERRORS = "home:", "lost:"  # of what a client keeps: its own layers, its
 
 
 class Place:
-    """A task and its adapter, to be lent to one client after another."""
+    """A task and its adapter, lent to one client after another."""
 
     def __init__(self, task: Task):
         self.task, self.adapter = task, Adapter(task.model)
@@ -39,7 +39,7 @@ class Place:
 
 
 class Places:
-    """Tasks of one recipe: clients that train one after another share one.
+    """Tasks of one recipe; clients that train one after another share a task.
 
     Args:
         make: builds a task; always the same one.
@@ -52,7 +52,7 @@ class Places:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Place]:
-        """A task that nobody else uses meanwhile; what the last one left in its adapter is still there."""
+        """A task for exclusive use; its adapter is as the last user left it."""
         with self._lock:
             place = self._free.pop() if self._free else None
         place = place or Place(self._make())
@@ -71,12 +71,12 @@ class LocalClient:
         places: where to train.
         batches: its training data.
         samples: how many it has.
-        config: how to train; the server decides on the steps and how the learning rate falls.
+        config: how to train; the server sets the steps and the learning rate schedule.
         store: what it keeps from round to round.
         test: held-out batches to score on, where the server asks for that.
         personal: layers that stay at home, as in `FederateConfig.personal`.
-        noise_seed: of the noise on its updates, known to nobody else; None takes the server's, who could then
-            subtract it.
+        noise_seed: seed of the noise on its updates, known to nobody else; None takes the server's seed, and the
+            server could then subtract the noise.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LocalClient:
             return self._train(place, round, work, cancelled)
 
     def at_home(self, made: AdapterState) -> AdapterState:
-        """The adapter `made` with what this client has kept of its own layers."""
+        """The adapter `made` with this client's personal layers."""
         return made.updated(_with_tensors(made.only(made.matching(self.personal)), self.store.before(_LAST)))
 
     def _train(self, place: Place, round: int, data: bytes, cancelled: threading.Event | None) -> bytes:
@@ -157,7 +157,7 @@ class LocalClient:
 
 
 class Proximal(Task):
-    """A task whose loss holds it to where it started (FedProx, Li et al., arXiv 1812.06127).
+    """A task whose loss penalises the distance from where it started (FedProx, Li et al., arXiv 1812.06127).
 
     Args:
         task: the task.
@@ -178,7 +178,7 @@ class Proximal(Task):
 
 
 class _Later:
-    """Batches from another one on."""
+    """Batches, starting at a later one."""
 
     def __init__(self, batches: BatchStream, start: int):
         self.batches, self.start = batches, start

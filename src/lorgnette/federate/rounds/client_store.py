@@ -1,4 +1,4 @@
-"""What a client keeps from round to round: rounding errors, and the layers that stay at home."""
+"""What a client keeps from round to round: rounding errors, and its personal layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorgnette.common.tensors import read_tensors
 
 
 class Store(Protocol):
-    """The memory of one client, by round: a round that is asked again finds what it found the first time."""
+    """The memory of one client, by round: a round that is asked again finds the same state as the first time."""
 
     def before(self, round: int) -> dict[str, Tensor]:
         """What was kept after the last round before this one; empty if there was none."""
@@ -72,5 +72,5 @@ class FolderStore:
 
 
 def _still_needed(numbers: Mapping[int, object], round: int) -> set[int]:
-    """Of what was kept, the last before this round: it may be asked again."""
+    """The last round before this one of those kept: this round may be asked again."""
     return {max((number for number in numbers if number < round), default=-1)}

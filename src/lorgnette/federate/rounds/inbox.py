@@ -1,4 +1,4 @@
-"""The updates of one round: judged as they come in, and once more against each other at the end."""
+"""The updates of one round: checked as they come in, and against each other at the end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lorgnette.federate.wire.codec import Refused
 from lorgnette.federate.wire.messages import Received, Work, change_norm, decode_update
 
 MOST_CHANGE = 1e3
-"""An update whose change has this many times the norm of what was sent (and of 1) is a bomb."""
+"""An update is refused if the norm of its change exceeds this many times (1 + the norm of what was sent)."""
 MOST_OF_MEDIAN = 100.0
-"""So is one with this many times the median change of its round, where three or more came in."""
+"""It is also refused above this many times the median change of its round, if three or more came in."""
 
 
 class Counted(NamedTuple):
@@ -37,7 +37,7 @@ class Inbox:
         round: from 1.
         work: what each client that was asked was sent.
         base: digest of the base.
-        emit: is told of every update, used or not.
+        emit: called for every update, used or not.
     """
 
     def __init__(self, round: int, work: Mapping[str, Work], base: str, emit: RoundListener):
@@ -46,9 +46,9 @@ class Inbox:
         self.refused: dict[str, str] = {}
 
     def take(self, reply: Reply) -> bool:
-        """Whether this reply counts; if not, why is told and kept in `refused`."""
+        """Whether this reply is used; if not, the reason is emitted and kept in `refused`."""
         name = reply.client
-        if name not in self.work or name in self.counted:  # no reason to drop what it sent before
+        if name not in self.work or name in self.counted:  # what it sent before stays
             self._emit(NotUsed(self.round, name, "it was not asked, or has answered before"))
             return False
         try:
@@ -73,7 +73,7 @@ class Inbox:
         return True
 
     def close(self) -> None:
-        """Nothing more comes in: compare what did."""
+        """Compare the updates with each other once all are in."""
         if len(self.counted) < 3:
             return
         median = float(np.median([one.norm for one in self.counted.values()]))

@@ -1,4 +1,4 @@
-"""The round loop. It knows no network, room or file: bytes go to a transport, and what comes back is judged here."""
+"""The round loop. It knows no network, room or file: bytes go to a transport, and the answers are checked here."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class Outcome(NamedTuple):
 
 
 class Rounds:
-    """Rounds of asking, judging, aggregating and keeping.
+    """Rounds of asking, checking, aggregating and saving.
 
     Args:
-        config: how it runs.
+        config: settings of the rounds.
         start: what the server starts from, without what stays at the clients.
         base: digest of the base that every client must have, as `aggregation.adapter_state.Adapter` has it.
-        journal: keeps every round; None keeps nothing.
+        journal: saves every round; None saves nothing.
         evaluate: the metrics of what the server has; None where nothing is held out.
         objective: the one figure of metrics that decides which round is best: higher is better.
-        min_delta: a smaller rise of it is no progress.
+        min_delta: a smaller rise is not counted as progress.
         listeners: called with each event.
     """
 
@@ -77,7 +77,7 @@ class Rounds:
         self._best: Global = start
 
     def run(self, transport: Transport) -> Outcome:
-        """All rounds that are left to do. Ctrl-C ends it after what was kept last.
+        """Run all rounds that are left. Ctrl-C ends it after the last saved round.
 
         Raises:
             ValueError: too few clients answered in several rounds in a row; one line says what the last ones said.
@@ -173,7 +173,7 @@ class Rounds:
         return after
 
     def _work(self, state: Global, number: int, ranks: Mapping[str, int | None]) -> dict[str, tuple[bytes, Work]]:
-        """Each client's message, and what it says when it arrives; clients of one rank get the same one."""
+        """Each client's message, and the work it decodes to; clients of one rank get the same message."""
         config, made = self.config, {}
         local = Local(
             config.local_steps,
@@ -195,7 +195,7 @@ class Rounds:
     def _answers(
         self, transport: Transport, inbox: Inbox, messages: Mapping[str, bytes]
     ) -> tuple[dict[str, Counted], dict[str, str]]:
-        """The updates that count, and why others do not."""
+        """The updates that are used, and why others are not."""
         if self.journal:
             for name, data in self.journal.kept_replies(inbox.round, messages).items():
                 inbox.take(Reply(name, data))

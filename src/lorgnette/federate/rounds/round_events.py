@@ -27,7 +27,7 @@ class RoundStarted:
 
 @dataclass(frozen=True)
 class Answered:
-    """A client's update came in and will count."""
+    """A client's update came in and will be used."""
 
     round: int
     client: str
@@ -40,7 +40,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class NotUsed:
-    """A client's update is not used: `reason` says why in one line."""
+    """A client's update is not used; `reason` says why in one line."""
 
     round: int
     client: str
@@ -49,7 +49,7 @@ class NotUsed:
 
 @dataclass(frozen=True)
 class RoundDone:
-    """A round is closed and kept.
+    """A round is closed and saved.
 
     `record` is its line in journal.jsonl: `round`, `asked`, `answered`, `refused` (client -> reason), `missing`,
     `counted` (false: no quorum, nothing changed), `aggregation_error`, `bytes_up`, `bytes_down`, `metrics`,

@@ -100,7 +100,7 @@ class RoundJournal:
         shutil.rmtree(self._replies, ignore_errors=True)
 
     def keep_reply(self, number: int, client: str, data: bytes) -> None:
-        """Keep an update that came in, so that a server that goes on need not ask for it again."""
+        """Keep an update that came in, so that a restarted server need not ask for it again."""
         with atomic_write(self._reply_file(number, client)) as temporary:
             temporary.write_bytes(data)
 
@@ -168,4 +168,4 @@ def _read(path: Path) -> Saved:
             facts["clients"],
         )
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, or no journal of a federation ({error!r})") from None
+        raise ValueError(f"{path} is damaged, or not the journal of a federation ({error!r})") from None

@@ -100,7 +100,7 @@ def read_manifest(path: str | os.PathLike[str], n: int) -> dict[str, Indices]:
         if any(part.ndim != 1 for part in parts.values()):
             raise TypeError
     except (KeyError, TypeError, AttributeError, OverflowError):
-        raise ValueError(f"{Path(path)} is no manifest of a split") from None
+        raise ValueError(f"{Path(path)} is not the manifest of a split") from None
     if samples != n or any(len(part) and not 0 <= part.min() <= part.max() < n for part in parts.values()):
         raise ValueError(f"{Path(path)} splits {samples} samples; the data has {n} now")
     return parts

@@ -1,5 +1,5 @@
-"""How rounds reach clients: bytes go out, bytes come back. A network needs no more than `Transport`; here is the one
-that runs clients in this process."""
+"""How rounds reach clients: bytes go out, bytes come back. A network implements `Transport`; `InProcess` runs clients
+in this process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class InProcess:
                 answers.put(_answer(self._clients[name], round, message, cancelled))
             except Cancelled:
                 pass
-            except BaseException as error:  # a mistake of ours: to be seen, not to be waited for
+            except BaseException as error:  # a programming error: to be seen at once
                 answers.put(error)
 
         thread = threading.Thread(target=work, name=f"client {name}", daemon=True)

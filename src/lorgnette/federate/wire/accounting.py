@@ -15,7 +15,8 @@ def epsilon(noise: float, rounds: int, delta: float = DELTA) -> float:
     that are clipped to the norm C are at most 2 C apart, so T rounds with noise of deviation z C are one Gaussian
     mechanism with mu = 2 sqrt(T) / z (Dong, Roth and Su 2019, Gaussian Differential Privacy, corollary 2), and
     delta(epsilon) = Phi(mu / 2 - epsilon / mu) - exp(epsilon) Phi(-mu / 2 - epsilon / mu) (Balle and Wang 2018,
-    theorem 8). It is exact. That not all sites are asked in each round is no help against the server, which knows.
+    theorem 8). It is exact. Asking only some sites in each round does not help against the server, which knows
+    whom it asked.
 
     Args:
         noise: deviation in multiples of the norm that updates are clipped to; 0 gives infinity.

@@ -94,7 +94,7 @@ class Schema:
         return sum(_BYTES[kind] * math.prod(shape) for kind, shape in self._stored(precision).values())
 
     def max_bytes(self, precision: Precision) -> int:
-        """No honest message of this schema is larger: a transport needs to read no more."""
+        """The largest size of an honest message of this schema: a transport need not read more."""
         return 8 + self.tensor_bytes(precision) + self._max_header()
 
     def _max_header(self) -> int:
@@ -116,7 +116,7 @@ class Schema:
         stored = self._stored(precision)
         for name in header:
             if name not in stored:
-                raise Refused(f"it carries {_shown(name)}, which is no tensor of this federation")
+                raise Refused(f"it carries {_shown(name)}, which is not a tensor of this federation")
         if missing := [name for name in stored if name not in header]:
             raise Refused(f"it lacks {len(missing)} of {len(stored)} tensors, such as {missing[0]!r}")
         places = []
@@ -187,7 +187,7 @@ def decode(data: bytes, schema: Schema, precision: Precision) -> Message:
     try:
         loaded = safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise Refused(f"it is no intact safetensors file ({str(error).splitlines()[0][:80]})") from None
+        raise Refused(f"it is not an intact safetensors file ({str(error).splitlines()[0][:80]})") from None
     scales = loaded.get(SCALES, torch.zeros(0)) if precision == "int8" else torch.zeros(0)
     tensors: dict[str, Tensor] = {}
     used = 0
@@ -205,7 +205,7 @@ def decode(data: bytes, schema: Schema, precision: Precision) -> Message:
 
 
 def peek(data: bytes, most: int = _MOST_FACTS + 2**20) -> dict[str, Any]:
-    """The facts alone, for who has yet to learn what a message must hold. Nothing else of it is looked at.
+    """The facts alone, for a reader that does not know the schema yet. Nothing else is read.
 
     Raises:
         Refused: there are none.
@@ -214,7 +214,7 @@ def peek(data: bytes, most: int = _MOST_FACTS + 2**20) -> dict[str, Any]:
 
 
 def _facts(texts: Any) -> dict[str, Any]:
-    """The facts in a header's `__metadata__`, which is a stranger's."""
+    """The facts in a header's `__metadata__`, which is not trusted."""
     try:
         facts = json.loads(texts["lorgnette"])
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -250,7 +250,7 @@ def floats(schema: Schema) -> Iterator[str]:
 
 def _header(data: bytes, most: int) -> dict[str, Any]:
     if len(data) < 8:
-        raise Refused(f"it has {len(data)} bytes: no message")
+        raise Refused(f"it has {len(data)} bytes, too few for a message")
     size = int.from_bytes(data[:8], "little")
     if size > most:
         raise Refused(f"its header claims {size} bytes; at most {most} are read")
@@ -266,6 +266,6 @@ def _header(data: bytes, most: int) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A stranger's value, short and in one line."""
+    """An untrusted value, short and in one line."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""What an update loses by rounding is kept by who sent it, and added to the next one (error feedback).
+"""What an update loses by rounding is kept by its sender and added to the next one (error feedback).
 
 Seide et al. 2014; Karimireddy et al., arXiv 1901.09847. Where the server gives the factors new axes each round, the
 error cannot be kept element by element: it is kept as a product, and what of it lies in the rows of the next

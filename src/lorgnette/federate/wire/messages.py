@@ -60,7 +60,7 @@ class Received(NamedTuple):
 
 
 def down_precision(up: Precision) -> Precision:
-    """What work travels in: as updates do, but int8 would need the server to keep the error of each client."""
+    """The precision of work: that of the updates, but fp16 for int8, which would need each client's error kept."""
     return "fp16" if up == "int8" else up
 
 
@@ -105,7 +105,7 @@ def decode_work(data: bytes, own: AdapterState, base: str) -> Work:
         Refused: it is for another base or adapter, or is damaged.
     """
     facts = peek(data, 16 * 2**20)
-    problem = Refused("it is no work of a round")
+    problem = Refused("it is not the work of a round")
     try:
         scheme, trained = SCHEMES[facts["scheme"]], facts["trained"]
         local, precision, rank = Local(**facts["local"]), facts["precision"], facts["rank"]
@@ -176,7 +176,7 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
     schema = Schema.of(work.state, work.trained)
     facts = peek(data, schema.max_bytes("fp32"))
     if facts.get("kind") != "update" or facts.get("round") != work.round:
-        raise Refused(f"it is no update of round {work.round}")
+        raise Refused(f"it is not an update of round {work.round}")
     if facts.get("base") != base:
         raise Refused("it was trained on another base model")
     if facts.get("schema") != schema.digest:
@@ -185,10 +185,10 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
     if type(samples) is not int or not 1 <= samples <= 10**12:
         raise Refused(f"it claims {ascii(samples)[:40]} samples")
     if not isinstance(metrics, dict) or len(metrics) > _MOST_METRICS:
-        raise Refused("its metrics are no table")
+        raise Refused("its metrics are not a table")
     for name, value in metrics.items():
         if len(name) > 64 or not name.isprintable() or math.isnan(_number(value)):
-            raise Refused("its metrics are no table of numbers")
+            raise Refused("its metrics are not a table of numbers")
     message: Message = decode(data, schema, work.precision)
     tensors = message.tensors
     if work.precision != "fp32":
@@ -198,12 +198,12 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
 
 
 def facts_of(adapter: Adapter, made: AdapterState, personal: Sequence[str]) -> dict[str, str]:
-    """What server and sites must have alike: digests of the base and of the names and shapes that travel."""
+    """What must be equal at the server and all sites: digests of the base, and of the names and shapes that travel."""
     return {"base": adapter.base, "schema": Schema.of(made.without(made.matching(personal))).digest}
 
 
 def _number(value: Any) -> float:
-    """A stranger's number; NaN where it is none, or so large that a mean over clients could overflow."""
+    """An untrusted number; NaN if it is not one, or so large that a mean over clients could overflow."""
     return float(value) if type(value) in (int, float) and abs(value) <= _LARGEST_NUMBER else math.nan
 
 

@@ -1,8 +1,8 @@
-"""Updates made smaller and noisy before they leave a client: the Gaussian mechanism, client by client.
+"""Updates are clipped and noised before they leave a client: the Gaussian mechanism, client by client.
 
 The noise is added where the data is, so that it holds whatever the server does, and with every scheme; what it buys is
 in `lorgnette.federate.wire.accounting`. In a simulation the noise comes from
-the seed, so that a run can be repeated; who needs privacy must keep the seed secret.
+the seed, so that a run can be repeated; for privacy the seed must be kept secret.
 """
 
 from __future__ import annotations
