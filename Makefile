@@ -13,7 +13,7 @@ BRINGS_test := demo
 BRINGS_dev := demo test docs bench
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format docs bench setup clean
+.PHONY: help demo test lint format docs bench wheel matrix setup clean
 
 help:
 	@echo "make demo    adapt the shipped network to a camera, prove it, keep it, use it"
@@ -22,6 +22,8 @@ help:
 	@echo "make format  put the style right"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   run every script in benchmarks/"
+	@echo "make wheel   build the package, install it where nothing else is, use it"
+	@echo "make matrix  the tests with several versions of Python and PyTorch (an hour and more)"
 	@echo "make setup   install all of it, for development"
 	@echo "make clean   remove what was built (.venv and runs/ stay)"
 	@echo "Each installs into .venv what it needs. ARGS is handed on; PYTHON chooses the interpreter."
@@ -48,6 +50,12 @@ bench: $(INSTALLED)-bench
 	@for script in benchmarks/*.py; do \
 		if [ -e "$$script" ]; then echo "$$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; fi \
 	done
+
+wheel: $(INSTALLED)-dev
+	$(BIN)/python tools/check_wheel.py $(ARGS)
+
+matrix:
+	$(PYTHON) tools/matrix.py $(ARGS)
 
 setup: $(INSTALLED)-dev
 

@@ -20,6 +20,7 @@ from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.systems import superres
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Finished, Stepped
+from lorgnette.train.task import Task
 
 RECIPE = superres.Recipe(
     model=superres.Model(encoder="edsr-tiny", base="none"),
@@ -32,7 +33,7 @@ RECIPE = superres.Recipe(
 WHOLE = replace(RECIPE, lora=None)
 
 
-def shaken(recipe: superres.Recipe) -> superres.SuperResolution:
+def shaken(recipe: superres.Recipe) -> Task:
     task = build(recipe)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -42,7 +43,7 @@ def shaken(recipe: superres.Recipe) -> superres.SuperResolution:
     return task
 
 
-def state(task: superres.SuperResolution) -> dict[str, bytes]:
+def state(task: Task) -> dict[str, bytes]:
     return {name: tensor.contiguous().numpy().tobytes() for name, tensor in task.state_dict().items()}
 
 

@@ -27,7 +27,7 @@ SMALL = FederateConfig(clients=2, rounds=2, local_steps=2)
 
 def miniature(name: str) -> tuple[Any, tuple[list[Any], list[Any]]]:
     recipe, batches, test = room(name).tiny()
-    return recipe, (batches, test)
+    return recipe, (list(batches), list(test))
 
 
 def run(folder: Path, name: str = "superres", config: FederateConfig = SMALL) -> tuple[Outcome, Server]:

@@ -58,8 +58,8 @@ def test_crops_come_from_everywhere_and_are_turned_if_asked():
 
 
 def test_held_out_images_have_a_folder_of_their_own_or_are_a_share(tmp_path: Path):
-    for folder, names in (("clean", "abcd"), ("bad", "abcd"), ("test", "ef"), ("worse", "ef")):
-        for name in names:
+    for folder, letters in (("clean", "abcd"), ("bad", "abcd"), ("test", "ef"), ("worse", "ef")):
+        for name in letters:
             write(tmp_path / folder / f"{name}.png", noise(4, 4))
     clean, bad, test, worse = (str(tmp_path / name) for name in ("clean", "bad", "test", "worse"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,12 +199,12 @@ def test_an_answer_that_is_on_its_way_is_looked_for_again_soon(monkeypatch: pyte
         monkeypatch.setattr(TaskIdentity, name, 1)
     waited: list[float] = []
 
-    class Event(inflatable_utils.threading.Event):
+    class Event(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             waited.append(timeout or 0.0)
             return False
 
-    stand_in = SimpleNamespace(Event=Event, Lock=inflatable_utils.threading.Lock)
+    stand_in = SimpleNamespace(Event=Event, Lock=threading.Lock)
     monkeypatch.setattr(inflatable_utils, "threading", stand_in)
     for one in REPLACED:
         monkeypatch.setattr(http_grid, one.name, getattr(http_grid, one.name))  # to be put back
