@@ -73,7 +73,7 @@ INSIDE = {
     "train": {
         "config": "",
         "events": "",
-        "task": "",
+        "task": "config",
         "batches": "",
         "optim": "config",
         "loop": "config events task batches optim",

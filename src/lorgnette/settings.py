@@ -16,10 +16,12 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lorgnette.common.files import read_small
 from lorgnette.common.text import did_you_mean, nearest
+
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +56,13 @@ def groups_of(recipe_class: type) -> dict[str, type]:
     }
 
 
-def make_recipe(recipe_class: type, given: Mapping[str, Any]) -> Any:
+def make_recipe(recipe_class: type[R], given: Mapping[str, Any]) -> R:
     """A recipe with the given values, by flat name, over the defaults; a group that is None is switched off.
 
     Raises:
         ValueError: the recipe refuses a value.
     """
-    default = recipe_class()
+    default: Any = recipe_class()
     changed: dict[str, Any] = {}
     for group, group_class in groups_of(recipe_class).items():
         values = {name.removeprefix(f"{group}."): v for name, v in given.items() if name.startswith(f"{group}.")}

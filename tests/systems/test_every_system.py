@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # what the type checker holds each room to
     _restore: Room[restore.Recipe, restore.Data] = restore
     _clip: Room[clip.Recipe, clip.Data] = clip
     _enhance: tuple[Enhances, ...] = (superres, restore)
-    _option_files: OptionFiles = restore
+    _option_files: OptionFiles[restore.Recipe] = restore
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lorgnette.common.text import nearest
 
 if TYPE_CHECKING:
-    from lorgnette.systems.protocol import AnyRoom, OptionFiles
+    from lorgnette.systems.protocol import AnyRoom, OptionFiles, RoomRecipe
 
 ROOMS: dict[str, str] = {
     "superres": "lorgnette.systems.superres",
@@ -60,7 +60,7 @@ def with_option_files() -> list[str]:
     return [name for name in ROOMS if room(name).ABOUT.option_files]
 
 
-def option_files(name: str) -> OptionFiles:
+def option_files(name: str) -> OptionFiles[RoomRecipe]:
     """The room of that name as a reader of option files.
 
     Raises:
@@ -68,4 +68,4 @@ def option_files(name: str) -> OptionFiles:
     """
     if not room(name).ABOUT.option_files:
         raise ValueError(f"the room {name} knows no option files; --config takes a YAML file of settings")
-    return cast("OptionFiles", room(name))
+    return cast("OptionFiles[RoomRecipe]", room(name))

@@ -114,6 +114,7 @@ class About:
 
 RecipeT = TypeVar("RecipeT", bound=RoomRecipe)
 DataT = TypeVar("DataT", bound=RoomData, contravariant=True)
+RecipeIn = TypeVar("RecipeIn", bound=RoomRecipe, contravariant=True)
 
 
 class Room(Protocol[RecipeT, DataT]):
@@ -178,7 +179,7 @@ class Enhances(Protocol):
         ...
 
 
-class OptionFiles(Protocol):
+class OptionFiles(Protocol[RecipeIn]):
     """A room that reads option files of its original program."""
 
     def read_options(self, path: str, /) -> tuple[dict[str, Any], list[str]]:
@@ -189,7 +190,7 @@ class OptionFiles(Protocol):
         """The settings for each data set that is to be scored, and what was not understood."""
         ...
 
-    def tested_on(self, recipe: Any, /) -> dict[str, Any]:
+    def tested_on(self, recipe: RecipeIn, /) -> dict[str, Any]:
         """The arguments of `evaluation` that score what these settings name."""
         ...
 

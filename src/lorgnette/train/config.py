@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+class Trains(Protocol):
+    """A recipe, as far as training is concerned."""
+
+    @property
+    def train(self) -> TrainConfig: ...
 
 
 @dataclass(frozen=True)

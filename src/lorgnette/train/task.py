@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
+
+from lorgnette.train.config import Trains
+
+RecipeT = TypeVar("RecipeT", bound=Trains)
 
 
 class Task(nn.Module):
@@ -38,7 +42,7 @@ class Task(nn.Module):
         """What a person should see of a prediction: name -> (H, W, 3) uint8. None by default."""
         return {}
 
-    def completed(self, recipe: Any) -> Any:
+    def completed(self, recipe: RecipeT) -> RecipeT:
         """The recipe as it is kept: with what it left to the data. The same by default."""
         return recipe
 

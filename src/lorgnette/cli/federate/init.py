@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lorgnette import settings
 from lorgnette.cli.arguments import Arguments, add_config, given_settings
 from lorgnette.common.values import whole
 from lorgnette.systems import ROOMS, room
+from lorgnette.systems.protocol import RoomRecipe
 
 
 def run(words: list[str]) -> int:
@@ -57,7 +57,7 @@ def run(words: list[str]) -> int:
     return 0
 
 
-def _has_held_out(recipe: Any) -> bool:
+def _has_held_out(recipe: RoomRecipe) -> bool:
     from lorgnette.federate.deploy.serving import held_out
 
     return recipe.data.all_held_out() is not None and len(held_out(recipe)) > 0

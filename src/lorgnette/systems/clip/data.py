@@ -18,7 +18,7 @@ from lorgnette.images.folders import find_images
 from lorgnette.images.patches import split
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.preprocess import levels, random_square, square, unit
-from lorgnette.systems.clip.recipe import Data
+from lorgnette.systems.clip.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
@@ -244,6 +244,6 @@ def _spoken(folder: str) -> str:
     return folder.replace("_", " ")
 
 
-def default_steps(n_pictures: int, recipe: Any) -> int:
+def default_steps(n_pictures: int, recipe: Recipe) -> int:
     """How long to train on `n_pictures` where the recipe does not say: ten rounds, within 200 and 5000 steps."""
     return max(200, min(5000, 10 * n_pictures // recipe.train.batch_size))

@@ -16,7 +16,7 @@ from lorgnette.systems.clip.model import CLIPClassifier
 from lorgnette.systems.clip.recipe import Recipe
 from lorgnette.systems.clip.scores import confusion, confusion_picture, scores
 from lorgnette.systems.clip.weights import Source, companions, load_base, make_head
-from lorgnette.train.task import Task
+from lorgnette.train.task import RecipeT, Task
 
 CHUNK = 64  # images scored at a time
 
@@ -92,8 +92,9 @@ class Classification(Task):
         """True classes in rows, what they were taken for in columns."""
         return {"confusion": confusion_picture(confusion(prediction, batch["label"]), self.classes)}
 
-    def completed(self, recipe: Recipe) -> Recipe:
+    def completed(self, recipe: RecipeT) -> RecipeT:
         """With the names of the classes, so that the folder of training images is needed no more."""
+        assert isinstance(recipe, Recipe)
         return replace(recipe, data=replace(recipe.data, classes=self.classes))
 
     def companions(self) -> dict[str, str]:

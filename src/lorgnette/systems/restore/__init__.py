@@ -8,13 +8,12 @@ from lorgnette.common.lazy import lazy
 from lorgnette.systems.restore.recipe import ABOUT as ABOUT, Data as Data, Model as Model, Recipe as Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.images.patches import default_steps as default_steps
     from lorgnette.systems.restore.basicsr import (
         read_options as read_options,
         read_test_options as read_test_options,
         tested_on as tested_on,
     )
-    from lorgnette.systems.restore.data import loaders as loaders
+    from lorgnette.systems.restore.data import default_steps as default_steps, loaders as loaders
     from lorgnette.systems.restore.evaluate import evaluation as evaluation
     from lorgnette.systems.restore.miniature import tiny as tiny
     from lorgnette.systems.restore.model import MambaIR as MambaIR

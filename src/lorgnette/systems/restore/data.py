@@ -19,9 +19,10 @@ from lorgnette.images.patches import (
     random_crop,
     square,
     training_and_held_out,
+    usual_steps,
 )
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
-from lorgnette.systems.restore.recipe import Data
+from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
@@ -160,3 +161,8 @@ def _by_template(lq: str, gt: str, template: str) -> Iterator[tuple[Path, Path]]
                 f"data.filename_tmpl: {template!r} makes {name} of {clean}; {lq} holds no such image"
             )
         yield damaged[name], clean
+
+
+def default_steps(n_images: int, recipe: Recipe) -> int:
+    """How long to train on `n_images` where the recipe does not say."""
+    return usual_steps(n_images, recipe.train.batch_size)

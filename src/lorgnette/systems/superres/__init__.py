@@ -8,8 +8,7 @@ from lorgnette.common.lazy import lazy
 from lorgnette.systems.superres.recipe import ABOUT as ABOUT, Data as Data, Model as Model, Recipe as Recipe
 
 if TYPE_CHECKING:
-    from lorgnette.images.patches import default_steps as default_steps
-    from lorgnette.systems.superres.data import loaders as loaders
+    from lorgnette.systems.superres.data import default_steps as default_steps, loaders as loaders
     from lorgnette.systems.superres.evaluate import evaluation as evaluation
     from lorgnette.systems.superres.miniature import tiny as tiny
     from lorgnette.systems.superres.model import LMLTE as LMLTE

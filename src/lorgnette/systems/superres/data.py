@@ -24,9 +24,10 @@ from lorgnette.images.patches import (
     square,
     training_and_held_out,
     unit,
+    usual_steps,
 )
 from lorgnette.systems.superres.coords import axis_coords
-from lorgnette.systems.superres.recipe import Data
+from lorgnette.systems.superres.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
@@ -152,3 +153,8 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
     )
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
     return batches, TestImages(held_out, data.test_scales, data.test_crop)
+
+
+def default_steps(n_images: int, recipe: Recipe) -> int:
+    """How long to train on `n_images` where the recipe does not say."""
+    return usual_steps(n_images, recipe.train.batch_size)
