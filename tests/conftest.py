@@ -1,4 +1,4 @@
-"""Ctrl-C is tried in tests: it must mean something here too where a shell started them in the background, ignoring it."""
+"""Ctrl-C is tried in tests: it must mean something also where a background shell started them, ignoring it."""
 
 from __future__ import annotations
 
