@@ -72,6 +72,31 @@ def test_any_number_of_workers_gives_the_same_batches_from_any_step_on():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+class Sending:
+    """Samples whose worker is always in the midst of sending tensors, as it often is when its stream is dropped."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
+        if threading.active_count() < 4:
+            threading.Thread(target=self.send, daemon=True).start()
+        return {"image": torch.zeros(2)}
+
+    def send(self) -> None:
+        while True:
+            torch.zeros(2).share_memory_()
+
+
+def test_a_stream_dropped_while_its_workers_send_ends_without_a_crash(capfd: pytest.CaptureFixture[str]):
+    stream = DrawnBatches(Sending(), 2, 7, workers=2).starting_at(0)
+    next(stream)
+    workers = list(stream._workers)  # pyright: ignore[reportAttributeAccessIssue]  of PyTorch's iterator
+    del stream
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert "terminate" not in capfd.readouterr().err
+
+
 def test_randomness_belongs_to_the_draw_and_to_nothing_else():
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
     draw = Draw(seed=1, step=2, slot=3, index=4)

@@ -200,7 +200,8 @@ DataOf = TypeVar("DataOf", bound=RoomData)
 
 def without_own(data: DataOf) -> DataOf:
     """The settings of data as others may see them: without folders and files of this machine's."""
-    assert undeclared(type(data)) == [], "whether these are paths is not said: they would be sent"
+    if unsaid := undeclared(type(data)):
+        raise ValueError(f"{type(data).__name__}: {', '.join(unsaid)} would be sent; name it in SHARED, or in OWN")
     return replace(data, **{f.name: None for f in fields(data) if f.name in data.OWN})
 
 

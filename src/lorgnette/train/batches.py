@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from multiprocessing import util
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +71,9 @@ class Batches(BatchStream, Protocol):
         ...
 
 
+StreamT = TypeVar("StreamT", bound=BatchStream)
+
+
 class HeldOut(Sequence[Any]):
     """Held-out batches as a room loads them; a room that reads them as they are needed derives from it.
 
@@ -90,7 +96,7 @@ class HeldOut(Sequence[Any]):
         return len(self)
 
 
-def as_batches(batches: Batches | Sequence[Any], batch_size: int = 1) -> Batches:
+def as_batches(batches: StreamT | Sequence[Any], batch_size: int = 1) -> StreamT | ListedBatches:
     """Batches at hand, such as those of a room's miniature, like those that a room loads."""
     return ListedBatches(batches, batch_size) if isinstance(batches, Sequence) else batches
 
@@ -146,6 +152,7 @@ class DrawnBatches:
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  draws instead of indices
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
+            worker_init_fn=_end_without_unwinding if self.workers else None,
         )
         with _children_ignore_interrupts():
             return iter(loader)
@@ -223,6 +230,21 @@ def _children_ignore_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _end_without_unwinding(worker: int) -> None:
+    """Lets a worker process end at once, without Python's own tidying up.
+
+    A stream has no end, so its workers are always stopped while they send. Python's tidying up would unwind the sending
+    thread, inside C++ code of PyTorch that cannot be unwound: now and then the process aborts, and the loader raises.
+    """
+    util.Finalize(None, _leave, exitpriority=-1000)  # after all others
+
+
+def _leave() -> None:
+    if sys.exc_info()[0] is None:  # an error is still to be printed
+        util._flush_std_streams()  # pyright: ignore[reportAttributeAccessIssue]
+        os._exit(0)
 
 
 class _EndlessDraws:

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lorgnette.train.batches import BatchStream, ListedBatches, derived_seed
+from lorgnette.train.batches import BatchStream, as_batches, derived_seed
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Evaluated, Event, Finished, Listener, Started, Stepped
 from lorgnette.train.optim import Averaged, copies, copy_into, frozen_norms, lr_factor, make_optimizer
@@ -67,7 +67,7 @@ def fit(
         raise ValueError(
             f"train.device: {config.device!r} does not work here; 'cpu' or {accelerator.device.type!r} does"
         )
-    source = ListedBatches(batches) if isinstance(batches, Sequence) else batches
+    source = as_batches(batches)
     gpus = range(torch.cuda.device_count()) if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=list(gpus)), _interruption() as interrupted:
         run = _Run(task, config, config.steps, accelerator, listeners, test)

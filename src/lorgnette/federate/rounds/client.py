@@ -20,7 +20,7 @@ from lorgnette.federate.rounds.transport import Cancelled
 from lorgnette.federate.wire.feedback import rounded_update
 from lorgnette.federate.wire.messages import Local, decode_work
 from lorgnette.federate.wire.privacy import privatised
-from lorgnette.train.batches import BatchStream, ListedBatches, derived_seed
+from lorgnette.train.batches import BatchStream, as_batches, derived_seed
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Event, Stepped
 from lorgnette.train.loop import evaluate, fit
@@ -92,7 +92,7 @@ class LocalClient:
         noise_seed: int | None = None,
     ):
         self.name, self.places, self.samples, self.config = name, places, samples, config
-        self.batches = ListedBatches(batches) if isinstance(batches, Sequence) else batches
+        self.batches = as_batches(batches)
         self.store = MemoryStore() if store is None else store
         self.test, self.personal, self.noise_seed = test, list(personal), noise_seed
         self._number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
