@@ -29,8 +29,9 @@ def test_every_verb_has_a_page_with_an_example_on_top(verb: str, capsys: pytest.
     assert max(map(len, page.splitlines())) <= 120
 
 
-def test_version(capsys: pytest.CaptureFixture[str]):
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]):
+    assert main([word]) == 0
     assert capsys.readouterr().out == f"lorgnette {__version__}\n"
 
 

@@ -32,7 +32,7 @@ Adapt vision models with low-rank updates, and put them to use.
 verbs:
 {verbs}
 
-lorgnette VERB --help says more. LORGNETTE_DEBUG=1 shows where an error came from."""
+lorgnette VERB --help says more, `lorgnette version` which this is. LORGNETTE_DEBUG=1 shows where an error came from."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def _dispatch(words: list[str]) -> int:
         print(PAGE.format(verbs="\n".join(f"  {name:<9} {about}" for name, about in VERBS.items())))
         return 0 if words else 2
     verb = words[0]
-    if verb == "--version":
+    if verb in ("--version", "version"):
         from lorgnette.version import __version__
 
         print(f"lorgnette {__version__}")
