@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.text import nearest
-from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
 from lorgnette.lora.layers.parameter import is_part, part_name
 from lorgnette.lora.layers.tables import METHODS, adapter_tensors
+from lorgnette.lora.record import keep, moved_buffers, remember
 
 _MARK = "_lora_trained"
 IN_PROJ = part_name("in_proj")
@@ -68,8 +69,19 @@ def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Base tensors of the adapter: of `modules_to_save`, loaded with it, or requiring a gradient now.
 
-    Statistics of a layer come along with its trained parameters.
+    Statistics of a layer come along with its trained parameters, and so does a buffer that moved since the adapters
+    came: those of norms rest, but other modules may have some that change in training.
     """
+    return _asked_for(model) | moved_buffers(model)
+
+
+def drifted_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Those that moved although nothing asked for it."""
+    asked = _asked_for(model)
+    return {name: tensor for name, tensor in moved_buffers(model).items() if name not in asked}
+
+
+def _asked_for(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
         own = own_tensors(module)
@@ -95,6 +107,10 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
     Raises:
         ValueError: strict, and the state does not fit exactly; one line says where. Nothing was copied.
     """
+    if not is_adapted(model) and any(
+        map(_is_factor, (from_peft(name, tensor, ())[0] for name, tensor in state.items()))
+    ):
+        raise ValueError(f"{type(model).__name__} has no adapter to load into: inject_lora or load_adapter comes first")
     targets = base_tensors(model) | _factors(model, every_name=True)
     named, unknown = named_for(state, targets)
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
@@ -202,9 +218,15 @@ def marked_tensors(module: nn.Module) -> tuple[str, ...]:
 
 
 def forget_trained(model: nn.Module) -> None:
-    """Take all marks of `mark_trained` away."""
+    """Take all marks of `mark_trained` away, and what was remembered of the base."""
+    keep(model, None)
     for module in model.modules():
         vars(module).pop(_MARK, None)
+
+
+def remember_base(model: nn.Module) -> None:
+    """Remember what the base of a model is like, before its first adapters come."""
+    remember(model, {name: t for name, t in base_tensors(model).items() if not isinstance(t, nn.Parameter)})
 
 
 def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:

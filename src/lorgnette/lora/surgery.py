@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
+from lorgnette.lora.layers.in_place import turn_into
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.layers.tables import adapted_class
+from lorgnette.lora.resting import update_rest
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
-from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
+from lorgnette.lora.state import forget_trained, mark_trained, own_tensors, remember_base
 from lorgnette.lora.targets import Target, attach
 
 Targets: TypeAlias = list[str] | str | Chooser | type[nn.Module] | tuple[type[nn.Module], ...] | None
@@ -95,16 +97,17 @@ def attach_targets(model: nn.Module, targets: Mapping[str, Target]) -> None:
         other = first.setdefault(places[name], name)
         if target.settings != targets[other].settings:
             raise ValueError(f"lora.rank_pattern: {other!r} and {name!r} share one weight but not their settings")
+    remember_base(model)
     made: dict[object, LowRank] = {}
     for name, target in targets.items():
         made.setdefault(places[name], attach(name, target, owners[name], made.get(places[name])))
-    update_readers(model)
+    _update_others(model)
 
 
 def freeze_base_params(model: nn.Module) -> None:
     """Stop the gradient of every parameter that is not an adapter's.
 
-    Running statistics of batch normalisation are no parameters: keep such layers in `eval()` while training.
+    Running statistics of frozen layers (batch normalisation, spectral norm) rest as long as there are adapters.
     """
     adapters = {id(parameter) for parameter in get_lora_params(model)}
     for parameter in model.parameters():
@@ -173,7 +176,7 @@ def take_out(model: nn.Module, stay: Collection[str] = ()) -> Places:
             detach_lora(adapter)
         else:
             delattr(owner, name.rpartition(".")[2])
-    update_readers(model)
+    _update_others(model)
     return places
 
 
@@ -190,10 +193,16 @@ def put_in(model: nn.Module, places: Places) -> None:
         adapted = adapted_class(type(layer))
         assert adapted is not None, "it was adapted before"
         adapter.to(layer.get_parameter("weight").device)
-        layer.__class__ = adapted
+        turn_into(layer, adapted)
         for key in adapter.held:
             setattr(layer, key, getattr(adapter, key))
+    _update_others(model)
+
+
+def _update_others(model: nn.Module) -> None:
+    """What else has to change with the adapters of a model: who reads weights raw, and whose statistics rest."""
     update_readers(model)
+    update_rest(model)
 
 
 def settings_and_choice(

@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import reads_raw
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, factor_shapes
-from lorgnette.lora.layers.in_place import InPlace
+from lorgnette.lora.layers.in_place import InPlace, has_own_forward
 from lorgnette.lora.layers.method import Sizes
 from lorgnette.lora.layers.parameter import LoRAParameter, Rows, part_name, part_shapes
 from lorgnette.lora.layers.tables import adapted_class, attach_lora, method_of
@@ -188,7 +188,7 @@ def _passes_by(owner: nn.Module, target: Target) -> bool:
     if isinstance(owner, nn.MultiheadAttention):
         return reads_raw(owner)
     if target.parameter is None or (isinstance(owner, nn.Linear) and target.parameter == "weight"):
-        return adapted_class(_base_class(owner)) is None or "forward" in vars(owner)
+        return adapted_class(_base_class(owner)) is None or has_own_forward(owner)
     return False
 
 

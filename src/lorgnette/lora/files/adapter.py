@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,13 +45,16 @@ from lorgnette.lora.files.peft import (
     unpacked,
 )
 from lorgnette.lora.files.peft_parameters import unwrap
+from lorgnette.lora.finite import warn_of
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
     base_tensors,
+    drifted_buffers,
     from_peft,
+    get_lora_state_dict,
     trained_tensors,
 )
 from lorgnette.lora.targets import Target
@@ -84,6 +88,13 @@ def save_adapter(
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"save_adapter: {type(model).__name__} has no adapter; inject_lora comes first")
+    warn_of("save_adapter", get_lora_state_dict(model))
+    if moved := drifted_buffers(model):
+        warnings.warn(
+            f"save_adapter: {next(iter(moved))!r} of the frozen base and {len(moved) - 1} more moved in training;"
+            " they are kept in the adapter",
+            stacklevel=2,
+        )
     tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in to_peft(model).items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     description = peft_config(model)

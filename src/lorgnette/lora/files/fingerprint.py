@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lorgnette.lora.record import DIGEST_BYTES, hash_values
 from lorgnette.lora.state import base_tensors
-
-_DIGEST_BYTES = 8  # against mistakes, not against forgery
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     for name, tensor in sorted(base_tensors(model).items()):
         key = (id(tensor), tensor.shape)
         if key not in hashes:
-            hashes[key] = _hash_values(tensor)
+            hashes[key] = hash_values(tensor)
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         tensors[name] = f"{shape} {hashes[key]}"
         structure.update(f"{name} {shape}\n".encode())
@@ -67,11 +66,4 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
 
 def _hasher() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
-
-
-def _hash_values(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    hasher = _hasher()
-    hasher.update(raw.numpy().data)
-    return hasher.hexdigest()
+    return hashlib.blake2b(digest_size=DIGEST_BYTES)

@@ -155,6 +155,8 @@ class LoRALayer(LowRank, InPlace):
         lora_A: first factor, `(r, *weight.shape[1:])`.
         lora_B: second factor, `(weight.shape[0], r)`, with trailing ones for a convolution: `(out, r, 1, 1)`.
 
+    Made directly, it is frozen but for the adapter, as `inject_lora` leaves it.
+
     Args:
         base: the arguments of the base class, by place or by name.
         r: rank; so are `lora_alpha`, `lora_dropout`, `use_rslora` and `init_lora_weights` as in `LoRAConfig`.
@@ -179,6 +181,9 @@ class LoRALayer(LowRank, InPlace):
         config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
         super().__init__(*base, **named)
         self.attach(config, PLAIN)
+        for parameter in (self.weight, getattr(self, "bias", None)):  # the base is frozen, as by inject_lora
+            if isinstance(parameter, nn.Parameter):
+                parameter.requires_grad_(False)
 
     @staticmethod
     def outputs(layer: nn.Module) -> int:
@@ -195,6 +200,9 @@ class LoRALayer(LowRank, InPlace):
     def not_in_peft(self) -> list[str]:
         """Why PEFT cannot apply an adapter of this layer; empty where it can."""
         return [] if self.in_peft else [f"PEFT has no adapter of {self.base_class.__name__}"]
+
+    def _adapts(self, parameter: str) -> bool:
+        return parameter == "weight" and "lora_A" in self._parameters
 
     def attach(self, config: LoRAConfig, method: Method, share: LowRank | None = None) -> None:
         """Add the adapter's tensors: fresh ones, or those of `share`, whose weight is tied to this one's."""

@@ -86,8 +86,23 @@ class Site(NamedTuple):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The adapted parameter, raw."""
-        return self.owner.get_parameter(self.parameter)
+        """The adapted parameter, raw.
+
+        Raises:
+            ValueError: it is computed now, or lies elsewhere.
+        """
+        weight = self.owner._parameters.get(self.parameter)
+        if weight is None:
+            raise ValueError(
+                f"the {self.parameter} of an adapted {type(self.owner).__name__} is computed (weight norm, pruning or"
+                " another parametrisation put on it since), so that no update can be folded in: remove that first"
+            )
+        if weight.is_meta and not self.adapter.lora_A.is_meta:
+            raise ValueError(
+                f"the {self.parameter} of an adapted {type(self.owner).__name__} is offloaded: remove the hooks first"
+                " (accelerate.hooks.remove_hook_from_module(model, recurse=True))"
+            )
+        return weight
 
 
 def effective_parameter(module: nn.Module, name: str) -> Tensor:
