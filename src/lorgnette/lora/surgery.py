@@ -13,6 +13,7 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.layers.in_place import turn_into
+from lorgnette.lora.layers.offloaded import home, shield
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.layers.tables import adapted_class
 from lorgnette.lora.resting import update_rest
@@ -112,7 +113,7 @@ def freeze_base_params(model: nn.Module) -> None:
     adapters = {id(parameter) for parameter in get_lora_params(model)}
     for parameter in model.parameters():
         if id(parameter) not in adapters:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False  # the method is refused where a layer is not made yet
 
 
 def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
@@ -192,10 +193,11 @@ def put_in(model: nn.Module, places: Places) -> None:
         layer = model.get_submodule(name)
         adapted = adapted_class(type(layer))
         assert adapted is not None, "it was adapted before"
-        adapter.to(layer.get_parameter("weight").device)
+        adapter.to(home(layer, layer.get_parameter("weight")))
         turn_into(layer, adapted)
         for key in adapter.held:
             setattr(layer, key, getattr(adapter, key))
+        shield(layer, adapter.lora_tensors)
     _update_others(model)
 
 

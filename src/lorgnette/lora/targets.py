@@ -15,7 +15,8 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import reads_raw
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, factor_shapes
 from lorgnette.lora.layers.in_place import InPlace, has_own_forward
-from lorgnette.lora.layers.method import Sizes
+from lorgnette.lora.layers.method import PLAIN, Sizes
+from lorgnette.lora.layers.offloaded import lies_elsewhere
 from lorgnette.lora.layers.parameter import LoRAParameter, Rows, part_name, part_shapes
 from lorgnette.lora.layers.tables import adapted_class, attach_lora, method_of
 
@@ -148,6 +149,8 @@ def _why_not_weight(owner: nn.Module, target: Target) -> str | None:
         return f"has no {parameter} yet: run one batch through the model first"
     if not weight.is_floating_point():
         return f"has a {str(weight.dtype).removeprefix('torch.')} {parameter}"
+    if lies_elsewhere(owner, weight) and (target.parameter is not None or method_of(target.settings) is not PLAIN):
+        return "is offloaded: only whole layers can be adapted then, by plain LoRA; load the base without offloading"
     if target.parameter is not None:
         if not 2 <= weight.dim() <= 4:
             return f"has {weight.dim()} dimensions; 2 to 4 can be adapted"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lorgnette.lora.layers.offloaded import fetched
 from lorgnette.lora.record import DIGEST_BYTES, hash_values
 from lorgnette.lora.state import base_tensors
 
@@ -55,6 +56,12 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     tensors: dict[str, str] = {}
     structure, content = _hasher(), _hasher()
     for name, tensor in sorted(base_tensors(model).items()):
+        if tensor.is_meta:
+            owner, _, own = name.rpartition(".")
+            value = fetched(model.get_submodule(owner), own)
+            if value is None:
+                raise ValueError(f"fingerprint: {name!r} has no values (it is on the meta device)")
+            tensor = value
         key = (id(tensor), tensor.shape)
         if key not in hashes:
             hashes[key] = hash_values(tensor)

@@ -15,6 +15,7 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.kernels.fused import no_autocast
 from lorgnette.lora.layers.in_place import InPlace, turn_back
 from lorgnette.lora.layers.method import PLAIN, Method
+from lorgnette.lora.layers.offloaded import home, shield, unshield
 
 LORA_TENSORS = ("lora_A", "lora_B")
 
@@ -90,7 +91,7 @@ class LowRank(nn.Module):
         if config.lora_dtype is not None:
             dtype = getattr(torch, config.lora_dtype)
         for name, shape in zip(LORA_TENSORS, shapes, strict=True):
-            setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
+            setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=home(self, weight))))
         with torch.no_grad():
             self._init_lora_A(config)
             method.start(self, weight, config)
@@ -207,6 +208,7 @@ class LoRALayer(LowRank, InPlace):
     def attach(self, config: LoRAConfig, method: Method, share: LowRank | None = None) -> None:
         """Add the adapter's tensors: fresh ones, or those of `share`, whose weight is tied to this one's."""
         self.attach_to(self.weight, factor_shapes(self.weight.shape, config.r), config, method, share)
+        shield(self, self.lora_tensors)
 
     def delta_weight(self) -> Tensor:
         """The update `s B A` in the shape of `weight`, in float32 (float64 on a float64 base).
@@ -267,6 +269,7 @@ def factor_shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tup
 
 def detach_lora(layer: LoRALayer) -> None:
     """Turn `layer` back into its base class in place; `weight` is left as it is."""
+    unshield(layer)
     for name in layer.held:
         delattr(layer, name)
     turn_back(layer)

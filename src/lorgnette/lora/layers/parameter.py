@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers
 from lorgnette.lora.layers.method import Method
+from lorgnette.lora.layers.offloaded import lies_elsewhere
 
 Rows = tuple[int, int]
 
@@ -92,12 +93,15 @@ class Site(NamedTuple):
             ValueError: it is computed now, or lies elsewhere.
         """
         weight = self.owner._parameters.get(self.parameter)
+        if weight is None and (left := self.owner._buffers.pop(self.parameter, None)) is not None:
+            # what remove_parametrizations leaves of a frozen weight
+            weight = self.owner._parameters[self.parameter] = nn.Parameter(left, requires_grad=False)
         if weight is None:
             raise ValueError(
                 f"the {self.parameter} of an adapted {type(self.owner).__name__} is computed (weight norm, pruning or"
                 " another parametrisation put on it since), so that no update can be folded in: remove that first"
             )
-        if weight.is_meta and not self.adapter.lora_A.is_meta:
+        if lies_elsewhere(self.owner, weight):
             raise ValueError(
                 f"the {self.parameter} of an adapted {type(self.owner).__name__} is offloaded: remove the hooks first"
                 " (accelerate.hooks.remove_hook_from_module(model, recurse=True))"
