@@ -18,6 +18,7 @@ from lorgnette.lora.layers.parameter import Site, adapters_of, sites
 from lorgnette.lora.record import Record, keep as keep_record, remembered
 from lorgnette.lora.state import forget_trained, mark_trained, marked_tensors
 from lorgnette.lora.surgery import Places, place_of, put_in, take_out
+from lorgnette.lora.wrappers import bare, on_unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,6 +55,7 @@ class DeltaSurvival:
         return f"{self.total:.1%} of the updates survives merging; the worst is {least!r} with {self.layers[least]:.1%}"
 
 
+@on_unwrapped
 def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False, safe: bool = False) -> Model:
     """Fold every adapter into its weight; what remains is a model of plain layers that gives the same output.
 
@@ -113,6 +115,7 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
     return model
 
 
+@on_unwrapped
 def unmerge_lora_weights(model: Model) -> Model:
     """Undo `merge_lora_weights(model, keep=True)`, in place: weights bit for bit, adapters as they were.
 
@@ -153,10 +156,11 @@ def merged(model: Model) -> Iterator[Model]:
     try:
         yield model
     finally:
-        if hasattr(model, _KEPT):
+        if hasattr(bare(model), _KEPT):
             unmerge_lora_weights(model)
 
 
+@on_unwrapped
 @torch.no_grad()
 def delta_survival(model: nn.Module) -> DeltaSurvival:
     """What merging would leave of each update, given the dtype of its weight; the model is not changed.

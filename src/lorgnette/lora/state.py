@@ -15,8 +15,10 @@ from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers, is
 from lorgnette.lora.layers.parameter import is_part, part_name
 from lorgnette.lora.layers.tables import METHODS, adapter_tensors
 from lorgnette.lora.record import keep, moved_buffers, remember
+from lorgnette.lora.wrappers import on_unwrapped, plain_name
 
 _MARK = "_lora_trained"
+PEFT_START = "base_model.model."
 IN_PROJ = part_name("in_proj")
 _PEFT_EMBEDDING = {"lora_embedding_A": "lora_B", "lora_embedding_B": "lora_A"}  # and transposed
 
@@ -57,6 +59,7 @@ class LoadReport:
         return "; ".join(parts) or f"{len(self.loaded)} tensors loaded"
 
 
+@on_unwrapped
 def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The adapter of a model: `<layer>.lora_A`, `<layer>.lora_B`, and the base tensors trained with it.
 
@@ -66,6 +69,7 @@ def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: whole(tensor.detach()) for name, tensor in (_factors(model) | trained_tensors(model)).items()}
 
 
+@on_unwrapped
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Base tensors of the adapter: of `modules_to_save`, loaded with it, or requiring a gradient now.
 
@@ -93,6 +97,7 @@ def _asked_for(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@on_unwrapped
 def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> LoadReport:
     """Copy an adapter's tensors into an injected model. Everything is checked before anything is copied.
 
@@ -107,9 +112,9 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
     Raises:
         ValueError: strict, and the state does not fit exactly; one line says where. Nothing was copied.
     """
-    if not is_adapted(model) and any(
-        map(_is_factor, (from_peft(name, tensor, ())[0] for name, tensor in state.items()))
-    ):
+    state = {plain_key(model, key): tensor for key, tensor in state.items()}
+    names = (from_peft(name, tensor, ())[0] for name, tensor in state.items())
+    if not is_adapted(model) and any(map(_is_factor, names)):
         raise ValueError(f"{type(model).__name__} has no adapter to load into: inject_lora or load_adapter comes first")
     targets = base_tensors(model) | _factors(model, every_name=True)
     named, unknown = named_for(state, targets)
@@ -175,9 +180,15 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
     return named, unknown
 
 
+def plain_key(model: nn.Module, key: str) -> str:
+    """The key of a tensor in a file, PEFT's or ours, as it is without wrappers such as a compiled model's."""
+    start = PEFT_START * key.startswith(PEFT_START)
+    return start + plain_name(model, key.removeprefix(start))
+
+
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
-    name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix("base_model.model."))
+    name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix(PEFT_START))
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value

@@ -20,6 +20,7 @@ from lorgnette.lora.resting import update_rest
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors, remember_base
 from lorgnette.lora.targets import Target, attach
+from lorgnette.lora.wrappers import on_unwrapped
 
 Targets: TypeAlias = list[str] | str | Chooser | type[nn.Module] | tuple[type[nn.Module], ...] | None
 Places: TypeAlias = dict[str, LowRank]
@@ -38,6 +39,7 @@ class ParameterCount(NamedTuple):
     """Those of adapters."""
 
 
+@on_unwrapped
 def inject_lora(
     model: Model,
     config: LoRAConfig | None = None,
@@ -153,6 +155,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
             layer.lora_enabled = enabled
 
 
+@on_unwrapped
 def unload_lora(model: Model) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 

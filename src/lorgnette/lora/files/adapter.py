@@ -55,11 +55,14 @@ from lorgnette.lora.state import (
     drifted_buffers,
     from_peft,
     get_lora_state_dict,
+    plain_key,
     trained_tensors,
 )
 from lorgnette.lora.targets import Target
+from lorgnette.lora.wrappers import on_unwrapped, plain_name
 
 
+@on_unwrapped
 def save_adapter(
     model: nn.Module,
     folder: str | os.PathLike[str],
@@ -119,6 +122,7 @@ def save_adapter(
     return Path(folder)
 
 
+@on_unwrapped
 def load_adapter(
     model: nn.Module,
     folder: str | os.PathLike[str],
@@ -147,6 +151,7 @@ def load_adapter(
     """
     manifest = adapter_info(folder)
     state = _read_weights(model, folder, manifest.get("weights"))
+    state = {plain_key(model, key): tensor for key, tensor in state.items()}
     title = type(model).__name__
     try:
         described = current_file(folder, PEFT_CONFIG)
@@ -154,12 +159,14 @@ def load_adapter(
         raw: dict[str, tuple[str, str]] = {}
         if isinstance(config, dict) and config.get("target_parameters"):
             state, raw = unwrap(model, config["target_parameters"], state)
-        targets = _described_targets(manifest) if manifest else _targets_from_peft(model, config, state, raw)
+        targets = _described_targets(model, manifest) if manifest else _targets_from_peft(model, config, state, raw)
         state = unpacked(state, targets)
         difference = None
         if manifest:
-            skip = frozenset(manifest["trained"])
-            difference = Fingerprint(**manifest["base"]).difference(base or fingerprint(model), skip)
+            skip = {plain_name(model, name) for name in manifest["trained"]}
+            made_for = Fingerprint(**manifest["base"])
+            tensors = {plain_name(model, name): value for name, value in made_for.tensors.items()}
+            difference = replace(made_for, tensors=tensors).difference(base or fingerprint(model), skip)
     except ValueError as error:
         raise ValueError(f"the adapter in {folder} cannot be used: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -171,8 +178,9 @@ def load_adapter(
     return replace(report, base=difference, extra=manifest.get("extra") or {})
 
 
-def _described_targets(manifest: Mapping[str, Any]) -> dict[str, Target]:
-    return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
+def _described_targets(model: nn.Module, manifest: Mapping[str, Any]) -> dict[str, Target]:
+    layers = {plain_name(model, name): settings for name, settings in manifest["layers"].items()}
+    return {name: _described_target(name, dict(settings)) for name, settings in layers.items()}
 
 
 def _targets_from_peft(

@@ -12,6 +12,7 @@ from torch import nn
 from lorgnette.lora.layers.offloaded import fetched
 from lorgnette.lora.record import DIGEST_BYTES, hash_values
 from lorgnette.lora.state import base_tensors
+from lorgnette.lora.wrappers import on_unwrapped
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Fingerprint:
         return f"{len(changed)} of {len(there)} tensors have other values, such as {changed[0]!r}" if changed else ""
 
 
+@on_unwrapped
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Hash the base tensors of a model: parameters and saved buffers, without adapters.
 
