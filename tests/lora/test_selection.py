@@ -126,7 +126,8 @@ class OwnAttention(nn.MultiheadAttention):
 
 def patched() -> nn.Module:
     layer = nn.Linear(2, 2)
-    layer.forward = layer.forward
+    inner = layer.forward
+    layer.forward = lambda x: inner(x)
     return layer
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.lora.layers.base import LowRank, adapted_layers
+from lorgnette.lora.wrappers import unwrapped
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -56,7 +57,8 @@ def verify(model: nn.Module, batch: Any, forward: Forward | None = None) -> Veri
     Raises:
         ValueError: the model has no adapter, or its output holds no tensor.
     """
-    layers = adapted_layers(model)
+    with unwrapped(model) as inner:
+        layers = adapted_layers(inner)
     if not layers:
         raise ValueError(f"verify: {type(model).__name__} has no adapter; inject_lora comes first")
     forward = forward or called

@@ -12,10 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lorgnette.lora.finite import complaint, not_finite, warn_of
 from lorgnette.lora.layers.base import LoRALayer, LowRank, is_adapted
 from lorgnette.lora.layers.parameter import Site, adapters_of, sites
+from lorgnette.lora.record import Record, keep as keep_record, remembered
 from lorgnette.lora.state import forget_trained, mark_trained, marked_tensors
 from lorgnette.lora.surgery import Places, place_of, put_in, take_out
+from lorgnette.lora.wrappers import bare, on_unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,6 +37,8 @@ class _Kept:
     """The adapters that were folded in."""
     marks: list[tuple[nn.Module, tuple[str, ...]]] = field(default_factory=list)
     """Base tensors that belong to the adapter."""
+    record: Record | None = None
+    """What was known of the base."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class DeltaSurvival:
         return f"{self.total:.1%} of the updates survives merging; the worst is {least!r} with {self.layers[least]:.1%}"
 
 
-def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False) -> Model:
+@on_unwrapped
+def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False, safe: bool = False) -> Model:
     """Fold every adapter into its weight; what remains is a model of plain layers that gives the same output.
 
     An adapter whose update depends on the input (`dynamic_rank`) fits into no weight and stays as it is, so that the
@@ -63,9 +69,12 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
         model: with adapters; without any, it is returned as it is.
         inplace: False leaves `model` alone and returns a copy that shares every untouched tensor.
         keep: True remembers adapters and weights, so that `unmerge_lora_weights` can bring both back.
+        safe: True refuses where the adapter or a merged weight holds NaN or infinity, such as beyond float16;
+            otherwise a warning says so.
 
     Raises:
-        ValueError: `keep`, and the model keeps an earlier merge already.
+        ValueError: `keep`, and the model keeps an earlier merge already; `safe`, and something is not finite; or a
+            weight is computed (weight norm, pruning) or offloaded. Nothing was changed.
     """
     if not is_adapted(model):
         return model
@@ -73,11 +82,12 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
         model = _share_copy(model)
     if keep and hasattr(model, _KEPT):
         raise ValueError("merge_lora_weights: the model keeps an earlier merge; unmerge_lora_weights comes first")
-    kept = _Kept()
+    found, stay = _foldable(model)
+    _check_weights(found, safe)
+    kept = _Kept(record=remembered(model))
     vars(model).pop(_KEPT, None)
 
     merged: dict[tuple[object, ...], list[tuple[nn.Module, str]]] = {}
-    found, stay = _foldable(model)
     for owner, parameter in dict.fromkeys((site.owner, site.parameter) for site in found.values()):
         factors = tuple(id(adapter.lora_A) for adapter in _adapters(owner, parameter))
         merged.setdefault((place_of(owner.get_parameter(parameter)), *factors), []).append((owner, parameter))
@@ -96,7 +106,7 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
             new = nn.Parameter(weight, requires_grad=base.requires_grad)
             for owner, parameter in group:
                 kept.replaced.append((owner, parameter, owner.get_parameter(parameter)))
-                setattr(owner, parameter, new)
+                owner._parameters[parameter] = new
     kept.marks = [(module, names) for module in model.modules() if (names := marked_tensors(module))]
     kept.adapters = take_out(model, stay)
     forget_trained(model)
@@ -105,6 +115,7 @@ def merge_lora_weights(model: Model, inplace: bool = True, *, keep: bool = False
     return model
 
 
+@on_unwrapped
 def unmerge_lora_weights(model: Model) -> Model:
     """Undo `merge_lora_weights(model, keep=True)`, in place: weights bit for bit, adapters as they were.
 
@@ -131,6 +142,7 @@ def unmerge_lora_weights(model: Model) -> Model:
     for owner, parameter, weight in kept.replaced:
         setattr(owner, parameter, weight)
     put_in(model, kept.adapters)
+    keep_record(model, kept.record)
     for module, names in kept.marks:
         mark_trained(module, names)
     delattr(model, _KEPT)
@@ -144,10 +156,11 @@ def merged(model: Model) -> Iterator[Model]:
     try:
         yield model
     finally:
-        if hasattr(model, _KEPT):
+        if hasattr(bare(model), _KEPT):
             unmerge_lora_weights(model)
 
 
+@on_unwrapped
 @torch.no_grad()
 def delta_survival(model: nn.Module) -> DeltaSurvival:
     """What merging would leave of each update, given the dtype of its weight; the model is not changed.
@@ -168,6 +181,18 @@ def delta_survival(model: nn.Module) -> DeltaSurvival:
         raise ValueError(f"delta_survival: {type(model).__name__} has no adapter; inject_lora comes first")
     layers = {name: _survival(errors[name], sizes[name]) for name in sizes}
     return DeltaSurvival(layers, _survival(sum(errors.values()), sum(sizes.values())))
+
+
+def _check_weights(found: Mapping[str, Site], safe: bool) -> None:
+    """Before anything is changed: every weight has to be there, and what it becomes should be finite."""
+    tensors = {f"{name}.{key}": t for name, site in found.items() for key, t in site.adapter.lora_tensors.items()}
+    for name, site in found.items():
+        weight = site.weight.detach()
+        if safe and weight.isfinite().all():
+            tensors[f"{name} merged into {str(weight.dtype).removeprefix('torch.')}"] = site.adapter.merged_into(weight)
+    if safe and (names := not_finite(tensors)):
+        raise ValueError(complaint("merge_lora_weights", names))
+    warn_of("merge_lora_weights", tensors)
 
 
 def _survival(error: float, size: float) -> float:

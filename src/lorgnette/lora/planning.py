@@ -14,6 +14,7 @@ from lorgnette.lora.layers.tables import method_of
 from lorgnette.lora.selection import saved_modules, select_layers
 from lorgnette.lora.surgery import Targets, settings_and_choice
 from lorgnette.lora.targets import Target, shapes_of
+from lorgnette.lora.wrappers import on_unwrapped
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Plan:
         return f"{table(header, rows, left=2)}\n{said}"
 
 
+@on_unwrapped
 def plan(
     model: nn.Module,
     config: LoRAConfig | None = None,

@@ -15,6 +15,7 @@ from lorgnette.lora.layers.base import LowRank
 from lorgnette.lora.layers.parameter import part_name
 from lorgnette.lora.layers.tables import layer_types
 from lorgnette.lora.targets import Target, is_foreign, parts_of, why_not
+from lorgnette.lora.wrappers import plain_names, plain_regex
 
 Chooser = Callable[[str, nn.Module], "bool | LoRAConfig | None"]
 
@@ -40,6 +41,7 @@ def select_layers(model: nn.Module, config: LoRAConfig, choose: Chooser | None =
     Raises:
         ValueError: a pattern matches nothing, or a chosen layer cannot be adapted.
     """
+    config = _without_wrappers(model, config)
     modules = _named_modules(model)
     layers = {name: module for name, module in modules.items() if isinstance(module, layer_types())}
     places: dict[int, list[str]] = {}
@@ -97,7 +99,7 @@ def saved_modules(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
     """
     modules = _named_modules(model)
     saved: dict[str, nn.Module] = {}
-    for pattern in config.modules_to_save or ():
+    for pattern in plain_names(model, config.modules_to_save or []):
         found = {name: module for name, module in modules.items() if matches(name, [pattern])}
         if not found:
             raise ValueError(
@@ -105,6 +107,17 @@ def saved_modules(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Module]:
             )
         saved |= found
     return saved
+
+
+def _without_wrappers(model: nn.Module, config: LoRAConfig) -> LoRAConfig:
+    """The settings, where their names are those of a wrapped model."""
+    changes: dict[str, Any] = {}
+    for field in ("target_modules", "exclude_modules", "target_parameters"):
+        rule = getattr(config, field)
+        changes[field] = plain_names(model, rule) if isinstance(rule, list) else rule and plain_regex(rule)
+    for field in ("rank_pattern", "alpha_pattern", "overrides", "slices"):
+        changes[field] = {plain_regex(pattern): value for pattern, value in getattr(config, field).items()}
+    return replace(config, **changes)
 
 
 def _parameter_targets(model: nn.Module, config: LoRAConfig) -> dict[str, Target]:

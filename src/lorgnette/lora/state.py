@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.common.text import nearest
-from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
 from lorgnette.lora.layers.parameter import is_part, part_name
 from lorgnette.lora.layers.tables import METHODS, adapter_tensors
+from lorgnette.lora.record import keep, moved_buffers, remember
+from lorgnette.lora.wrappers import on_unwrapped, plain_name
 
 _MARK = "_lora_trained"
+PEFT_START = "base_model.model."
 IN_PROJ = part_name("in_proj")
 _PEFT_EMBEDDING = {"lora_embedding_A": "lora_B", "lora_embedding_B": "lora_A"}  # and transposed
 
@@ -56,6 +59,7 @@ class LoadReport:
         return "; ".join(parts) or f"{len(self.loaded)} tensors loaded"
 
 
+@on_unwrapped
 def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The adapter of a model: `<layer>.lora_A`, `<layer>.lora_B`, and the base tensors trained with it.
 
@@ -65,11 +69,23 @@ def get_lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     return {name: whole(tensor.detach()) for name, tensor in (_factors(model) | trained_tensors(model)).items()}
 
 
+@on_unwrapped
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Base tensors of the adapter: of `modules_to_save`, loaded with it, or requiring a gradient now.
 
-    Statistics of a layer come along with its trained parameters.
+    Statistics of a layer come along with its trained parameters, and so does a buffer that moved since the adapters
+    came: those of norms rest, but other modules may have some that change in training.
     """
+    return _asked_for(model) | moved_buffers(model)
+
+
+def drifted_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Those that moved although nothing asked for it."""
+    asked = _asked_for(model)
+    return {name: tensor for name, tensor in moved_buffers(model).items() if name not in asked}
+
+
+def _asked_for(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
         own = own_tensors(module)
@@ -81,6 +97,7 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@on_unwrapped
 def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> LoadReport:
     """Copy an adapter's tensors into an injected model. Everything is checked before anything is copied.
 
@@ -95,6 +112,10 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
     Raises:
         ValueError: strict, and the state does not fit exactly; one line says where. Nothing was copied.
     """
+    state = {plain_key(model, key): tensor for key, tensor in state.items()}
+    names = (from_peft(name, tensor, ())[0] for name, tensor in state.items())
+    if not is_adapted(model) and any(map(_is_factor, names)):
+        raise ValueError(f"{type(model).__name__} has no adapter to load into: inject_lora or load_adapter comes first")
     targets = base_tensors(model) | _factors(model, every_name=True)
     named, unknown = named_for(state, targets)
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
@@ -159,9 +180,15 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
     return named, unknown
 
 
+def plain_key(model: nn.Module, key: str) -> str:
+    """The key of a tensor in a file, PEFT's or ours, as it is without wrappers such as a compiled model's."""
+    start = PEFT_START * key.startswith(PEFT_START)
+    return start + plain_name(model, key.removeprefix(start))
+
+
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
-    name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix("base_model.model."))
+    name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix(PEFT_START))
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
@@ -202,9 +229,15 @@ def marked_tensors(module: nn.Module) -> tuple[str, ...]:
 
 
 def forget_trained(model: nn.Module) -> None:
-    """Take all marks of `mark_trained` away."""
+    """Take all marks of `mark_trained` away, and what was remembered of the base."""
+    keep(model, None)
     for module in model.modules():
         vars(module).pop(_MARK, None)
+
+
+def remember_base(model: nn.Module) -> None:
+    """Remember what the base of a model is like, before its first adapters come."""
+    remember(model, {name: t for name, t in base_tensors(model).items() if not isinstance(t, nn.Parameter)})
 
 
 def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:

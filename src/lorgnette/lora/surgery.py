@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
+from lorgnette.lora.layers.in_place import turn_into
+from lorgnette.lora.layers.offloaded import home, shield
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.layers.tables import adapted_class
+from lorgnette.lora.resting import update_rest
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
-from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
+from lorgnette.lora.state import forget_trained, mark_trained, own_tensors, remember_base
 from lorgnette.lora.targets import Target, attach
+from lorgnette.lora.wrappers import on_unwrapped
 
 Targets: TypeAlias = list[str] | str | Chooser | type[nn.Module] | tuple[type[nn.Module], ...] | None
 Places: TypeAlias = dict[str, LowRank]
@@ -35,6 +39,7 @@ class ParameterCount(NamedTuple):
     """Those of adapters."""
 
 
+@on_unwrapped
 def inject_lora(
     model: Model,
     config: LoRAConfig | None = None,
@@ -95,21 +100,22 @@ def attach_targets(model: nn.Module, targets: Mapping[str, Target]) -> None:
         other = first.setdefault(places[name], name)
         if target.settings != targets[other].settings:
             raise ValueError(f"lora.rank_pattern: {other!r} and {name!r} share one weight but not their settings")
+    remember_base(model)
     made: dict[object, LowRank] = {}
     for name, target in targets.items():
         made.setdefault(places[name], attach(name, target, owners[name], made.get(places[name])))
-    update_readers(model)
+    _update_others(model)
 
 
 def freeze_base_params(model: nn.Module) -> None:
     """Stop the gradient of every parameter that is not an adapter's.
 
-    Running statistics of batch normalisation are no parameters: keep such layers in `eval()` while training.
+    Running statistics of frozen layers (batch normalisation, spectral norm) rest as long as there are adapters.
     """
     adapters = {id(parameter) for parameter in get_lora_params(model)}
     for parameter in model.parameters():
         if id(parameter) not in adapters:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False  # the method is refused where a layer is not made yet
 
 
 def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
@@ -149,6 +155,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
             layer.lora_enabled = enabled
 
 
+@on_unwrapped
 def unload_lora(model: Model) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
@@ -173,7 +180,7 @@ def take_out(model: nn.Module, stay: Collection[str] = ()) -> Places:
             detach_lora(adapter)
         else:
             delattr(owner, name.rpartition(".")[2])
-    update_readers(model)
+    _update_others(model)
     return places
 
 
@@ -189,11 +196,18 @@ def put_in(model: nn.Module, places: Places) -> None:
         layer = model.get_submodule(name)
         adapted = adapted_class(type(layer))
         assert adapted is not None, "it was adapted before"
-        adapter.to(layer.get_parameter("weight").device)
-        layer.__class__ = adapted
+        adapter.to(home(layer, layer.get_parameter("weight")))
+        turn_into(layer, adapted)
         for key in adapter.held:
             setattr(layer, key, getattr(adapter, key))
+        shield(layer, adapter.lora_tensors)
+    _update_others(model)
+
+
+def _update_others(model: nn.Module) -> None:
+    """What else has to change with the adapters of a model: who reads weights raw, and whose statistics rest."""
     update_readers(model)
+    update_rest(model)
 
 
 def settings_and_choice(

@@ -14,8 +14,9 @@ from torch.nn.parameter import UninitializedParameter
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import reads_raw
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, factor_shapes
-from lorgnette.lora.layers.in_place import InPlace
-from lorgnette.lora.layers.method import Sizes
+from lorgnette.lora.layers.in_place import InPlace, has_own_forward
+from lorgnette.lora.layers.method import PLAIN, Sizes
+from lorgnette.lora.layers.offloaded import lies_elsewhere
 from lorgnette.lora.layers.parameter import LoRAParameter, Rows, part_name, part_shapes
 from lorgnette.lora.layers.tables import adapted_class, attach_lora, method_of
 
@@ -148,6 +149,8 @@ def _why_not_weight(owner: nn.Module, target: Target) -> str | None:
         return f"has no {parameter} yet: run one batch through the model first"
     if not weight.is_floating_point():
         return f"has a {str(weight.dtype).removeprefix('torch.')} {parameter}"
+    if lies_elsewhere(owner, weight) and (target.parameter is not None or method_of(target.settings) is not PLAIN):
+        return "is offloaded: only whole layers can be adapted then, by plain LoRA; load the base without offloading"
     if target.parameter is not None:
         if not 2 <= weight.dim() <= 4:
             return f"has {weight.dim()} dimensions; 2 to 4 can be adapted"
@@ -188,7 +191,7 @@ def _passes_by(owner: nn.Module, target: Target) -> bool:
     if isinstance(owner, nn.MultiheadAttention):
         return reads_raw(owner)
     if target.parameter is None or (isinstance(owner, nn.Linear) and target.parameter == "weight"):
-        return adapted_class(_base_class(owner)) is None or "forward" in vars(owner)
+        return adapted_class(_base_class(owner)) is None or has_own_forward(owner)
     return False
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from lorgnette.train.batches import BatchStream, as_batches, derived_seed
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Evaluated, Event, Finished, Listener, Started, Stepped
-from lorgnette.train.optim import Averaged, copies, copy_into, frozen_norms, lr_factor, make_optimizer
+from lorgnette.train.optim import Averaged, copies, copy_into, lr_factor, make_optimizer
 from lorgnette.train.task import Task
 
 SNAPSHOT_VERSION = 1
@@ -126,7 +126,6 @@ class _Run:
         self.trained = {name: p for name, p in self.task.named_parameters() if p.requires_grad}
         # Statistics of trained BatchNorm layers and the like: part of what training changes.
         self.buffers = {name: b for name, b in self.task.named_buffers() if name in self.task.state_dict()}
-        self.frozen_norms = frozen_norms(self.task)
         self.averaged = Averaged(self.trained, config.ema_decay)
         self.step = 0
         self.first: dict[str, float] = {}
@@ -171,8 +170,6 @@ class _Run:
             group["lr"] = group["peak_lr"] * factor
         torch.manual_seed(derived_seed(config.seed, self.step, self.accelerator.process_index))
         self.wrapped.train()
-        for norm in self.frozen_norms:
-            norm.eval()
         losses: dict[str, float] = {}
         for micro in range(accumulate):
             batch = _moved(next(stream), self.accelerator.device)

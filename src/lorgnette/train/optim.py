@@ -43,14 +43,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             return torch.optim.SGD(groups, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9)
 
 
-def frozen_norms(model: nn.Module) -> list[nn.Module]:
-    """Layers of a frozen base whose statistics would drift in training, although no adapter keeps them."""
-    if not lora.is_adapted(model):
-        return []
-    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats)
-    return [norm for norm in norms if not any(p.requires_grad for p in norm.parameters())]
-
-
 def lr_factor(step: int, total: int, config: TrainConfig) -> float:
     """The learning rate of step `step` (from 0) of `total`, as a share of its peak."""
     if step < config.warmup_steps:

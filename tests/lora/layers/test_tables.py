@@ -319,7 +319,10 @@ def test_the_forward_pass_of_a_linear_layer_is_read_in_three_files():
     sys.setprofile(follow)
     try:
         layer(torch.randn(3, 6))
-        layer.eval()(torch.randn(300, 6))
+        sys.setprofile(None)
+        layer.eval()
+        sys.setprofile(follow)
+        layer(torch.randn(300, 6))
     finally:
         sys.setprofile(None)
     assert entered == {"layers/linear.py", "layers/base.py", "kernels/fused.py"}

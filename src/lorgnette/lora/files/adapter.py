@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,18 +45,24 @@ from lorgnette.lora.files.peft import (
     unpacked,
 )
 from lorgnette.lora.files.peft_parameters import unwrap
+from lorgnette.lora.finite import warn_of
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter
 from lorgnette.lora.state import (
     IN_PROJ,
     LoadReport,
     base_tensors,
+    drifted_buffers,
     from_peft,
+    get_lora_state_dict,
+    plain_key,
     trained_tensors,
 )
 from lorgnette.lora.targets import Target
+from lorgnette.lora.wrappers import on_unwrapped, plain_name
 
 
+@on_unwrapped
 def save_adapter(
     model: nn.Module,
     folder: str | os.PathLike[str],
@@ -84,6 +91,15 @@ def save_adapter(
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"save_adapter: {type(model).__name__} has no adapter; inject_lora comes first")
+    if away := [name for name, layer in layers.items() if layer.lora_A.is_meta]:
+        raise ValueError(f"save_adapter: the adapter of {away[0]!r} is offloaded with its layer: remove the hooks")
+    warn_of("save_adapter", get_lora_state_dict(model))
+    if moved := drifted_buffers(model):
+        warnings.warn(
+            f"save_adapter: {next(iter(moved))!r} of the frozen base and {len(moved) - 1} more moved in training;"
+            " they are kept in the adapter",
+            stacklevel=2,
+        )
     tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in to_peft(model).items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     description = peft_config(model)
@@ -106,6 +122,7 @@ def save_adapter(
     return Path(folder)
 
 
+@on_unwrapped
 def load_adapter(
     model: nn.Module,
     folder: str | os.PathLike[str],
@@ -134,6 +151,7 @@ def load_adapter(
     """
     manifest = adapter_info(folder)
     state = _read_weights(model, folder, manifest.get("weights"))
+    state = {plain_key(model, key): tensor for key, tensor in state.items()}
     title = type(model).__name__
     try:
         described = current_file(folder, PEFT_CONFIG)
@@ -141,12 +159,14 @@ def load_adapter(
         raw: dict[str, tuple[str, str]] = {}
         if isinstance(config, dict) and config.get("target_parameters"):
             state, raw = unwrap(model, config["target_parameters"], state)
-        targets = _described_targets(manifest) if manifest else _targets_from_peft(model, config, state, raw)
+        targets = _described_targets(model, manifest) if manifest else _targets_from_peft(model, config, state, raw)
         state = unpacked(state, targets)
         difference = None
         if manifest:
-            skip = frozenset(manifest["trained"])
-            difference = Fingerprint(**manifest["base"]).difference(base or fingerprint(model), skip)
+            skip = {plain_name(model, name) for name in manifest["trained"]}
+            made_for = Fingerprint(**manifest["base"])
+            tensors = {plain_name(model, name): value for name, value in made_for.tensors.items()}
+            difference = replace(made_for, tensors=tensors).difference(base or fingerprint(model), skip)
     except ValueError as error:
         raise ValueError(f"the adapter in {folder} cannot be used: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -158,8 +178,9 @@ def load_adapter(
     return replace(report, base=difference, extra=manifest.get("extra") or {})
 
 
-def _described_targets(manifest: Mapping[str, Any]) -> dict[str, Target]:
-    return {name: _described_target(name, dict(settings)) for name, settings in manifest["layers"].items()}
+def _described_targets(model: nn.Module, manifest: Mapping[str, Any]) -> dict[str, Target]:
+    layers = {plain_name(model, name): settings for name, settings in manifest["layers"].items()}
+    return {name: _described_target(name, dict(settings)) for name, settings in layers.items()}
 
 
 def _targets_from_peft(

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lorgnette.lora.layers.offloaded import fetched
+from lorgnette.lora.record import DIGEST_BYTES, hash_values
 from lorgnette.lora.state import base_tensors
-
-_DIGEST_BYTES = 8  # against mistakes, not against forgery
+from lorgnette.lora.wrappers import on_unwrapped
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Fingerprint:
         return f"{len(changed)} of {len(there)} tensors have other values, such as {changed[0]!r}" if changed else ""
 
 
+@on_unwrapped
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Hash the base tensors of a model: parameters and saved buffers, without adapters.
 
@@ -56,9 +58,15 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     tensors: dict[str, str] = {}
     structure, content = _hasher(), _hasher()
     for name, tensor in sorted(base_tensors(model).items()):
+        if tensor.is_meta:
+            owner, _, own = name.rpartition(".")
+            value = fetched(model.get_submodule(owner), own)
+            if value is None:
+                raise ValueError(f"fingerprint: {name!r} has no values (it is on the meta device)")
+            tensor = value
         key = (id(tensor), tensor.shape)
         if key not in hashes:
-            hashes[key] = _hash_values(tensor)
+            hashes[key] = hash_values(tensor)
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         tensors[name] = f"{shape} {hashes[key]}"
         structure.update(f"{name} {shape}\n".encode())
@@ -67,11 +75,4 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
 
 def _hasher() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
-
-
-def _hash_values(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    hasher = _hasher()
-    hasher.update(raw.numpy().data)
-    return hasher.hexdigest()
+    return hashlib.blake2b(digest_size=DIGEST_BYTES)

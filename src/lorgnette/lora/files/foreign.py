@@ -17,14 +17,16 @@ from lorgnette.lora.files.kohya import read_kohya
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.loralib import read_loralib
 from lorgnette.lora.layers.base import LowRank, is_adapted
-from lorgnette.lora.state import IN_PROJ, LoadReport
+from lorgnette.lora.state import IN_PROJ, LoadReport, plain_key
 from lorgnette.lora.targets import Target, parts_of
+from lorgnette.lora.wrappers import on_unwrapped
 
 Format: TypeAlias = Literal["auto", "folder", "loralib", "kohya", "checkpoint"]
 _FORMATS = ("auto", "folder", "loralib", "kohya", "checkpoint")
 _INSIDE = ("lora_state_dict", "state_dict", "model")
 
 
+@on_unwrapped
 def import_adapter(
     model: nn.Module,
     source: str | os.PathLike[str] | Mapping[str, Any],
@@ -65,6 +67,7 @@ def import_adapter(
     found = source if isinstance(source, Mapping) else _read(Path(source))
     try:
         state, wrapped = _tensors(found)
+        state = {plain_key(model, key): tensor for key, tensor in state.items()}
         kind = _recognised(state, wrapped) if format == "auto" else format
         if kind == "kohya":
             targets, tensors = read_kohya(model, state, alpha, prefix)

@@ -36,7 +36,7 @@ def read_kohya(
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
-        title, _, part = key.partition(".")
+        title, _, part = key.replace("_orig_mod_", "").partition(".")  # the word of a compiled model
         if prefix is None or title.startswith(f"{prefix.rstrip('_')}_"):
             layers.setdefault(title, {})[part] = tensor
     if not layers:

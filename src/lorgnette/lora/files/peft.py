@@ -18,6 +18,7 @@ from lorgnette.lora.layers.tables import METHODS, method_of
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, own_tensors, trained_tensors, whole
 from lorgnette.lora.targets import Target
+from lorgnette.lora.wrappers import plain_names, plain_regex, without_words
 
 OWN_TYPE = "LORGNETTE"
 """Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
@@ -190,12 +191,17 @@ def settings_from_peft(
             " PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes a plain LoRA"
         )
     patterns = config.get("alpha_pattern") or {}
+    if isinstance(patterns, dict):
+        patterns = {plain_regex(str(pattern)): alpha for pattern, alpha in patterns.items()}
     if not isinstance(patterns, dict):
         raise ValueError(f"alpha_pattern = {patterns!r} is not a table")
     settings = {}
     for name, rank in ranks.items():
         title = ".".join(raw[name]) if name in raw else theirs.get(name, name)
-        alpha = next((a for p, a in patterns.items() if _peft_pattern(p, title)), config.get("lora_alpha", 8))
+        alpha = next(
+            (a for p, a in patterns.items() if _peft_pattern(p, title) or _peft_pattern(p, without_words(title))),
+            config.get("lora_alpha", 8),
+        )
         if name in theirs and not name.endswith(IN_PROJ):
             alpha *= _times_of_out_proj(str(config.get("peft_version", "")))
         settings[name] = LoRAConfig(
@@ -216,6 +222,7 @@ def lost_layer(model: nn.Module, config: Mapping[str, Any], names: Iterable[str]
     targets = config.get("target_modules")
     if not targets or targets == "all-linear" or config.get("exclude_modules") or config.get("layers_to_transform"):
         return None
+    targets = plain_names(model, targets) if isinstance(targets, list) else plain_regex(str(targets))
     names = set(names)
     kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
     saved = config.get("modules_to_save") or ()

@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorgnette.lora.layers.base import LoRALayer, LowRank
-from lorgnette.lora.layers.in_place import InPlace, specialise, turn_back
-from lorgnette.lora.layers.parameter import LoRAParameter, effective_parameter
+from lorgnette.lora.layers.in_place import InPlace, has_own_forward, specialise, turn_back, turn_into
+from lorgnette.lora.layers.parameter import LoRAParameter, adapters_of, effective_parameter
 
 
 class _Reader(InPlace):
     goes_first = False
+
+    def _adapts(self, parameter: str) -> bool:
+        return bool(adapters_of(self, parameter))
 
 
 class LoRASlicedLinear(_Reader, nn.Linear):
@@ -26,7 +29,7 @@ class LoRASlicedLinear(_Reader, nn.Linear):
     base_class = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        base = super().forward(input)
+        base = nn.Linear.forward(self, input)
         pieces, end = [], 0
         slices = [child for child in self.children() if isinstance(child, LoRAParameter) and child.lora_enabled]
         for part in sorted(slices, key=lambda part: part.rows or (0, 0)):
@@ -118,7 +121,7 @@ def reads_raw(module: nn.Module) -> bool:
     """Whether a module reads raw parameters in a way that cannot be changed: a sub-class with its own forward."""
     if isinstance(module, READERS) or not isinstance(module, nn.MultiheadAttention):
         return False
-    return type(module).forward is not nn.MultiheadAttention.forward or "forward" in vars(module)
+    return type(module).forward is not nn.MultiheadAttention.forward or has_own_forward(module)
 
 
 def update_readers(model: nn.Module) -> None:
@@ -129,8 +132,8 @@ def update_readers(model: nn.Module) -> None:
         inside = any(isinstance(other, LowRank) for other in module.modules() if other is not module)
         if isinstance(module, READERS) and not inside:
             turn_back(module)
-        elif inside and not isinstance(module, READERS) and "forward" not in vars(module):
+        elif inside and not isinstance(module, READERS) and not has_own_forward(module):
             for kind in READERS:
                 if isinstance(module, kind.base_class):
-                    module.__class__ = specialise(kind, type(module))
+                    turn_into(module, specialise(kind, type(module)))
                     break

@@ -15,6 +15,7 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.kernels.fused import no_autocast
 from lorgnette.lora.layers.in_place import InPlace, turn_back
 from lorgnette.lora.layers.method import PLAIN, Method
+from lorgnette.lora.layers.offloaded import home, shield, unshield
 
 LORA_TENSORS = ("lora_A", "lora_B")
 
@@ -90,7 +91,7 @@ class LowRank(nn.Module):
         if config.lora_dtype is not None:
             dtype = getattr(torch, config.lora_dtype)
         for name, shape in zip(LORA_TENSORS, shapes, strict=True):
-            setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=weight.device)))
+            setattr(self, name, nn.Parameter(torch.zeros(shape, dtype=dtype, device=home(self, weight))))
         with torch.no_grad():
             self._init_lora_A(config)
             method.start(self, weight, config)
@@ -155,6 +156,8 @@ class LoRALayer(LowRank, InPlace):
         lora_A: first factor, `(r, *weight.shape[1:])`.
         lora_B: second factor, `(weight.shape[0], r)`, with trailing ones for a convolution: `(out, r, 1, 1)`.
 
+    Made directly, it is frozen but for the adapter, as `inject_lora` leaves it.
+
     Args:
         base: the arguments of the base class, by place or by name.
         r: rank; so are `lora_alpha`, `lora_dropout`, `use_rslora` and `init_lora_weights` as in `LoRAConfig`.
@@ -179,6 +182,9 @@ class LoRALayer(LowRank, InPlace):
         config = LoRAConfig(r, lora_alpha, lora_dropout, use_rslora=use_rslora, init_lora_weights=init_lora_weights)
         super().__init__(*base, **named)
         self.attach(config, PLAIN)
+        for parameter in (self.weight, getattr(self, "bias", None)):  # the base is frozen, as by inject_lora
+            if isinstance(parameter, nn.Parameter):
+                parameter.requires_grad_(False)
 
     @staticmethod
     def outputs(layer: nn.Module) -> int:
@@ -196,9 +202,13 @@ class LoRALayer(LowRank, InPlace):
         """Why PEFT cannot apply an adapter of this layer; empty where it can."""
         return [] if self.in_peft else [f"PEFT has no adapter of {self.base_class.__name__}"]
 
+    def _adapts(self, parameter: str) -> bool:
+        return parameter == "weight" and "lora_A" in self._parameters
+
     def attach(self, config: LoRAConfig, method: Method, share: LowRank | None = None) -> None:
         """Add the adapter's tensors: fresh ones, or those of `share`, whose weight is tied to this one's."""
         self.attach_to(self.weight, factor_shapes(self.weight.shape, config.r), config, method, share)
+        shield(self, self.lora_tensors)
 
     def delta_weight(self) -> Tensor:
         """The update `s B A` in the shape of `weight`, in float32 (float64 on a float64 base).
@@ -259,6 +269,7 @@ def factor_shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tup
 
 def detach_lora(layer: LoRALayer) -> None:
     """Turn `layer` back into its base class in place; `weight` is left as it is."""
+    unshield(layer)
     for name in layer.held:
         delattr(layer, name)
     turn_back(layer)

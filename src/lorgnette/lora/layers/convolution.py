@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from lorgnette.lora.kernels.convolution_products import Convolution
 from lorgnette.lora.layers.base import LoRALayer
 
 CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+BASES: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
@@ -25,14 +27,14 @@ class _LoRAConv(LoRALayer, _ConvNd):
     has_between = True
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.lora_enabled:
-            return super().forward(input)
+        if not getattr(self, "lora_enabled", False):  # as in LoRALinear
+            return self._conv_forward(input, self.weight, self.bias)
         if self.lora_method.acts_on == "weight":
             return self._through_weight(input, self._conv_forward)
         dropout = self.lora_dropout * self.training
         if self._is_simple(input) and fused.fusable(input, self.weight, self.bias, dropout):
             return self._fused(input)
-        base = super().forward(input)
+        base = self._conv_forward(input, self.weight, self.bias)
         x, acts_on = self._dropped(input), self.lora_method.acts_on
         if self.groups > 1 and acts_on == "factors":
             return base + self._conv_forward(x, self.delta_weight().to(x.dtype), None)
@@ -58,6 +60,7 @@ class _LoRAConv(LoRALayer, _ConvNd):
             self.groups == 1
             and self.lora_method.acts_on == "factors"
             and x.dim() == self.weight.dim()
+            and x.numel() > 0  # of a batch of none the products know no size
             and not isinstance(self.padding, str)
         )
 
@@ -99,10 +102,10 @@ class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
     has_between = True
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if not self.lora_enabled:
-            return super().forward(input, output_size)
+        dims = self.weight.dim() - 2
+        if not getattr(self, "lora_enabled", False):  # as in LoRALinear
+            return BASES[dims - 1].forward(self, input, output_size)
         assert isinstance(self.padding, tuple), "the base has no other"
-        dims = self.lora_A.dim() - 2
         # The size of the output has been settled by the base; what it asks for is derived from it again.
         extra = self._output_padding(
             input, output_size, list(self.stride), list(self.padding), list(self.kernel_size), dims, list(self.dilation)
@@ -111,7 +114,7 @@ class _LoRAConvTranspose(LoRALayer, _ConvTransposeNd):
         place = (self.stride, self.padding, extra, groups, self.dilation)
         if acts_on == "weight":
             return self._through_weight(input, lambda x, weight, bias: transposed(x, weight, bias, *place))
-        base = super().forward(input, output_size)
+        base = BASES[dims - 1].forward(self, input, output_size)
         x = self._dropped(input)
         if groups > 1 and acts_on == "factors":
             return base + transposed(x, self.delta_weight().to(x.dtype), None, *place)

@@ -25,8 +25,8 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
     in_peft = True
 
     def forward(self, input: Tensor) -> Tensor:
-        base = super().forward(input)
-        if not self.lora_enabled:
+        base = nn.Embedding.forward(self, input)
+        if not getattr(self, "lora_enabled", False):  # as in LoRALinear
             return base
         if self.lora_method.acts_on == "weight":
             how = {"padding_idx": self.padding_idx, "scale_grad_by_freq": self.scale_grad_by_freq}

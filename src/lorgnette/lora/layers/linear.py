@@ -17,15 +17,16 @@ class LoRALinear(LoRALayer, nn.Linear):
     has_between = in_peft = True
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.lora_enabled:
-            return super().forward(input)
+        # Others may have stored this method and call it still when the adapter is merged or taken out.
+        if not getattr(self, "lora_enabled", False):
+            return nn.Linear.forward(self, input)
         acts_on, dropout = self.lora_method.acts_on, self.lora_dropout if self.training else 0.0
         if acts_on == "weight":
             return self._through_weight(input, F.linear)
         A, B = self.factors()
         if acts_on == "factors" and fused.fusable(input, self.weight, self.bias, dropout):
             return fused.adapted(fused.Matrix(), input, self.weight, self.bias, A, B, self.scaling, dropout)
-        base = super().forward(input)
+        base = nn.Linear.forward(self, input)
         # A and B are cast down, never x up: no second copy of x is kept for the backward pass.
         low = F.linear(self._dropped(input), A.to(input.dtype))
         if acts_on == "activations":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers
 from lorgnette.lora.layers.method import Method
+from lorgnette.lora.layers.offloaded import lies_elsewhere
 
 Rows = tuple[int, int]
 
@@ -86,8 +87,26 @@ class Site(NamedTuple):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The adapted parameter, raw."""
-        return self.owner.get_parameter(self.parameter)
+        """The adapted parameter, raw.
+
+        Raises:
+            ValueError: it is computed now, or lies elsewhere.
+        """
+        weight = self.owner._parameters.get(self.parameter)
+        if weight is None and (left := self.owner._buffers.pop(self.parameter, None)) is not None:
+            # what remove_parametrizations leaves of a frozen weight
+            weight = self.owner._parameters[self.parameter] = nn.Parameter(left, requires_grad=False)
+        if weight is None:
+            raise ValueError(
+                f"the {self.parameter} of an adapted {type(self.owner).__name__} is computed (weight norm, pruning or"
+                " another parametrisation put on it since), so that no update can be folded in: remove that first"
+            )
+        if lies_elsewhere(self.owner, weight):
+            raise ValueError(
+                f"the {self.parameter} of an adapted {type(self.owner).__name__} is offloaded: remove the hooks first"
+                " (accelerate.hooks.remove_hook_from_module(model, recurse=True))"
+            )
+        return weight
 
 
 def effective_parameter(module: nn.Module, name: str) -> Tensor:

@@ -21,7 +21,7 @@ from lorgnette.lora.layers.dora import DoRA
 from lorgnette.lora.layers.embedding import LoRAEmbedding
 from lorgnette.lora.layers.from_base import OLoRA, PiSSA
 from lorgnette.lora.layers.gate import Gate
-from lorgnette.lora.layers.in_place import specialise
+from lorgnette.lora.layers.in_place import specialise, turn_into
 from lorgnette.lora.layers.linear import LoRALinear
 from lorgnette.lora.layers.method import PLAIN, Method
 
@@ -85,7 +85,7 @@ def attach_lora(layer: nn.Module, config: LoRAConfig, share: LowRank | None = No
     """Turn `layer` into its adapted form in place: hooks, ties and references to it stay valid."""
     adapted = adapted_class(type(layer))
     assert adapted is not None, f"{type(layer)} was not checked before"
-    layer.__class__ = adapted
+    turn_into(layer, adapted)
     assert isinstance(layer, LoRALayer)
     layer.attach(config, method_of(config), share)
     return layer

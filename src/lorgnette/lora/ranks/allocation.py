@@ -15,6 +15,7 @@ from lorgnette.common.text import table
 from lorgnette.lora.checks import restored
 from lorgnette.lora.layers.parameter import LoRAParameter, Site, sites
 from lorgnette.lora.ranks.resizing import Resized, resize
+from lorgnette.lora.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def allocate(
         ValueError: no adapter, no batch, a loss that is not finite or does not depend on the adapted weights, DoRA, a
             start that is kept (PiSSA, OLoRA), or a budget below rank 1 for every adapter.
     """
-    found = sites(model)
+    with unwrapped(model) as inner:
+        found = sites(inner)
     if not found:
         raise ValueError(f"allocate: {type(model).__name__} has no adapter; inject_lora comes first")
     for name, site in found.items():

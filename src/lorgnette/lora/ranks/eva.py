@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lorgnette.lora.checks import called
 from lorgnette.lora.layers.base import LoRALayer, adapted_layers
 from lorgnette.lora.ranks.resizing import resize
+from lorgnette.lora.wrappers import unwrapped
 
 
 @torch.no_grad()
@@ -45,7 +46,8 @@ def initialise_eva(
     """
     if not rho >= 1:
         raise ValueError(f"initialise_eva: rho {rho!r} is below 1; 2 is usual, and 1 leaves the ranks as they are")
-    layers = {name: layer for name, layer in adapted_layers(model).items() if _suits(layer)}
+    with unwrapped(model) as inner:
+        layers = {name: layer for name, layer in adapted_layers(inner).items() if _suits(layer)}
     if not layers:
         raise ValueError(f"initialise_eva: {type(model).__name__} has no adapter of a Linear or plain Conv2d layer")
     for name, layer in layers.items():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lorgnette.common.text import nearest, table
 from lorgnette.lora.layers.base import LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter
+from lorgnette.lora.wrappers import on_unwrapped
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Resized:
         return table(("adapter", "rank", "error"), rows, left=2)
 
 
+@on_unwrapped
 @torch.no_grad()
 def resize(model: nn.Module, rank: int | Mapping[str, int]) -> Resized:
     """Give adapters another rank, in place; the factor before `B A` stays what it was.

@@ -13,8 +13,10 @@ from lorgnette.lora.ranks.resizing import Resized, ResizedRow, resize_adapter
 from lorgnette.lora.several.named import all_adapters, check_known, check_new, keep, shelf_of
 from lorgnette.lora.several.stacking import check_linear, holder, scaled_factors, stacked
 from lorgnette.lora.surgery import Places, put_in, take_out
+from lorgnette.lora.wrappers import on_unwrapped
 
 
+@on_unwrapped
 @torch.no_grad()
 def combine(model: nn.Module, weights: Mapping[str, float], name: str, r: int | None = None) -> Resized:
     """Add an adapter that is a weighted sum of others: its update is the sum of theirs, each times its weight.
@@ -68,6 +70,7 @@ def combine(model: nn.Module, weights: Mapping[str, float], name: str, r: int | 
     return Resized(tuple(rows))
 
 
+@on_unwrapped
 @torch.no_grad()
 def align_adapters(model: nn.Module) -> None:
     """Give all adapters the same places, ranks and settings, so that `set_adapter` writes values in place.

@@ -17,6 +17,7 @@ from lorgnette.lora.layers.parameter import LoRAParameter
 from lorgnette.lora.several.named import all_adapters, check_known
 from lorgnette.lora.several.stacking import check_linear, stacked
 from lorgnette.lora.surgery import disabled
+from lorgnette.lora.wrappers import unwrapped
 
 Update = Callable[[Any, Tensor, Tensor, Tensor, tuple[int, ...]], Tensor]
 
@@ -41,23 +42,24 @@ def per_sample(model: nn.Module, names: Sequence[str | None], *, windows: bool =
             projections, DoRA); dropout while training; or, from the model's forward, a layer that sees another
             number of rows.
     """
-    known = all_adapters(model)
-    used = list(dict.fromkeys(name for name in names if name is not None))
-    for name in used:
-        check_known("per_sample", name, known)
-        check_linear("per_sample", name, known[name])
-    modules = dict(model.named_modules())
-    index = torch.tensor([used.index(name) if name is not None else len(used) for name in names])
-    hooks = []
-    for place in dict.fromkeys(place for name in used for place in known[name]):
-        like, A, B = stacked(known, place, used)
-        owner = modules[place.rpartition(".")[0] if isinstance(like, LoRAParameter) else place]
-        if reason := _why_not(place, like, owner, modules):
-            raise ValueError(f"per_sample: {place!r} {reason}")
-        if owner.training and any(known[n][place].lora_dropout for n in used if place in known[n]):
-            raise ValueError(f"per_sample: {place!r} has dropout; model.eval() comes first")
-        none = [factor.new_zeros(1, *factor.shape[1:]) for factor in (A, B)]
-        hooks.append((owner, _hook(place, like, torch.cat([A, none[0]]), torch.cat([B, none[1]]), index, windows)))
+    with unwrapped(model) as inner:
+        known = all_adapters(inner)
+        used = list(dict.fromkeys(name for name in names if name is not None))
+        for name in used:
+            check_known("per_sample", name, known)
+            check_linear("per_sample", name, known[name])
+        modules = dict(inner.named_modules())
+        index = torch.tensor([used.index(name) if name is not None else len(used) for name in names])
+        hooks = []
+        for place in dict.fromkeys(place for name in used for place in known[name]):
+            like, A, B = stacked(known, place, used)
+            owner = modules[place.rpartition(".")[0] if isinstance(like, LoRAParameter) else place]
+            if reason := _why_not(place, like, owner, modules):
+                raise ValueError(f"per_sample: {place!r} {reason}")
+            if owner.training and any(known[n][place].lora_dropout for n in used if place in known[n]):
+                raise ValueError(f"per_sample: {place!r} has dropout; model.eval() comes first")
+            none = [factor.new_zeros(1, *factor.shape[1:]) for factor in (A, B)]
+            hooks.append((owner, _hook(place, like, torch.cat([A, none[0]]), torch.cat([B, none[1]]), index, windows)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(disabled(model))
         for owner, hook in hooks:

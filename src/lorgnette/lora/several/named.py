@@ -24,6 +24,7 @@ from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
 from lorgnette.lora.layers.base import LowRank, adapted_layers, is_adapted
 from lorgnette.lora.state import trained_tensors
 from lorgnette.lora.surgery import Places, inject_lora, put_in, take_out
+from lorgnette.lora.wrappers import on_unwrapped
 
 FIRST = "default"
 """Name of the adapter that a model had before it was given a second."""
@@ -50,6 +51,7 @@ class Shelf:
     aligned: bool = False
 
 
+@on_unwrapped
 def adapters(model: nn.Module) -> dict[str, NamedAdapter]:
     """The adapters of a model by name; one that was never named is called 'default'."""
     shelf = shelf_of(model)
@@ -60,6 +62,7 @@ def adapters(model: nn.Module) -> dict[str, NamedAdapter]:
     return found
 
 
+@on_unwrapped
 def add_adapter(model: nn.Module, name: str, source: LoRAConfig | str | os.PathLike[str]) -> None:
     """Add an adapter. The active one stays active; where there is none, the new one becomes it.
 
@@ -100,6 +103,7 @@ def add_adapter(model: nn.Module, name: str, source: LoRAConfig | str | os.PathL
         set_adapter(model, name)
 
 
+@on_unwrapped
 def set_adapter(model: nn.Module, name: str | None) -> None:
     """Make an adapter the active one, in place; None: the base alone.
 
@@ -127,6 +131,7 @@ def set_adapter(model: nn.Module, name: str | None) -> None:
     keep(model, shelf)
 
 
+@on_unwrapped
 def remove_adapter(model: nn.Module, name: str) -> None:
     """Forget an adapter; if it is the active one, the base is left alone.
 
@@ -139,6 +144,7 @@ def remove_adapter(model: nn.Module, name: str) -> None:
     del shelf_of(model).aside[name]
 
 
+@on_unwrapped
 def save_adapters(model: nn.Module, folder: str | os.PathLike[str], *, base: Fingerprint | None = None) -> list[Path]:
     """Write each adapter into a folder of its own, as `save_adapter` does; the folders bear the adapters' names.
 
