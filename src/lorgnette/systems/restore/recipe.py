@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from lorgnette.common.values import check_choices
 from lorgnette.images.folders import folders
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
@@ -72,6 +73,9 @@ class Model:
     cache_in_training: bool = False
     """Use the cache in training as well, on keyed frames."""
 
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
+
 
 @dataclass(frozen=True)
 class Data:
@@ -124,6 +128,7 @@ class Data:
     """How far a result is from the truth."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "data")
         low, high = self.sigmas
         if not 0 <= low <= high <= 255:
             raise ValueError(f"data.sigmas: {low}, {high} must be two rising deviations between 0 and 255")
