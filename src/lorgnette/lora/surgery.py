@@ -13,6 +13,7 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
+from lorgnette.lora.layers.part import parts_of
 from lorgnette.lora.layers.tables import adapted_class
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors
@@ -32,7 +33,7 @@ class ParameterCount(NamedTuple):
     trainable: int
     """Those that require a gradient."""
     lora: int
-    """Those of adapters."""
+    """Those of adapters, and of parts that are adapters by themselves."""
 
 
 def inject_lora(
@@ -47,7 +48,8 @@ def inject_lora(
     """Give the chosen layers adapters, in place, and freeze everything else.
 
     The output stays the same bit for bit until the adapters are trained. Layers that share one weight share
-    one adapter. A model may be injected again for further layers; a layer that has an adapter is refused.
+    one adapter. A model may be injected again for further layers; a layer that has an adapter is refused. Parts of the
+    model that are adapters by themselves (`lorgnette.lora.layers.part`) are trained and kept with the others.
 
     Args:
         model: any module.
@@ -72,7 +74,7 @@ def inject_lora(
     for module, name in _biases(model, config, set(targets)):
         mark_trained(module, [name])
         module.get_parameter(name).requires_grad_(True)
-    for module in saved.values():
+    for module in (*saved.values(), *parts_of(model).values()):
         for part in module.modules():
             mark_trained(part, own_tensors(part))
         for parameter in module.parameters():
@@ -120,6 +122,7 @@ def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
         for name, parameter in layer.lora_tensors.items()
         if name not in layer.lora_method.frozen
     ]
+    parameters += [parameter for part in parts_of(model).values() for parameter in part.parameters()]
     return list({id(p): p for p in parameters}.values())
 
 
@@ -139,7 +142,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
     Base tensors that were trained (`modules_to_save`) keep their trained values.
     """
-    before = {layer: layer.lora_enabled for layer in adapted_layers(model).values()}
+    before = {layer: layer.lora_enabled for layer in (*adapted_layers(model).values(), *parts_of(model).values())}
     try:
         for layer in before:
             layer.lora_enabled = False
@@ -152,9 +155,12 @@ def disabled(model: nn.Module) -> Iterator[None]:
 def unload_lora(model: Model) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
-    Base tensors that were trained (`modules_to_save`) keep their trained values; what was frozen stays so.
+    Parts that are adapters by themselves go back to their start, without effect. Base tensors that were trained
+    (`modules_to_save`) keep their trained values; what was frozen stays so.
     """
     take_out(model)
+    for part in parts_of(model).values():
+        part.reset()
     forget_trained(model)
     return model
 

@@ -67,11 +67,13 @@ class Model:
     lora_dropout: float = 0.0
     """Dropout on its input, in [0, 1)."""
     cache_size: int = 5
-    """Feature maps kept for each stream."""
+    """Feature maps that each block keeps, of all streams together."""
     similarity_threshold: float = 0.95
     """Cosine from which a kept feature map is blended in."""
     cache_in_training: bool = False
-    """Use the cache in training as well, on keyed frames."""
+    """Use the cache in training as well, so that its share in the result is learnt: from clips (data.frames)."""
+    max_bytes: int = 2 * 2**30
+    """Of all feature maps that the network keeps; each block has its share."""
 
     def __post_init__(self) -> None:
         check_choices(self, "model")
