@@ -157,7 +157,7 @@ def test_snapshots_are_written_every_so_many_steps_and_at_the_end(tmp_path: Path
 
     listener = Checkpoints(Folder(tmp_path), every=3)
     for step in range(1, 8):
-        listener(Stepped(step, {}, 0.1, 0.1, lambda step=step: {"step": step}))
+        listener(Stepped(step, {}, 1.0, 0.1, 0.1, lambda step=step: {"step": step}))
     listener(Finished(7, "done", {}, {}, 7, True, lambda: {"step": 7}))
     assert written == [3, 6, 7]
 

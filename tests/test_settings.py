@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_origin, get_type_hints
 
 import pytest
 
 from lorgnette.recipe import recipe_to_dict
-from lorgnette.settings import from_mapping, from_options, make_recipe, override, read_yaml, settings_of
+from lorgnette.settings import from_mapping, from_options, groups_of, make_recipe, override, read_yaml, settings_of
+from lorgnette.systems import ROOMS, room
 from lorgnette.systems.superres.recipe import Recipe
 
 
@@ -120,3 +122,14 @@ def test_a_file_that_is_no_table_is_refused_in_one_line(text: str, tmp_path: Pat
     with pytest.raises(ValueError, match=r"a\.yaml") as error:
         read_yaml(file)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_word_that_no_setting_takes_is_refused_in_python_as_on_the_command_line(name: str):
+    for group, group_class in groups_of(room(name).Recipe).items():
+        if group == "lora":
+            continue
+        for setting, kind in get_type_hints(group_class).items():
+            if get_origin(kind) is Literal:
+                with pytest.raises(ValueError, match=f"^{group}.{setting}: 'nonsense' does not work"):
+                    group_class(**{setting: "nonsense"})

@@ -122,8 +122,12 @@ class RunFolder:
 
     def write_snapshot(self, snapshot: dict[str, Any]) -> None:
         """Replace the latest snapshot; a full disk leaves the one before."""
-        with _one_line(self.snapshot_file), atomic_write(self.snapshot_file) as temporary:
-            torch.save(snapshot, temporary)
+        self.write(self.snapshot_file, snapshot)
+
+    def write(self, path: Path, content: Any) -> None:
+        """Write tensors and plain containers as `torch.load(weights_only=True)` reads them; whole or not at all."""
+        with _one_line(path), atomic_write(path) as temporary:
+            torch.save(content, temporary)
 
     def latest_snapshot(self) -> dict[str, Any] | None:
         """What to resume from; None where nothing was saved yet."""

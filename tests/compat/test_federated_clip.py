@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -304,6 +305,92 @@ def test_kept_models_come_back_strictly(tmp_path: Path):
             manager.save_model(model, name)
     manager.delete_model("mine")
     assert manager.list_models() == []
+
+
+def test_what_is_known_of_a_kept_model_is_what_its_adapters_are(tmp_path: Path):
+    manager = LoRAModelManager(tmp_path)
+    model = quick_clip_lora(**TINY, lora_r=4)
+    # The page's own lines on its own model: it has adapters in the encoder, and none in the classifier.
+    wrapper = CLIPLoRAWrapper(federated_clip_model=model, target_components=["encoder", "classifier"])
+    assert not wrapper.is_applied
+    assert wrapper.lora_config.r == 4
+    manager.save_model(wrapper, "x")
+    info = manager.get_model_info("x")
+    assert (info["target_components"], info["lora_config"]["r"], info["ranks"]) == (["encoder"], 4, [4])
+    wrapper.lora_config.r = 99  # changes nothing that is there
+    manager.save_model(wrapper, "x")
+    assert manager.get_model_info("x")["lora_config"]["r"] == 4
+    wrapper.lora_config.r = 4
+
+    before = wrapper.eval()(IMAGES)
+    wrapper.apply_lora_to_federated_model()  # puts in what is missing
+    assert wrapper.is_applied
+    assert torch.equal(wrapper.eval()(IMAGES), before)
+    adapted = {name.partition(".")[0] for name in lora.adapted_layers(model.federated_model.classifier)}
+    assert adapted == {"vision_model", "head"}
+    manager.save_model(wrapper, "both")
+    assert manager.get_model_info("both")["target_components"] == ["encoder", "classifier"]
+
+    with pytest.raises(
+        ValueError, match=r"^lora_config: the model has adapters already, of r 4, .* merge_and_unload first$"
+    ):
+        CLIPLoRAWrapper(model, LoRAConfig.for_clip_model(r=8))
+    by_hand = FederatedCLIPModel(**TINY)
+    lora.inject_lora(by_hand.classifier, target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="has adapters that no CLIPLoRAWrapper put in"):
+        CLIPLoRAWrapper(by_hand)
+
+    fresh = CLIPLoRAWrapper(FederatedCLIPModel(**TINY), target_components=["text"])  # r 16 until something is loaded
+    manager.load_model("both", fresh)
+    assert (fresh.lora_config.r, fresh.target_components, fresh.is_applied) == (4, ("encoder", "classifier"), True)
+    manager.save_model(fresh, "again")
+    assert manager.get_model_info("again")["lora_config"]["r"] == 4
+    fresh.merge_and_unload()
+    assert CLIPLoRAWrapper(fresh.federated_model, LoRAConfig.for_clip_model(r=8)).lora_config.r == 8
+
+
+def test_a_manifest_that_claimed_too_much_is_read_as_its_layers_are(tmp_path: Path):
+    manager = LoRAModelManager(tmp_path)
+    manager.save_model(quick_clip_lora(**TINY, lora_r=4), "old")
+    file = tmp_path / "old" / "lorgnette.json"
+    manifest = json.loads(file.read_text())
+    manifest["extra"] |= {"target_components": ["encoder", "classifier"]}
+    manifest["extra"]["lora_config"]["r"] = 16
+    file.write_text(json.dumps(manifest))
+    info = manager.get_model_info("old")
+    assert (info["target_components"], info["lora_config"]["r"]) == (["encoder"], 4)
+
+
+def test_what_is_saved_follows_save_only_trainable(tmp_path: Path):
+    manager = LoRAModelManager(tmp_path)
+    model = quick_clip_lora(**TINY, lora_r=4)
+    model.train_step(IMAGES, LABELS)
+    small = sum(file.stat().st_size for file in manager.save_model(model, "x").iterdir())
+    model.lora_config.save_only_trainable = False
+    folder = manager.save_model(model, "y")
+    assert sum(file.stat().st_size for file in folder.iterdir()) > small + 4 * 31_000
+    assert manager.get_model_info("y")["lora_config"]["save_only_trainable"] is False
+    other = CLIPLoRAWrapper(FederatedCLIPModel(**TINY | {"seed": 1}))
+    with pytest.raises(ValueError, match="is for another base"):
+        manager.load_model("x", other)
+    manager.load_model("y", other)
+    assert torch.equal(other.eval()(IMAGES), model.eval()(IMAGES))
+    assert len(other.get_parameters()) == len(model.get_parameters()) > 22
+    assert not other.federated_model.classifier.vision_model.encoder.layers[0].mlp.fc1.weight.requires_grad
+    wider = quick_clip_lora(**TINY | {"seed": 1}, lora_r=2)
+    before = wider.eval()(IMAGES)
+    with pytest.raises(ValueError, match="does not fit"):
+        manager.load_model("y", wider)
+    assert torch.equal(wider.eval()(IMAGES), before)
+    model.lora_config.save_only_trainable = True
+    manager.save_model(model, "y")
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_the_files_that_the_page_lists_can_be_imported():
+    from lorgnette.compat.federated_clip import config
+
+    assert (config.LoRAConfig, config.LoRAConfigManager) == (LoRAConfig, LoRAConfigManager)
 
 
 def test_kept_settings_come_back(tmp_path: Path):

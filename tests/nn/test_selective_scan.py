@@ -81,10 +81,33 @@ def test_directions_are_read_as_they_are_named():
     # a step that forgets everything (dt large) leaves y = C B step u + D u, whatever the direction
     tensors = inputs(1, (3, 4), 2, 4, 2)
     tensors[1] = torch.full_like(tensors[1], 1e3)
+    tensors[6] = torch.zeros_like(tensors[6])
     u, _, _, B, C, D, _ = tensors
     local = sum((C[:, :, k] * B[:, :, k]).sum(-1, keepdim=True) * 1e3 * u + D[k] * u for k in range(4))
     y = selective_scan(*tensors, (3, 4), way="blocked")
-    torch.testing.assert_close(y, local, rtol=2e-2, atol=2.0)
+    torch.testing.assert_close(y, local, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", ["blocked", "numba"])
+def test_channels_beyond_a_block_have_rates_of_their_own(way):
+    exact = inputs(1, (4, 3), 300, 2, 2)
+    exact[2] = exact[2] * torch.linspace(0.1, 3, 300, dtype=torch.float64)[:, None]
+    wanted = with_gradients(exact, (4, 3), (0, 3), "reference")
+    given_ = [x.float() for x in exact] if way == "numba" else exact
+    close(with_gradients(given_, (4, 3), (0, 3), way), wanted, 1e-5 if way == "numba" else 1e-10)
+
+
+@pytest.mark.parametrize("way", ["blocked", "doubling"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_up_in_float32(way, dtype):
+    """Hundreds of small steps: a state kept in half precision would lose most of them."""
+    half = [x.to(dtype) for x in inputs(1, (24, 24), 3, 1, 2)]
+    half[1] = torch.full_like(half[1], -4.0)  # steps of 0.018
+    wanted = selective_scan(*[x.double() for x in half], (24, 24), (0,), way="reference")
+    mine = selective_scan(*half, (24, 24), (0,), way)
+    assert mine.dtype == dtype
+    error = (mine.double() - wanted).abs().max() / wanted.abs().max()
+    assert error < torch.finfo(dtype).eps  # that of rounding once, in the end
 
 
 @pytest.mark.parametrize("way", ["blocked", "doubling"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lorgnette import lora
@@ -111,7 +113,7 @@ class Saved:
     def story(self, after: int) -> list[tuple[object, ...]]:
         """What happened after a step, without times."""
         return [
-            (type(e).__name__, e.step, dict(e.losses), e.lr)
+            (type(e).__name__, e.step, dict(e.losses), str(e.grad_norm), e.lr)
             if isinstance(e, Stepped)
             else (type(e).__name__, e.step, dict(e.metrics), e.is_best)
             for e in self.events
@@ -145,6 +147,7 @@ RESUMED = {
     "accumulated, averaged, dropout": replace(
         BASE, steps=7, accumulate=2, ema_decay=0.8, eval_every=2, base_lr=0.01, weight_decay=0.1, precision="bf16"
     ),
+    "scaled": replace(BASE, precision="fp16", lr=0.01),
     "sgd, patience": replace(BASE, steps=12, optimizer="sgd", lr=3.0, clip_norm=0.0, eval_every=1, patience=3),
 }
 
@@ -406,6 +409,58 @@ def test_two_fits_of_different_precision_in_one_process():
     assert results["fp32"] == results["fp32 again"] != results["bf16"]
 
 
+def test_fp16_computes_in_half_and_scales_the_loss_so_that_small_gradients_count():
+    class Faint(Toy):
+        def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {"loss": super().forward(batch)["loss"].float() * 1e-8}  # in half precision its gradients are 0
+
+    norms, kept = {}, set()
+    for precision in ("fp32", "fp16"):
+        task, saved = Faint(), Saved()
+        task.model[3].register_forward_hook(lambda layer, args, out: kept.add(out.dtype))
+        fit(task, listed(), replace(BASE, precision=precision, steps=2), [saved])
+        norms[precision] = [event.grad_norm for event in saved.of(Stepped)]
+    assert kept == {torch.float32, torch.float16}
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.05)
+    assert norms["fp16"] != norms["fp32"]
+    assert evaluate(Toy(), listed(1), "fp16") != evaluate(Toy(), listed(1))
+
+
+def test_a_loss_scaled_too_far_is_scaled_less_and_a_resumed_run_knows_how_far():
+    large = [{"x": batch["x"], "y": batch["y"] * 100} for batch in listed()]
+    config = replace(BASE, precision="fp16", steps=12, clip_norm=0.0)
+    whole, unbroken = Toy(), Saved()
+    fit(whole, large, config, [unbroken])
+    scales = [unbroken.snapshot(step)["scaler"]["scale"] for step in range(1, 13)]
+    assert scales[0] < 2**16
+    assert scales == sorted(scales, reverse=True)
+    assert unbroken.of(Stepped)[0].grad_norm != unbroken.of(Stepped)[0].grad_norm  # not finite: passed over
+    assert math.isfinite(unbroken.of(Stepped)[-1].grad_norm)
+    again = Toy(seed=99)
+    fit(again, large, config, resume=unbroken.snapshot(3))
+    assert bits(again) == bits(whole)
+
+
+def test_words_that_a_setting_does_not_take_are_refused_in_python_too():
+    for setting, value in (("precision", "fp8"), ("optimizer", "lion"), ("schedule", "cosin")):
+        with pytest.raises(ValueError, match=f"^train.{setting}: '{value}' does not work.* does$") as refusal:
+            TrainConfig(**{setting: value})
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match=r"^precision: 'half' does not work; fp32, bf16, fp16 do$"):
+        evaluate(Toy(), listed(1), "half")
+
+
+def test_dropout_differs_between_processes(monkeypatch: pytest.MonkeyPatch):
+    same = [listed(1)[0]] * 4  # whichever batch a process draws
+    results = []
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(Accelerator, "process_index", rank)
+        task = Toy(dropout=0.5)
+        fit(task, same, BASE)
+        results.append(bits(task))
+    assert results[0] != results[1] == results[2]
+
+
 def test_states_of_the_process_stay_as_they_are():
     random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -530,6 +585,18 @@ def test_what_the_events_say():
     assert saved.events[-1] is end
     assert all(set(event.losses) == {"loss", "size"} for event in saved.of(Stepped))
     assert all(event.seconds > 0 for event in saved.of(Stepped))
+    assert all(event.grad_norm > 0 for event in saved.of(Stepped))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
+def test_the_norm_of_the_gradients_is_told_as_it_was_before_clipping(clip_norm: float):
+    saved, task, batch = Saved(), Toy(), listed(1)[0]
+    fit(task, [batch], replace(BASE, steps=1, clip_norm=clip_norm), [saved])
+    twin = Toy().train()
+    twin.model[1].eval()  # its statistics rest
+    twin(batch)["loss"].backward()
+    squares = sum(p.grad.square().sum() for p in twin.parameters() if p.grad is not None)
+    assert saved.of(Stepped)[0].grad_norm == pytest.approx(float(squares) ** 0.5, rel=1e-5)
 
 
 # ------------------------------------------------------------------------------ processes that are really killed

@@ -53,6 +53,10 @@ def test_each_optimiser(name: Literal["adam", "adamw", "sgd"], kind: type):
     optimizer = make_optimizer(adapted(), TrainConfig(optimizer=name, weight_decay=0.2))
     assert type(optimizer) is kind
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2]
+    if name == "sgd":
+        assert optimizer.defaults["momentum"] == 0.9
+    else:
+        assert optimizer.defaults["betas"] == (0.9, 0.999)
 
 
 @settings(max_examples=100, deadline=None)
@@ -86,7 +90,9 @@ def test_averages_follow_their_formula():
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value.detach()
         averaged.update(step)
-    torch.testing.assert_close(averaged.mean["value"], expected)
+        torch.testing.assert_close(averaged.mean["value"], expected)
+        if step == 1:  # early on the start is soon forgotten: a tenth of it would still be there
+            assert averaged.mean["value"].tolist() == pytest.approx([1 + 9 / 11, 2 + 9 / 11])
     # In the end it trails by decay / (1 - decay) steps.
     assert (value.detach() - averaged.mean["value"]).tolist() == pytest.approx([9, 9], rel=1e-3)
     assert averaged.mean["value"].requires_grad is False

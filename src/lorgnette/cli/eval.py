@@ -113,7 +113,9 @@ def _arguments() -> Arguments:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution; of clip, a folder of classes")
-    what.add_argument("--opt", metavar="FILE", help="an option file of BasicSR that says all: network, weights, images")
+    what.add_argument(
+        "--opt", "-opt", metavar="FILE", help="an option file of BasicSR that says all: network, weights, images"
+    )
     parser.add_argument("--room", choices=list(ROOMS), help="without an adapter: whose model; unset: superres")
     for option in _test_options().values():
         parser.add_argument(

@@ -53,7 +53,7 @@ def arguments(name: str) -> Arguments:
     )
     add_config(parser, name)
     opt = "settings from an option file of the room's original program (restore: BasicSR's)"
-    parser.add_argument("--opt", metavar="FILE", help=opt)
+    parser.add_argument("--opt", "-opt", metavar="FILE", help=opt)
     parser.add_argument("--out", metavar="FOLDER", help="where the run goes; unset: runs/ROOM-DATE-TIME")
     resume = "go on with a run that was interrupted; the result is as if it had not been"
     parser.add_argument("--resume", metavar="FOLDER", help=resume)
@@ -142,7 +142,10 @@ def _fit(
     if not _is_main_process():
         return 0
     save(task, recipe, folder.adapter)
-    print(_summary(name, end, recipe, folder))
+    originals = task.originals(end.snapshot()["trained"]) if recipe.lora is None else {}
+    for file, content in originals.items():
+        folder.write(folder.path / file, content)
+    print(_summary(name, end, recipe, folder, list(originals)))
     if json_file:
         write_json(json_file, _figures(end, recipe, folder, task, time.perf_counter() - started))
     if end.reason == "interrupted":
@@ -181,7 +184,7 @@ def _plan(
     return f"{start}{recipe.train.steps} steps on {len(batches)} samples; {proof}; {folder.path}"
 
 
-def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder) -> str:
+def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, originals: list[str]) -> str:
     from lorgnette.train.listeners.record import change
 
     lines = []
@@ -198,6 +201,7 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder) ->
             "what was kept changes nothing. More data, a smaller --train.lr or more --train.steps may help.",
         ]
     lines += ["", f"kept     {folder.adapter}"]
+    lines += [f"also     {folder.path / file}" for file in originals]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
     for verb, words in room(name).ABOUT.verbs.items():
         lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]

@@ -1,9 +1,13 @@
-"""What a typed word means, for `argparse`; one line says what would have worked."""
+"""What a typed word means, for `argparse`, and which words a setting takes; one line says what would have worked."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lorgnette.common.text import nearest
 
 
 def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:
@@ -31,3 +35,21 @@ def factor(text: str) -> float:
     if not 1 <= value <= 32:  # nan compares false
         raise argparse.ArgumentTypeError(f"{text!r} does not work; a number from 1 to 32 does, such as 3.3")
     return value
+
+
+def check_choices(settings: Any, group: str) -> None:
+    """Refuse a word that a setting does not take, which only a type checker would have noticed.
+
+    Args:
+        settings: a dataclass; looked at are its fields of type `Literal`.
+        group: how they are called in the error, such as 'train'.
+
+    Raises:
+        ValueError: a field holds another word than its type names.
+    """
+    kinds = get_type_hints(type(settings))
+    for name in (field.name for field in fields(settings)):
+        works, value = [repr(word) for word in get_args(kinds[name])], getattr(settings, name)
+        if get_origin(kinds[name]) is Literal and repr(value) not in works:
+            hint = nearest(str(value), get_args(kinds[name]))
+            raise ValueError(f"{group}.{name}: {value!r} does not work{hint}; {' or '.join(works)} does")

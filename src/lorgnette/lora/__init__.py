@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         LoRAParameter as LoRAParameter,
         effective_parameter as effective_parameter,
     )
+    from lorgnette.lora.layers.part import AdapterPart as AdapterPart
     from lorgnette.lora.merging import (
         DeltaSurvival as DeltaSurvival,
         delta_survival as delta_survival,

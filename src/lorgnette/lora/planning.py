@@ -10,6 +10,7 @@ from torch import nn
 from lorgnette.common.text import table
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.in_place import InPlace
+from lorgnette.lora.layers.part import parts_of
 from lorgnette.lora.layers.tables import method_of
 from lorgnette.lora.selection import saved_modules, select_layers
 from lorgnette.lora.surgery import Targets, settings_and_choice
@@ -47,11 +48,13 @@ class Plan:
     """Scalars of `modules_to_save`, trained whole."""
     total: int
     """Scalars of the model without adapters."""
+    parts: int = 0
+    """Scalars of parts that are adapters by themselves."""
 
     @property
     def parameters(self) -> int:
         """Scalars of all adapters."""
-        return sum(row.parameters for row in self.rows)
+        return sum(row.parameters for row in self.rows) + self.parts
 
     def __str__(self) -> str:
         """A table for people."""
@@ -63,6 +66,8 @@ class Plan:
             rows.append((row.name, row.type, *cells))
         share = self.parameters / max(self.total, 1)
         said = f"{len(self.rows)} adapters, {self.parameters:,} parameters: {share:.2%} of {self.total:,}"
+        if self.parts:
+            said += f"\nof these {self.parts:,} in parts of the model that are adapters by themselves"
         if self.saved:
             said += f"\nmodules_to_save: {self.saved:,} parameters more"
         return f"{table(header, rows, left=2)}\n{said}"
@@ -101,7 +106,9 @@ def plan(
             )
         )
     saved = {id(p): p.numel() for module in saved_modules(model, config).values() for p in module.parameters()}
-    return Plan(tuple(rows), sum(saved.values()), sum(parameter.numel() for parameter in model.parameters()))
+    parts = sum(parameter.numel() for part in parts_of(model).values() for parameter in part.parameters())
+    total = sum(parameter.numel() for parameter in model.parameters()) - parts
+    return Plan(tuple(rows), sum(saved.values()), total, parts)
 
 
 def _type(owner: nn.Module, target: Target) -> str:

@@ -15,6 +15,7 @@ from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detac
 from lorgnette.lora.layers.in_place import turn_into
 from lorgnette.lora.layers.offloaded import home, shield
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
+from lorgnette.lora.layers.part import parts_of
 from lorgnette.lora.layers.tables import adapted_class
 from lorgnette.lora.resting import update_rest
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
@@ -36,7 +37,7 @@ class ParameterCount(NamedTuple):
     trainable: int
     """Those that require a gradient."""
     lora: int
-    """Those of adapters."""
+    """Those of adapters, and of parts that are adapters by themselves."""
 
 
 @on_unwrapped
@@ -52,7 +53,8 @@ def inject_lora(
     """Give the chosen layers adapters, in place, and freeze everything else.
 
     The output stays the same bit for bit until the adapters are trained. Layers that share one weight share
-    one adapter. A model may be injected again for further layers; a layer that has an adapter is refused.
+    one adapter. A model may be injected again for further layers; a layer that has an adapter is refused. Parts of the
+    model that are adapters by themselves (`lorgnette.lora.layers.part`) are trained and kept with the others.
 
     Args:
         model: any module.
@@ -77,7 +79,7 @@ def inject_lora(
     for module, name in _biases(model, config, set(targets)):
         mark_trained(module, [name])
         module.get_parameter(name).requires_grad_(True)
-    for module in saved.values():
+    for module in (*saved.values(), *parts_of(model).values()):
         for part in module.modules():
             mark_trained(part, own_tensors(part))
         for parameter in module.parameters():
@@ -126,6 +128,7 @@ def get_lora_params(model: nn.Module) -> list[nn.Parameter]:
         for name, parameter in layer.lora_tensors.items()
         if name not in layer.lora_method.frozen
     ]
+    parameters += [parameter for part in parts_of(model).values() for parameter in part.parameters()]
     return list({id(p): p for p in parameters}.values())
 
 
@@ -145,7 +148,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
     Base tensors that were trained (`modules_to_save`) keep their trained values.
     """
-    before = {layer: layer.lora_enabled for layer in adapted_layers(model).values()}
+    before = {layer: layer.lora_enabled for layer in (*adapted_layers(model).values(), *parts_of(model).values())}
     try:
         for layer in before:
             layer.lora_enabled = False
@@ -159,9 +162,12 @@ def disabled(model: nn.Module) -> Iterator[None]:
 def unload_lora(model: Model) -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
-    Base tensors that were trained (`modules_to_save`) keep their trained values; what was frozen stays so.
+    Parts that are adapters by themselves go back to their start, without effect. Base tensors that were trained
+    (`modules_to_save`) keep their trained values; what was frozen stays so.
     """
     take_out(model)
+    for part in parts_of(model).values():
+        part.reset()
     forget_trained(model)
     return model
 

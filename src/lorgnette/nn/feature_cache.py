@@ -11,27 +11,40 @@ from torch import Tensor
 
 from lorgnette.common.store import BoundedStore
 
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 2 * 2**30
+
+
+class Recall:
+    """A key for a step that may run twice on one frame, as activation checkpointing does: the second time it meets the
+    maps that the first one met, and keeps nothing.
+
+    Args:
+        key: as of `FeatureCache.blend`.
+    """
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.found: list[Tensor | None] | None = None
 
 
 class FeatureCache:
-    """The last feature maps of each stream of frames, in a bounded room.
+    """The last feature maps of streams of frames, in a bounded room.
 
     A map is looked up among those of the same key, place in the batch, shape, dtype and device, so that neither images
     nor batch items are ever mixed. It is compared by its mean over 8 x 8 cells, and the most alike is blended in if
-    its cosine reaches the threshold. Then the map itself is kept; the least recently used goes when there are
-    more than `size` for an item, or more than `max_bytes` in all.
+    its cosine reaches the threshold. Then the map itself is kept; the oldest goes when more than `size` batches are
+    kept, or more than `max_bytes`.
 
     The cache reads what was computed, so that it never saves work: it makes frames of one clip steadier.
 
     Args:
-        size: maps kept for each key and batch item.
+        size: feature maps kept, each of a whole batch, whatever their keys.
         threshold: cosine, in [-1, 1].
         in_training: whether it is used in training.
-        max_bytes: of all maps together.
+        max_bytes: of all maps together. What is larger by itself is not kept.
 
     Attributes:
-        hits: lookups that found one alike.
+        hits: lookups that found one alike, one for each batch item.
         misses: lookups that did not.
 
     Raises:
@@ -47,14 +60,14 @@ class FeatureCache:
             )
         if not -1 <= threshold <= 1:
             raise ValueError(f"similarity_threshold: {threshold!r} is not a cosine, in [-1, 1]; 0.95 is usual")
-        if max_bytes < 1:
+        if not max_bytes >= 1:
             raise ValueError(f"max_bytes: {max_bytes!r} is not positive; {MAX_BYTES} is usual")
         self.size, self.threshold, self.in_training, self.max_bytes = size, threshold, in_training, max_bytes
         self.hits = self.misses = self._count = 0
         self.store = BoundedStore(max_bytes)
 
     def __len__(self) -> int:
-        """Maps that are kept."""
+        """Feature maps that are kept."""
         return len(self.store)
 
     def __deepcopy__(self, _: dict[int, Any]) -> FeatureCache:
@@ -83,33 +96,32 @@ class FeatureCache:
         """
         if key is None:
             return x
-        signatures = _signature(x.detach())
-        out = []
-        for item, (map_HWC, signature) in enumerate(zip(x, signatures, strict=True)):
-            place = (key, item, tuple(map_HWC.shape), x.dtype, x.device)
-            like = self._find(place, signature)
-            out.append(map_HWC if like is None else map_HWC + weight.to(x.dtype) * (like - map_HWC))
-            self._keep(place, map_HWC.detach().clone(), signature)
-        return torch.stack(out)
+        recall = key if isinstance(key, Recall) else Recall(key)
+        if recall.found is None:
+            place, signatures = (recall.key, tuple(x.shape), x.dtype, x.device), _signature(x.detach())
+            recall.found = self._find(place, signatures)
+            self._keep(place, x.detach().clone(), signatures)
+        weight = weight.to(x.dtype)
+        items = zip(x, recall.found, strict=True)
+        return torch.stack([own if like is None else own + weight * (like - own) for own, like in items])
 
-    def _of(self, place: tuple[Hashable, ...]) -> list[tuple[Hashable, tuple[Tensor, Tensor]]]:
-        return [(key, maps) for key, maps in self.store.items() if key[0] == place]
+    def _find(self, place: tuple[Hashable, ...], signatures: Tensor) -> list[Tensor | None]:
+        """For each item the map that is most like it, of those kept for the place; None where none is like it."""
+        kept = [value for (own, _), value in self.store.items() if own == place]
+        found: list[Tensor | None] = [None] * len(signatures)
+        if kept:
+            alike = torch.stack([(own * signatures).sum(1) for _, own in kept])
+            for item, (cosine, best) in enumerate(zip(*alike.max(0), strict=True)):
+                found[item] = kept[int(best)][0][item] if cosine >= self.threshold else None
+        self.hits += sum(like is not None for like in found)
+        self.misses += sum(like is None for like in found)
+        return found
 
-    def _find(self, place: tuple[Hashable, ...], signature: Tensor) -> Tensor | None:
-        if kept := self._of(place):
-            alike = torch.stack([own for _, (_, own) in kept]) @ signature
-            best = int(alike.argmax())
-            if alike[best] >= self.threshold:
-                self.hits += 1
-                return self.store.get(kept[best][0])[0]
-        self.misses += 1
-        return None
-
-    def _keep(self, place: tuple[Hashable, ...], map_HWC: Tensor, signature: Tensor) -> None:
+    def _keep(self, place: tuple[Hashable, ...], maps: Tensor, signatures: Tensor) -> None:
         self._count += 1
-        self.store.put((place, self._count), (map_HWC, signature), map_HWC.nbytes + signature.nbytes)
-        for key, _ in self._of(place)[: -self.size]:
-            self.store.drop(key)
+        self.store.put((place, self._count), (maps, signatures), maps.nbytes + signatures.nbytes)
+        for oldest, _ in self.store.items()[: -self.size]:
+            self.store.drop(oldest)
 
 
 def _signature(x: Tensor) -> Tensor:

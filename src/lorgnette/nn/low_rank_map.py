@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorgnette.lora import AdapterPart
 from lorgnette.nn.feature_cache import FeatureCache
 
 
-class LowRankMap(nn.Module):
+class LowRankMap(AdapterPart):
     """`x + s B A drop(x)` over the last axis, then a blend with the like of it in a cache.
 
     It stands behind a nonlinearity and so cannot be folded into a weight: merging keeps it. With B = 0 and the gate
@@ -45,16 +46,26 @@ class LowRankMap(nn.Module):
         self.map_A = nn.Parameter(torch.empty(rank, width))
         self.map_B = nn.Parameter(torch.zeros(width, rank))
         self.gate = nn.Parameter(torch.zeros(1))
-        nn.init.kaiming_uniform_(self.map_A, a=math.sqrt(5))
+        self.reset()
         self.register_load_state_dict_post_hook(lambda module, _: module.clear_cache())
 
     def forward(self, x: Tensor, key: object = None) -> Tensor:
         """(B, H, W, width) -> the same. `key` as in `FeatureCache.blend`."""
+        if not self.lora_enabled:
+            return x
         low = F.linear(F.dropout(x, self.dropout, self.training), self.map_A)
         x = x + F.linear(low, self.map_B) * self.scaling
-        if key is None or (self.training and not self.cache.in_training):
+        learning = self.training and torch.is_grad_enabled()
+        if key is None or (learning and not self.cache.in_training):
             return x
         return self.cache.blend(x, key, torch.tanh(self.gate))
+
+    def reset(self) -> None:
+        """See `AdapterPart`; the cache is emptied."""
+        nn.init.kaiming_uniform_(self.map_A, a=math.sqrt(5))
+        nn.init.zeros_(self.map_B)
+        nn.init.zeros_(self.gate)
+        self.clear_cache()
 
     def clear_cache(self) -> None:
         """Forget all kept feature maps, as after every change of the weights."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorgnette.lora import effective_parameter
-from lorgnette.nn.feature_cache import FeatureCache
+from lorgnette.nn.feature_cache import MAX_BYTES, FeatureCache
 from lorgnette.nn.low_rank_map import LowRankMap
 from lorgnette.nn.selective_scan import DIRECTIONS, selective_scan
 
@@ -39,9 +39,10 @@ class SS2D(nn.Module):
         lora_rank: rank of that map.
         lora_alpha: its strength; it is scaled by `lora_alpha / lora_rank`.
         lora_dropout: on its input, in [0, 1).
-        cache_size: entries that the cache keeps.
+        cache_size: feature maps that the cache keeps, of all keys together.
         similarity_threshold: cosine, in [-1, 1], from which a kept feature map is blended in.
         cache_in_training: use the cache in training as well, on keyed frames: so its gate can learn.
+        max_bytes: of all these maps.
 
     Raises:
         ValueError: a setting of the map or the cache is out of range.
@@ -68,6 +69,7 @@ class SS2D(nn.Module):
         cache_size: int = 5,
         similarity_threshold: float = 0.95,
         cache_in_training: bool = False,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         super().__init__()
         self.d_model, self.d_state = d_model, d_state
@@ -88,7 +90,7 @@ class SS2D(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else None
         self.lora_cache = None
         if use_lora_cache:
-            cache = FeatureCache(cache_size, similarity_threshold, cache_in_training)
+            cache = FeatureCache(cache_size, similarity_threshold, cache_in_training, max_bytes)
             self.lora_cache = LowRankMap(d, lora_rank, lora_alpha, lora_dropout, cache)
 
     def forward(self, x: Tensor, cache_key: object = None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from lorgnette.common.values import check_choices
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -51,8 +53,9 @@ class TrainConfig:
     """Gradients are scaled down to this norm. 0: never."""
     ema_decay: float = 0.0
     """Decay, for each step, of the averaged weights that are evaluated and kept. 0: no averaging."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What the forward pass computes in (autocast); weights and optimiser stay float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What the forward pass computes in (autocast); weights and optimiser stay float32. With fp16 the loss is
+    scaled, so that small gradients are not lost."""
     eval_every: int = 0
     """Steps between evaluations on the held-out data. 0: a tenth of the steps."""
     patience: int = 0
@@ -67,6 +70,7 @@ class TrainConfig:
     """'auto', 'cpu', 'cuda' or 'mps'."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "train")
         at_least = {
             "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "clip_norm": 0, "weight_decay": 0,
             "eval_every": 0, "patience": 0, "save_every": 1, "workers": 0, "seed": 0,

@@ -31,6 +31,7 @@ class Stepped:
 
     step: int
     losses: Mapping[str, float]
+    grad_norm: float  # of all that is trained, before it was clipped to `clip_norm`
     lr: float
     seconds: float
     snapshot: Snapshot

@@ -29,6 +29,7 @@ from lorgnette.train.task import Task
 
 SNAPSHOT_VERSION = 1
 MAX_SKIPPED = 10
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit(
@@ -126,6 +127,7 @@ class _Run:
         self.trained = {name: p for name, p in self.task.named_parameters() if p.requires_grad}
         # Statistics of trained BatchNorm layers and the like: part of what training changes.
         self.buffers = {name: b for name, b in self.task.named_buffers() if name in self.task.state_dict()}
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")
         self.averaged = Averaged(self.trained, config.ema_decay)
         self.step = 0
         self.first: dict[str, float] = {}
@@ -154,15 +156,15 @@ class _Run:
             if self.config.patience and self.evaluations_since_best >= self.config.patience:
                 reason = "stopped early"
                 break
-            losses, lr, seconds = self.one_step(stream)
+            losses, grad_norm, lr, seconds = self.one_step(stream)
             if self.test is not None and (self.step % every == 0 or self.step == self.total):
                 self.evaluate()
             # Last, so that a snapshot holds all that happened at its step.
-            self.emit(Stepped(self.step, losses, lr, seconds, self.snapshot))
+            self.emit(Stepped(self.step, losses, grad_norm, lr, seconds, self.snapshot))
         return self.finish(reason)
 
-    def one_step(self, stream: Iterator[Any]) -> tuple[dict[str, float], float, float]:
-        """Returns the losses, the learning rate and the seconds it took."""
+    def one_step(self, stream: Iterator[Any]) -> tuple[dict[str, float], float, float, float]:
+        """Returns the losses, the norm of the gradients, the learning rate and the seconds it took."""
         started = time.perf_counter()
         config, accumulate = self.config, self.config.accumulate
         factor = lr_factor(self.step, self.total, config)
@@ -177,12 +179,13 @@ class _Run:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 with _autocast(self.accelerator.device, config.precision):
                     parts = self.wrapped(batch)
-                (parts["loss"].float() / accumulate).backward()
+                self.scaler.scale(parts["loss"].float() / accumulate).backward()
             for name, value in parts.items():
                 losses[name] = losses.get(name, 0.0) + float(value.detach()) / accumulate
+        self.scaler.unscale_(self.optimizer)
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), config.clip_norm or math.inf)
         if norm is None or math.isfinite(norm):
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
             self.skipped = 0
         else:  # one bad batch must not turn every weight into nan
             self.skipped += 1
@@ -191,10 +194,12 @@ class _Run:
                     f"the gradients were not finite in {MAX_SKIPPED} steps in a row, up to step {self.step + 1}; "
                     f"a smaller train.lr than {config.lr} or more train.warmup_steps may help"
                 )
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.averaged.update(self.step)
-        return losses, self.optimizer.param_groups[0]["lr"], time.perf_counter() - started
+        known = math.nan if norm is None else float(norm)
+        return losses, known, self.optimizer.param_groups[0]["lr"], time.perf_counter() - started
 
     def evaluate(self) -> None:
         assert self.test is not None
@@ -231,6 +236,7 @@ class _Run:
             "buffers": copies(self.buffers),
             "averaged": copies(self.averaged.mean),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "scaler": self.scaler.state_dict(),
             "first": dict(self.first),
             "best": dict(self.best),
             "evaluations_since_best": self.evaluations_since_best,
@@ -250,6 +256,8 @@ class _Run:
         for part, tensors in places.items():
             copy_into(tensors, snapshot[part])
         self.optimizer.load_state_dict(snapshot["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(snapshot["scaler"])
         self.step, self.first, self.best = snapshot["step"], dict(snapshot["first"]), dict(snapshot["best"])
         self.evaluations_since_best = snapshot["evaluations_since_best"]
 
@@ -276,7 +284,9 @@ def _moved(batch: Any, device: torch.device) -> Any:
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    if precision not in AUTOCAST:
+        raise ValueError(f"precision: {precision!r} does not work; {', '.join(AUTOCAST)} do")
+    return torch.autocast(device.type, AUTOCAST[precision] or torch.bfloat16, enabled=AUTOCAST[precision] is not None)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     Raises:
         ValueError: nothing requires gradients.
     """
-    adapters = {id(p) for p in lora.get_lora_params(model)}
+    adapters = {id(p) for p in lora.get_lora_params(model)} if lora.is_adapted(model) else set()
     trained = [p for p in model.parameters() if p.requires_grad]
     base_lr = config.lr if config.base_lr is None else config.base_lr
     groups = [

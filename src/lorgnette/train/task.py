@@ -46,6 +46,18 @@ class Task(nn.Module):
         """The recipe as it is kept: with what it left to the data. The same by default."""
         return recipe
 
+    def originals(self, last: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a run that trained the whole model writes for the room's original program as well. None by default.
+
+        Args:
+            last: all that was trained, by its name in the task, as it was after the last step; the task itself has
+                what is kept.
+
+        Returns:
+            Name of a file -> what `torch.save` writes into it: tensors and plain containers.
+        """
+        return {}
+
     def companions(self) -> dict[str, str]:
         """Text files that are kept beside a whole model: name -> content. None by default."""
         return {}

@@ -42,6 +42,13 @@ def test_calibration_by_hand():
     assert calibration_error(logits, labels) == pytest.approx((0.1 + abs(1 - 0.7 - 0.68)) / 3)
 
 
+def test_calibration_has_fifteen_bins():
+    """Confidences of one bin of ten that are two bins of fifteen: 0.5 to 0.533 and 0.533 to 0.6."""
+    logits = torch.tensor([[0.51, 0.49], [0.59, 0.41]]).log()
+    labels = torch.tensor([0, 1])
+    assert calibration_error(logits, labels) == pytest.approx((0.49 + 0.59) / 2)
+
+
 @pytest.mark.parametrize("k", [2, 10, 300])
 def test_the_picture_shows_every_class(k: int):
     counts = np.eye(k, dtype=np.int64) * 5

@@ -122,6 +122,18 @@ def test_every_option_and_any_size(settings: dict[str, Any], scale: int, channel
     assert model(torch.rand(2, channels, *size)).shape == (2, channels, size[0] * scale, size[1] * scale)
 
 
+@torch.no_grad()
+def test_the_inner_layers_see_pixels_up_to_img_range():
+    """Of a grey network, which has no mean taken off: f(255 x) / 255."""
+    torch.manual_seed(0)
+    wide = tiny(in_chans=1, img_range=255.0).eval()
+    torch.manual_seed(0)
+    plain = tiny(in_chans=1).eval()
+    x = torch.rand(1, 1, 7, 6)
+    torch.testing.assert_close(wide(x), plain(x * 255) / 255)
+    assert (wide(x) - plain(x)).abs().max() > 1e-3
+
+
 def test_activation_checkpointing_gives_the_same_gradients():
     x = torch.rand(1, 3, 6, 5)
     results = []

@@ -41,7 +41,7 @@ def started(step=0, total=100):
 
 
 def stepped(step, loss=0.5):
-    return Stepped(step, {"loss": loss}, 1e-3, 0.1, dict)
+    return Stepped(step, {"loss": loss}, loss / 2, 1e-3, 0.1, dict)
 
 
 def evaluated(step, psnr=20.0, is_best=True, pictures=None):
@@ -136,7 +136,7 @@ def test_every_event_is_a_line_of_strict_json(tmp_path):
     lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
     assert [line["event"] for line in lines] == ["start", "eval", "step", "finish"]
     assert lines[1]["metrics"] == {"psnr": None, "ssim": 0.84}
-    assert lines[2] == {"event": "step", "step": 1, "loss": None, "lr": 1e-3, "seconds": 0.1}
+    assert lines[2] == {"event": "step", "step": 1, "loss": None, "grad_norm": None, "lr": 1e-3, "seconds": 0.1}
 
 
 @settings(max_examples=40, deadline=None)
@@ -285,6 +285,7 @@ def test_tensorboard_events_of_a_resumed_run(tmp_path):
     assert found["train/loss"] == [(s, 1.0) for s in range(1, 5)] + [(s, 2.0) for s in range(5, 9)]
     assert found["test/psnr"] == [(8, 20.0)]
     assert {"train/lr", "test/ssim"} <= found.keys()
+    assert found["train/grad_norm"] == [(s, 0.5) for s in range(1, 5)] + [(s, 1.0) for s in range(5, 9)]
 
 
 def test_without_tensorboard_a_run_has_no_such_listener(tmp_path, monkeypatch):

@@ -7,21 +7,29 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import safetensors.torch
 import yaml
+from torch import Tensor
 
 from lorgnette import lora
 from lorgnette.common.files import make_folder, write_text
+from lorgnette.common.tensors import check_state, read_tensors
 from lorgnette.common.text import nearest
 from lorgnette.compat.federated_clip.clip_wrapper import CLIPLoRAWrapper
-from lorgnette.compat.federated_clip.lora_config import LoRAConfig
+from lorgnette.compat.federated_clip.lora_config import LoRAConfig, components_of
 from lorgnette.compat.federated_clip.model import FederatedCLIPModel
+from lorgnette.lora.state import base_tensors
 from lorgnette.settings import read_yaml
+from lorgnette.train.optim import copies, copy_into
 
 FORMAT_VERSION = 1
+WHOLE = "model.safetensors"
+"""All weights of the base, beside an adapter that was kept with them."""
 
 
 def quick_clip_lora(
@@ -134,31 +142,60 @@ class LoRAModelManager:
     def save_model(self, model: CLIPLoRAWrapper, name: str, metrics: Mapping[str, float] | None = None) -> Path:
         """Write the adapters and what is trained with them; a killed save leaves the old ones.
 
+        With `save_only_trainable` False in the wrapper's settings all weights are written, and `load_model` brings the
+        model back onto any base of the same shape.
+
         Args:
             model: with adapters.
             name: of the folder.
             metrics: figures to keep beside it.
         """
-        federated = model.federated_model
+        federated, base = model.federated_model, model.federated_model.classifier
+        config, components = federated.adapted_by or (model.lora_config, model.target_components)
+        whole = not model.lora_config.save_only_trainable
         extra = {
             "model_name": federated.model_name,
             "num_classes": federated.num_classes,
-            "target_components": list(model.target_components),
-            "lora_config": model.lora_config.to_dict(),
+            "target_components": list(components),
+            "lora_config": config.to_dict() | {"save_only_trainable": not whole},
             "parameters": model.trainable_parameters(),
             "metrics": dict(metrics or {}),
         }
-        config = model.lora_config.resolved(model.target_components)
-        return lora.save_adapter(federated.classifier, self.folder / _plain_name(name), config, extra)
+        files: dict[str, str | bytes] = {}
+        if whole:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in base_tensors(base).items()}
+            files[WHOLE] = safetensors.torch.save(tensors)
+        folder = self.folder / _plain_name(name)
+        lora.save_adapter(base, folder, config.resolved(components), extra, files=files)
+        if not whole:
+            (folder / WHOLE).unlink(missing_ok=True)  # of an earlier save
+        return folder
 
     def load_model(self, name: str, model: CLIPLoRAWrapper) -> CLIPLoRAWrapper:
         """Load strictly into a model of the same base: every tensor must have its place.
+
+        The wrapper's settings become those that the model was kept with.
 
         Raises:
             FileNotFoundError: there is no such model.
             ValueError: it was made for another base, other layers, another rank or other classes; nothing was loaded.
         """
-        lora.load_adapter(model.federated_model.classifier, self._existing(name))
+        folder, base = self._existing(name), model.federated_model.classifier
+        before: dict[str, Tensor] = {}
+        if (file := lora.current_file(folder, WHOLE)).is_file():
+            own, state = base_tensors(base), read_tensors(file)
+            check_state(state, own, str(file))
+            before = copies(own)
+            copy_into(own, state)
+        try:
+            lora.load_adapter(base, folder)
+        except ValueError:
+            copy_into(base_tensors(base), before)
+            raise
+        config, components = _settings(lora.adapter_info(folder))
+        model.lora_config, model.target_components = config, components
+        model.federated_model.adapted_by = copy(config), components
+        model.federated_model.lora_enabled = True
         return model
 
     def get_model_info(self, name: str) -> dict[str, Any]:
@@ -167,7 +204,10 @@ class LoRAModelManager:
         manifest = lora.adapter_info(folder)
         ranks = sorted({layer["r"] for layer in manifest["layers"].values()})
         size = sum(file.stat().st_size for file in folder.iterdir())
-        return {"name": name, "ranks": ranks, "layers": len(manifest["layers"]), "bytes": size} | manifest["extra"]
+        config, components = _settings(manifest)
+        settings = {"target_components": list(components), "lora_config": config.to_dict()}
+        facts = {"name": name, "ranks": ranks, "layers": len(manifest["layers"]), "bytes": size}
+        return facts | manifest["extra"] | settings
 
     def list_models(self) -> list[str]:
         return sorted(file.parent.name for file in self.folder.glob("*/adapter_config.json"))
@@ -180,6 +220,14 @@ class LoRAModelManager:
         if name not in self.list_models():
             raise FileNotFoundError(f"no model {name!r} in {self.folder}{nearest(name, self.list_models())}")
         return folder
+
+
+def _settings(manifest: Mapping[str, Any]) -> tuple[LoRAConfig, tuple[str, ...]]:
+    """Settings and components of a kept model: what its layers tell, over what was asked for."""
+    layers = manifest["layers"]
+    most = max(layers.values(), key=lambda layer: layer["r"])
+    told = {setting: most[setting] for setting in ("r", "lora_alpha", "lora_dropout")}
+    return LoRAConfig.from_dict(manifest["extra"].get("lora_config", {}) | told), components_of(layers)
 
 
 def _plain_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -14,6 +14,14 @@ COMPONENTS = {"encoder": "vision_model", "vision": "vision_model", "text": "text
 """Names of `target_components` that are towers; the other one is 'classifier'."""
 CLIP_MODULES = ("q_proj", "k_proj", "v_proj", "fc1", "fc2")
 HEAD = "head"
+PLACES = COMPONENTS | {"classifier": HEAD}
+"""Where each component is in the model."""
+
+
+def components_of(layers: Iterable[str]) -> tuple[str, ...]:
+    """The components that adapted layers of these names belong to."""
+    tops = {name.partition(".")[0] for name in layers}
+    return tuple(name for name, place in PLACES.items() if place in tops and name != "vision")  # which is 'encoder'
 
 
 @dataclass

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette import lora
+from lorgnette.compat.federated_clip.lora_config import LoRAConfig
 from lorgnette.compat.federated_clip.parameters import Parameters, copy_in, from_tensors
 from lorgnette.recipe import build
 from lorgnette.systems import clip
@@ -58,6 +59,8 @@ class FederatedCLIPModel(nn.Module):
         self.classifier: clip.CLIPClassifier = model
         self.save_only_trainable = True
         self.lora_enabled = True
+        self.adapted_by: tuple[LoRAConfig, tuple[str, ...]] | None = None
+        """Settings and components of the adapters that it has."""
         self._optimizer: tuple[tuple[int, ...], torch.optim.Optimizer] | None = None
 
     def forward(self, data: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def save_adapter(
     extra: Mapping[str, Any] | None = None,
     *,
     base: Fingerprint | None = None,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
 ) -> Path:
     """Write the adapter of a model. A killed save leaves all of the old files or all of the new ones.
 
@@ -80,7 +80,7 @@ def save_adapter(
         config: how the adapter was asked for, to be kept as information.
         extra: anything JSON can hold, to be kept and given back by `load_adapter` and `adapter_info`.
         base: fingerprint of the base, where it was taken before a cast; otherwise it is taken now.
-        files: further text files (name -> contents) of this adapter, replaced together with it.
+        files: further files (name -> contents, text or bytes) of this adapter, replaced together with it.
 
     Returns:
         The folder.
@@ -117,8 +117,10 @@ def save_adapter(
         texts = {PEFT_CONFIG: json.dumps(description, indent=2), MANIFEST: json.dumps(manifest, indent=2)}
     except TypeError as error:
         raise ValueError(f"save_adapter: extra holds what JSON cannot ({error})") from None
-    texts |= files or {}
-    replace_files(folder, {WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()})
+    contents = {**texts, **(files or {})}
+    replace_files(
+        folder, {WEIGHTS: weights} | {name: c if isinstance(c, bytes) else c.encode() for name, c in contents.items()}
+    )
     return Path(folder)
 
 

@@ -22,6 +22,7 @@ from lorgnette.lora.files.adapter import load_adapter, save_adapter
 from lorgnette.lora.files.commit import PEFT_CONFIG, adapter_info, current_file
 from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
 from lorgnette.lora.layers.base import LowRank, adapted_layers, is_adapted
+from lorgnette.lora.layers.part import parts_of
 from lorgnette.lora.state import trained_tensors
 from lorgnette.lora.surgery import Places, inject_lora, put_in, take_out
 from lorgnette.lora.wrappers import on_unwrapped
@@ -127,6 +128,8 @@ def set_adapter(model: nn.Module, name: str | None) -> None:
         if old is not None:
             shelf.aside[old] = taken
         put_in(model, shelf.aside.pop(name) if name is not None else {})
+    for part in parts_of(model).values():  # of which there is one set, and so one adapter
+        part.lora_enabled = name is not None
     shelf.active = name
     keep(model, shelf)
 

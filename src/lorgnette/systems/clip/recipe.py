@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from lorgnette.common.values import check_choices
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About
 from lorgnette.train.config import TrainConfig
@@ -32,6 +33,9 @@ class Model:
     """Where the linear layer starts: at the prompts as the text tower reads them, or at random."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass instead of keeping what is inside them."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Data:
     the preset glyphs: how a base is made."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "data")
         if self.root is not None and self.preset:
             raise ValueError("data.root and data.preset exclude each other: give one or the other")
         if self.test is not None and self.root is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lorgnette.nn.feature_cache import MAX_BYTES, Recall
 from lorgnette.nn.ss2d import SS2D
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -41,6 +42,7 @@ class MambaIR(nn.Module):
         use_lora_cache: the residual low-rank map and the feature cache inside every SS2D.
         lora_rank: see `SS2D`; so are `lora_alpha`, `lora_dropout`, `cache_size`, `similarity_threshold` and
             `cache_in_training`.
+        max_bytes: of all feature maps that the network keeps; every block has its share.
         ignored: settings of upstream's option files that its network does not read either.
 
     Raises:
@@ -72,6 +74,7 @@ class MambaIR(nn.Module):
         cache_size: int = 5,
         similarity_threshold: float = 0.95,
         cache_in_training: bool = False,
+        max_bytes: int = MAX_BYTES,
         **ignored: Any,
     ) -> None:
         super().__init__()
@@ -88,6 +91,7 @@ class MambaIR(nn.Module):
             "cache_size": cache_size,
             "similarity_threshold": similarity_threshold,
             "cache_in_training": cache_in_training,
+            "max_bytes": max_bytes // max(1, sum(depths)),
         }
         light = upsampler == "pixelshuffledirect"
         drops = (drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
@@ -174,7 +178,8 @@ class ResidualGroup(nn.Module):
         y = x
         for block in self.residual_group.blocks:  # type: ignore[union-attr]
             if self.use_checkpoint and torch.is_grad_enabled():
-                y = checkpoint(block, y, cache_key, use_reentrant=False)
+                key = None if cache_key is None else Recall(cache_key)  # the block runs again in the backward pass
+                y = checkpoint(block, y, key, use_reentrant=False)
             else:
                 y = block(y, cache_key)
         return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from lorgnette.common.values import check_choices
 from lorgnette.images.folders import folders
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
@@ -66,11 +67,16 @@ class Model:
     lora_dropout: float = 0.0
     """Dropout on its input, in [0, 1)."""
     cache_size: int = 5
-    """Feature maps kept for each stream."""
+    """Feature maps that each block keeps, of all streams together."""
     similarity_threshold: float = 0.95
     """Cosine from which a kept feature map is blended in."""
     cache_in_training: bool = False
-    """Use the cache in training as well, on keyed frames."""
+    """Use the cache in training as well, so that its share in the result is learnt: from clips (data.frames)."""
+    max_bytes: int = 2 * 2**30
+    """Of all feature maps that the network keeps; each block has its share."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Data:
     """How far a result is from the truth."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "data")
         low, high = self.sigmas
         if not 0 <= low <= high <= 255:
             raise ValueError(f"data.sigmas: {low}, {high} must be two rising deviations between 0 and 255")

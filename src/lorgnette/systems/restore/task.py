@@ -15,6 +15,8 @@ from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base
 from lorgnette.train.task import Task
 
+ORIGINAL = "net_g_latest.pth"
+
 
 class Restoration(Task):
     """The task around a `MambaIR`; for batches see `data.py` and, held out, `lorgnette.images.evaluation`.
@@ -48,6 +50,12 @@ class Restoration(Task):
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return side_by_side(prediction, batch)
+
+    def originals(self, last: Mapping[str, Tensor]) -> dict[str, Any]:
+        """BasicSR's file: `params_ema` is what is kept (the best weights, averaged if `ema_decay` is set), `params`
+        what the last step left."""
+        kept = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        return {ORIGINAL: {"params": {n: last.get(f"model.{n}", t) for n, t in kept.items()}, "params_ema": kept}}
 
 
 def make_task(recipe: Recipe) -> Restoration:

@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parent / "base"
 ADDED = re.compile(r".*\.self_attention\.lora_cache\.(map_A|map_B|gate)")
 """What `use_lora_cache` adds to a network, and checkpoints without it lack."""
 CACHE = ("use_lora_cache", "lora_rank", "lora_alpha", "lora_dropout", "cache_size", "similarity_threshold",
-         "cache_in_training")  # fmt: skip
+         "cache_in_training", "max_bytes")  # fmt: skip
 
 
 def load_base(settings: Model) -> MambaIR:

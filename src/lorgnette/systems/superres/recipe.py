@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from lorgnette.common.values import factor
+from lorgnette.common.values import check_choices, factor
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -32,6 +32,9 @@ class Model:
     base: str = "shipped"
     """'shipped' (the network in this package), 'none' (untrained), or a file: an upstream checkpoint (.pth, .pt,
     .safetensors) or a folder that `save` wrote."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "model")
 
 
 @dataclass(frozen=True)

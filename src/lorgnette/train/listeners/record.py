@@ -17,7 +17,7 @@ def record(event: Event) -> dict[str, Any]:
             counts = {"trained": event.trained, "frozen": event.frozen}
             return {"event": "start", "step": event.step, "total": event.total, **counts}
         case Stepped():
-            own = {"lr": float(event.lr), "seconds": round(event.seconds, 4)}
+            own = {**finite({"grad_norm": event.grad_norm}), "lr": float(event.lr), "seconds": round(event.seconds, 4)}
             return {"event": "step", "step": event.step, **finite(event.losses), **own}
         case Evaluated():
             metrics = finite(event.metrics)

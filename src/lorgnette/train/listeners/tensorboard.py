@@ -38,6 +38,7 @@ class TensorBoard:
             case Stepped():
                 for name, value in event.losses.items():
                     self._writer.add_scalar(f"train/{name}", value, event.step)
+                self._writer.add_scalar("train/grad_norm", event.grad_norm, event.step)
                 self._writer.add_scalar("train/lr", event.lr, event.step)
             case Evaluated():
                 for name, value in event.metrics.items():
