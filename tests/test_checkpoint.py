@@ -206,3 +206,30 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path):
     for recipe in (RECIPE, WHOLE):
         with pytest.raises(ValueError, match="cannot make the folder"):
             save(build(recipe), recipe, tmp_path / "file" / "lens")
+
+
+def test_the_folder_of_a_run_stands_for_what_it_has_learnt(tmp_path: Path):
+    """In every place that takes the folder of an adapter or of a whole model."""
+    task, run = shaken(RECIPE), RunFolder(tmp_path / "run")
+    run.start(RECIPE)
+    save(task, RECIPE, run.adapter)
+    assert state(load(run.path)) == state(task)
+    bare = build(replace(RECIPE, lora=None))
+    assert not lora.load_adapter(bare.model, run.path).missing
+    assert lora.adapter_info(run.path) == lora.adapter_info(run.adapter)
+    imported = build(replace(RECIPE, lora=None))
+    assert not lora.import_adapter(imported.model, run.path).missing
+
+    whole, run = shaken(WHOLE), RunFolder(tmp_path / "whole")
+    run.start(WHOLE)
+    save(whole, WHOLE, run.adapter)
+    assert state(load(run.path)) == state(whole)
+    based = replace(WHOLE, model=replace(WHOLE.model, base=str(run.path)))
+    assert state(build(based)) == state(whole)
+
+
+def test_a_folder_that_holds_an_adapter_is_that_adapter(tmp_path: Path):
+    save(shaken(RECIPE), RECIPE, tmp_path)
+    (tmp_path / "adapter").mkdir()
+    assert lora.adapter_folder(tmp_path) == tmp_path
+    assert lora.adapter_folder(tmp_path / "none") == tmp_path / "none"

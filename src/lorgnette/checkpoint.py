@@ -58,14 +58,14 @@ def load(folder: str | os.PathLike[str], strict: bool = True) -> Task:
     """The task that `save` kept, in eval mode on the CPU.
 
     Args:
-        folder: an adapter folder or the folder of a whole model.
+        folder: an adapter folder or the folder of a whole model; or the folder of the run that made it.
         strict: also refuse an adapter that was trained on other base weights.
 
     Raises:
         FileNotFoundError: no such folder, or no recipe in it.
         ValueError: tensors that do not fit, or another base, in one line.
     """
-    folder = Path(folder)
+    folder = lora.adapter_folder(folder)
     recipe = load_recipe(folder)
     if recipe.lora is None:  # the folder itself is the base
         return build(replace(recipe, model=replace(recipe.model, base=str(folder))))

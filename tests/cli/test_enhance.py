@@ -178,3 +178,26 @@ def test_an_adapter_for_another_base(adapter: Path, wide: Path, tmp_path: Path, 
     recipe.write_text(recipe.read_text().replace("seed: 0", "seed: 1"))  # untrained base weights of another seed
     line = refused("enhance", wide, tmp_path / "out.png", "--adapter", other)
     assert "another base" in line
+
+
+def test_a_room_that_enhances_nothing_is_not_offered(wide: Path, tmp_path: Path, refused, capsys):
+    from lorgnette.systems import ROOMS, rooms_with
+
+    for name in set(ROOMS) - set(rooms_with("enhance")):
+        line = refused("enhance", wide, tmp_path / "out.png", "--room", name)
+        assert line == f"--room: invalid choice: '{name}' (choose from 'superres', 'restore')"
+        assert main(["enhance", "--help"]) == 0
+        assert name not in capsys.readouterr().out.partition("--room {")[2].partition("}")[0].split(",")
+
+
+def test_an_adapter_that_enhances_nothing_is_refused_by_name(wide: Path, tmp_path: Path, refused):
+    from dataclasses import replace
+
+    from lorgnette import build, save
+    from lorgnette.systems import clip
+
+    recipe = replace(clip.tiny()[0], lora=None)
+    folder = save(build(recipe), recipe, tmp_path / "classifier")
+    for words in ((), ("--room", "restore")):
+        line = refused("enhance", wide, tmp_path / "out.png", "--adapter", folder, *words)
+        assert "is of the room clip" in line

@@ -32,6 +32,21 @@ def test_eval_compares_bicubic_base_and_adapter(adapter: Path, photos: Path, tmp
     assert out_of(capsys)[0].split() == [photos.name, "bicubic", "base", "adapted"]
 
 
+@pytest.mark.parametrize("verb", ["enhance", "eval", "info", "merge"])
+def test_a_run_folder_stands_for_its_adapter(verb: str, adapter: Path, photos: Path, tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run / "adapter")
+    shutil.copy(adapter / "recipe.yaml", run)
+    words = {
+        "enhance": [photos / "a.png", tmp_path / "out.png", "--device", "cpu", "--adapter", run],
+        "eval": [run, "--data", photos, "--device", "cpu", "--scales", 2],
+        "info": [run],
+        "merge": [run, tmp_path / "merged"],
+    }[verb]
+    assert main([verb, *map(str, words)]) == 0
+    assert verb != "info" or str(run / "adapter") in out_of(capsys)[0]
+
+
 def test_the_bicubic_row_is_what_the_definition_says(adapter: Path, photos: Path, tmp_path: Path):
     from lorgnette.images.file import read_image
     from lorgnette.images.folders import find_images

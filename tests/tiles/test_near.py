@@ -213,3 +213,35 @@ def test_noise_is_not_taken_for_change(sigma):
     strict(noisy(scene))
     strict(noisy(scene))
     assert strict.hits() == (30 if sigma == 0 else 0)
+
+
+def test_a_frame_may_be_changed_in_place():
+    """A pattern that leaves all means as they were: only pixels of its own tell an anchor from it."""
+    network, frame = Network(corrected=True), picture(48, 48)
+    network(frame)
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    frame += 0.1 * ((y + x) % 2 * 2 - 1)
+    torch.testing.assert_close(network(frame), network.whole(frame), atol=1e-5, rtol=0)
+
+
+def test_the_difference_that_is_added_does_not_leave_the_range():
+    cache = TileCache(mode="near")
+    reuse = NearReuse(cache, lambda crop, part: part.cut((crop * 1.01).clamp(0, 1)), "", corrected=True)
+    for level in (0.99, 0.995, 0.985):
+        out = reuse.frame(torch.full((1, 3, 32, 32), level), (32, 32), TILING, LARGEST, "", iter)
+        assert 0.98 < float(out.min()) <= float(out.max()) <= 1 + 1e-6
+    assert cache.statistics()["hits"] == 8
+
+
+def test_what_is_kept_is_the_tile_alone_and_two_anchors_of_it():
+    """Not the memory of the frame or region that it was cut from."""
+    network = Network()
+    for level in (0.2, 0.5, 0.8):
+        frame = picture(96, 96)
+        frame[..., 20:44, 24:60] = level
+        network(frame)
+    kept = [anchors for _, anchors in network.cache.store.items()]
+    assert max(map(len, kept)) == 2
+    for anchor in (anchor for anchors in kept for anchor in anchors):
+        assert anchor.output.untyped_storage().nbytes() == anchor.output.nbytes
+        assert anchor.input.untyped_storage().nbytes() == anchor.input.nbytes

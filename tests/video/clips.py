@@ -40,13 +40,14 @@ def make_clip(
     pixel_format: str = "yuv420p",
     sound: str | None = None,
     rotation: int = 0,
+    matrix: tuple[int, ...] | None = None,
     aspect: Fraction | None = None,
     colour: tuple[int, int] = (0, 2),
     title: str = "",
     options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames to a video file; `colour` is (range, matrix)."""
-    with av.open(str(path), "w", options=options or {}) as out:
+    with av.open(f"file:{path}", "w", options=options or {}) as out:
         stream: Any = out.add_stream(codec, rate=25)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
@@ -58,12 +59,14 @@ def make_clip(
             stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
+        if matrix:
+            stream.set_display_matrix(matrix)
         if title:
             out.metadata["title"] = title
         audio: Any = out.add_stream(sound, rate=RATE) if sound else None
         if audio:
             length = (pts[-1] if pts else len(frames)) * time_base * RATE
-            for packet in _tone(audio, int(length)):
+            for packet in tone(audio, int(length)):
                 out.mux(packet)
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
@@ -75,7 +78,7 @@ def make_clip(
     return path
 
 
-def _tone(audio: Any, length: int) -> list[av.Packet]:
+def tone(audio: Any, length: int) -> list[av.Packet]:
     wave = np.sin(np.arange(length) / 20).astype(np.float32)
     packets: list[av.Packet] = []
     for start in range(0, length, 1024):
@@ -91,7 +94,7 @@ def _tone(audio: Any, length: int) -> list[av.Packet]:
 
 def decoded(path: Path) -> list[av.VideoFrame]:
     """All frames of a clip."""
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:
         return list(container.decode(video=0))
 
 
@@ -109,6 +112,6 @@ def pixels(path: Path) -> list[NDArray[np.float32]]:
 
 def packets(path: Path, kind: str) -> list[tuple[float, bytes]]:
     """(seconds, bytes) of every packet of the first stream of a kind."""
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}") as container:
         stream = next(s for s in container.streams if s.type == kind)
         return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]

@@ -92,6 +92,8 @@ def test_what_another_job_left_is_not_mixed_in(cleaner: Task, tmp_path: Path):
         enhance_video(cleaner, other, target)
     with pytest.raises(ValueError, match="holds frames done with another settings"):
         enhance_video(cleaner, source, target, tile=16)
+    with pytest.raises(ValueError, match="holds frames done with another codec: --overwrite"):
+        enhance_video(cleaner, source, target, codec="hevc")
     changed = tiny_task(restore)
     next(p for n, p in changed.named_parameters() if "lora" in n).data += 0.1
     with pytest.raises(ValueError, match="holds frames done with another weights"):

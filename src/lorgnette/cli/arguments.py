@@ -152,6 +152,13 @@ def given_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return settings.override(from_file, settings.from_options(recipe_class, options.settings))
 
 
+def kept_folder(text: str) -> str:
+    """The folder of an adapter or a whole model; that of its run will do."""
+    from lorgnette.lora import adapter_folder
+
+    return str(adapter_folder(text))
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """The option --device."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json
+from lorgnette.cli.arguments import Arguments, add_device, add_json, kept_folder
 from lorgnette.common.files import write_json
 from lorgnette.common.text import table
 from lorgnette.common.values import whole
@@ -63,7 +63,7 @@ def _arguments() -> Arguments:
         "(zero-shot), as far as the base knows the words.",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model")
+    parser.add_argument("--adapter", type=kept_folder, metavar="FOLDER", help="an adapter, a whole model or a run")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="without an adapter: the names to choose from")
     parser.add_argument("--base", default="shipped", help="without an adapter: whose CLIP; unset: shipped")
     parser.add_argument("--prompt", default="a photo of a {}", help="without an adapter; unset: 'a photo of a {}'")

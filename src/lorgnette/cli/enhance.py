@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.cli import one_line
-from lorgnette.cli.arguments import Arguments, add_device, progress_bar
+from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
 from lorgnette.cli.sizes import wanted, width_by_height
 from lorgnette.common.files import check_writable
 from lorgnette.common.values import factor, whole
@@ -49,7 +49,9 @@ def _arguments() -> Arguments:
     )
     parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
-    parser.add_argument("--adapter", metavar="FOLDER", help="an adapter or a whole model; unset: as shipped")
+    parser.add_argument(
+        "--adapter", type=kept_folder, metavar="FOLDER", help="an adapter, a whole model or a run; unset: as shipped"
+    )
     parser.add_argument(
         "--room", choices=rooms_with("enhance"), help="without an adapter: whose model; unset: superres"
     )

@@ -98,7 +98,7 @@ def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[],
     if options.json:
         from lorgnette.video.report import figures
 
-        write_json(options.json, figures(done, clip.clip))
+        write_json(options.json, figures(done, clip.clip) | {"notes": list(done.notes)})
     for note in done.notes:
         print(f"lorgnette: {note}", file=sys.stderr)
     print(f"{target}  ({done.frames} frames{f', {done.resumed} of them by an earlier run' if done.resumed else ''})")

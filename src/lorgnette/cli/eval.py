@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json, progress_bar
+from lorgnette.cli.arguments import Arguments, add_device, add_json, kept_folder, progress_bar
 from lorgnette.common.files import write_json
 from lorgnette.common.text import metrics_table
 from lorgnette.systems import ROOMS, option_files, room, with_option_files
@@ -109,7 +109,11 @@ def _arguments() -> Arguments:
         "calibration.",
     )
     parser.add_argument(
-        "adapter", nargs="?", metavar="ADAPTER", help="folder of an adapter or of a whole model; unset: as shipped"
+        "adapter",
+        nargs="?",
+        type=kept_folder,
+        metavar="ADAPTER",
+        help="folder of an adapter, of a whole model or of a run; unset: as shipped",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution; of clip, a folder of classes")

@@ -104,13 +104,12 @@ def _adapter_format(names: Iterable[str]) -> dict[str, str]:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    from lorgnette.lora.files.commit import PEFT_CONFIG, WEIGHTS, adapter_info, current_file
+    from lorgnette.lora.files.commit import PEFT_CONFIG, WEIGHTS, adapter_folder, adapter_info, current_file
 
+    folder = adapter_folder(folder)
     model_file = folder / "model.safetensors"
     if model_file.is_file():
         return {"whole model": str(folder)} | _recipe_facts(folder) | _weights_facts(model_file)
-    if (folder / "adapter").is_dir():  # a run folder
-        folder = folder / "adapter"
     manifest = adapter_info(folder)
     facts: dict[str, Any] = {"adapter": str(folder)} | _recipe_facts(folder)
     weights = current_file(folder, WEIGHTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lorgnette.cli.arguments import Arguments
+from lorgnette.cli.arguments import Arguments, kept_folder
 
 
 def run(words: list[str]) -> int:
@@ -16,7 +16,7 @@ def run(words: list[str]) -> int:
         "Folds an adapter into its model: the result needs no adapter, runs at the model's own speed and "
         "gives the same output.",
     )
-    parser.add_argument("adapter", metavar="ADAPTER", help="folder of the adapter")
+    parser.add_argument("adapter", type=kept_folder, metavar="ADAPTER", help="folder of the adapter or of its run")
     parser.add_argument("out", metavar="OUT", help="folder for the whole model; it must not exist or be empty")
     options = parser.read(words)
 

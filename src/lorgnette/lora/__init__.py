@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from lorgnette.lora.checks import VerifyReport as VerifyReport, verify as verify
     from lorgnette.lora.config import LoRAConfig as LoRAConfig
     from lorgnette.lora.files.adapter import load_adapter as load_adapter, save_adapter as save_adapter
-    from lorgnette.lora.files.commit import adapter_info as adapter_info, current_file as current_file
+    from lorgnette.lora.files.commit import (
+        adapter_folder as adapter_folder,
+        adapter_info as adapter_info,
+        current_file as current_file,
+    )
     from lorgnette.lora.files.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
     from lorgnette.lora.files.foreign import import_adapter as import_adapter
     from lorgnette.lora.layers.attention import (

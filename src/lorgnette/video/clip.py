@@ -25,6 +25,9 @@ READ_SUFFIXES = (
 Progress = Callable[[str, int, int], object]
 """Called with what is done ("frame" or "write"), how many frames that is so far, and how many there are."""
 
+Beside = tuple[str, str, str]
+"""Something beside the pictures: what it belongs to ("" for the clip), its name ("" for a stream itself), its value."""
+
 UNSPECIFIED, RGB, BT709, SMPTE170M = 2, 0, 1, 6  # code points of ITU-T H.273, which FFmpeg uses
 LIMITED, FULL = 1, 2  # FFmpeg's colour ranges; 0 is unspecified, which means limited
 
@@ -60,10 +63,14 @@ class Clip:
         alpha: There is a transparency channel.
         interlaced: Frames are made of two fields.
         rotation: Degrees, counter-clockwise, that a player turns the frames by.
+        display: The matrix by which a player turns and mirrors them: FFmpeg's nine numbers; None for as they are.
         aspect: Width of a pixel by its height; None where it is not said.
         colour: See `Colour`.
+        mastering: Of HDR, the display it was made on: x and y of red, green, blue and white, greatest and least cd/m2.
+        light: Of HDR, the brightest pixel and the brightest mean of a frame, in cd/m2.
         start: Seconds at which the file says its streams begin.
         breaks_off: Seconds at which a damaged file ends; None for a whole one.
+        beside: What the file holds beside the pictures.
     """
 
     path: Path
@@ -78,10 +85,26 @@ class Clip:
     alpha: bool = False
     interlaced: bool = False
     rotation: int = 0
+    display: tuple[int, ...] | None = None
     aspect: Fraction | None = None
     colour: Colour = Colour(matrix=RGB)
+    mastering: tuple[Fraction, ...] | None = None
+    light: tuple[int, int] | None = None
     start: Fraction = Fraction(0)
     breaks_off: Fraction | None = None
+    beside: tuple[Beside, ...] = ()
+
+    def said(self) -> dict[str, str]:
+        """What players and screens are told about the pixels beside colour: name -> value, in words."""
+        a, b, _, c, d = (self.display or (1, 0, 0, 0, 1))[:5]
+        values = {
+            "pixel aspect": "" if self.aspect in (None, 1) else str(self.aspect),
+            "rotation": str(self.rotation % 360 or ""),
+            "mirroring": "left to right" if a * d < b * c else "",
+            "mastering display": f"of {float(self.mastering[-2]):.0f} cd/m2 (HDR)" if self.mastering else "",
+            "light level": f"of {self.light[0]} cd/m2 (HDR)" if self.light else "",
+        }
+        return {name: value for name, value in values.items() if value}
 
     def enhanced_colour(self, size: tuple[int, int], rgb: bool) -> Colour:
         """The colour of a clip made of this one.
@@ -107,12 +130,14 @@ class Frame:
         image: Its pixels.
         pts: When it is shown, in ticks of `Clip.time_base` after `Clip.start`.
         duration: Ticks it is shown for; 0 where the file does not say.
+        beside: What comes with it and is not in its pixels, in words, such as closed captions.
     """
 
     index: int
     image: Image
     pts: int
     duration: int
+    beside: tuple[str, ...] = ()
 
 
 class Source(Protocol):

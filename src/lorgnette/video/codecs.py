@@ -48,6 +48,9 @@ _MORE = {
     "prores_ks": {"flags": "+qscale"},
     "ffv1": {"level": "3", "g": "1"},
 }
+OWN_SETTINGS = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}
+"""Encoder -> the option under which it takes settings of its own, joined by colons."""
+
 _NEED_EVEN = ("libx264", "libx265")  # where colour has half the pixels
 _LEAST_SIDE = {"libx265": 64}  # with less, x265 (4.2) writes past its memory
 _FINEST_TIME = {"mpeg4": 65535}  # ticks per second
@@ -92,6 +95,26 @@ class Encoding:
         """The tick that the encoder can count in."""
         finest = _FINEST_TIME.get(self.encoder)
         return wanted if finest is None or wanted.denominator <= finest else Fraction(1, finest)
+
+
+def hdr_settings(encoder: str, clip: Clip) -> list[str]:
+    """An encoder's own settings that say the mastering display and light level of `clip`; none where it has none."""
+    if encoder not in OWN_SETTINGS:
+        return []
+    of_display, of_light = {
+        "libx264": ("mastering-display", "cll"),
+        "libx265": ("master-display", "max-cll"),
+        "libsvtav1": ("mastering-display", "content-light"),
+    }[encoder]
+    settings = []
+    if clip.mastering:
+        units = (1, 1) if encoder == "libsvtav1" else (50000, 10000)  # of colours, and of cd/m2
+        scaled = [float(n * units[i > 7]) for i, n in enumerate(clip.mastering)]
+        rx, ry, gx, gy, bx, by, wx, wy, most, least = (f"{n:.6f}" if units == (1, 1) else str(round(n)) for n in scaled)
+        settings.append(f"{of_display}=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})")
+    if clip.light:
+        settings.append(f"{of_light}={clip.light[0]},{clip.light[1]}")
+    return settings
 
 
 def check_container(path: Path, codec: str | None) -> None:

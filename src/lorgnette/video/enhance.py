@@ -184,7 +184,7 @@ def _target(target: Path, source: Source, codec: str | None, quality: int | None
         if codec is not None:
             raise ValueError(f"codec: {codec} is of a video file, and {target} is a folder")
         names = [file.name for file in source.files] if isinstance(source, FolderSource) else None
-        return FolderTarget(target, names, 95 if quality is None else quality, overwrite)
+        return FolderTarget(target, names, 95 if quality is None else quality, overwrite, source.clip)
     check_container(target, codec)
     from lorgnette.video.write import VideoTarget
 
@@ -232,6 +232,7 @@ def _do_frames(enhance: _Enhancer, source: Source, out: Target, journal: Journal
         if frame.index < ready:
             continue
         data = out.keep(frame, image, journal)
+        about |= {"beside": frame.beside} if frame.beside else {}
         size = list(image.pixels.shape[:2])
         journal.append({"pts": frame.pts, "duration": frame.duration, "size": size, **about}, data)
         tell("frame", frame.index + 1, max(frame.index + 1, source.clip.frames))

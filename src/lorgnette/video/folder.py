@@ -12,8 +12,11 @@ from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.folders import SUFFIXES
+from lorgnette.video import lost
 from lorgnette.video.clip import RGB, Clip, Colour, Frame, Progress
 from lorgnette.video.journal import FRAMES, Journal
+
+PROFILE, EXIF = "colour profile", "EXIF data"
 
 
 class FolderSource:
@@ -69,7 +72,7 @@ class FolderSource:
                     f"{file} is {width}x{height} and {self.files[0].name} {self.clip.size[1]}x{self.clip.size[0]}: "
                     f"frames of a clip have one size; without --frames each is a picture by itself"
                 )
-            yield Frame(index, image, index, 1)
+            yield Frame(index, image, index, 1, _beside(image))
 
 
 class FolderTarget:
@@ -79,17 +82,18 @@ class FolderTarget:
         folder: appears when all frames are done.
         names: of the frames; None for 000001.png, 000002.png, ...
         quality: of JPEG and WebP, 1 to 100.
+        clip: what the frames are made of.
 
     Raises:
         ValueError: the folder holds something and `overwrite` is not set.
     """
 
-    def __init__(self, folder: Path, names: list[str] | None, quality: int, overwrite: bool) -> None:
+    def __init__(self, folder: Path, names: list[str] | None, quality: int, overwrite: bool, clip: Clip) -> None:
         if folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise ValueError(f"{folder} holds something already: give another folder, or --overwrite")
         if folder.is_file():
             raise ValueError(f"{folder} is a file: frames go into a folder")
-        self.folder, self.names, self.quality = folder, names, quality
+        self.folder, self.names, self.quality, self.clip = folder, names, quality, clip
         self.notes: list[str] = []
 
     def keep(self, frame: Frame, image: Image, journal: Journal) -> bytes:
@@ -104,6 +108,10 @@ class FolderTarget:
 
     def finish(self, journal: Journal, tell: Progress) -> None:
         """Put all frames in their place."""
+        where = "a folder of pictures"
+        self.notes = lost.of_file(self.clip.beside, (), where)
+        self.notes += [f"{what} {value} is not kept in {where}" for what, value in self.clip.said().items()]
+        self.notes += lost.of_frames(journal.about, where, kept=(PROFILE, EXIF))
         done = journal.folder / FRAMES
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -115,6 +123,10 @@ class FolderTarget:
 
     def _path(self, journal: Journal, index: int) -> Path:
         return journal.folder / FRAMES / (self.names[index] if self.names else f"{index + 1:06d}.png")
+
+
+def _beside(image: Image) -> tuple[str, ...]:
+    return tuple(name for name, data in ((PROFILE, image.icc), (EXIF, image.exif)) if data)
 
 
 def _in_order(path: Path) -> list[tuple[int, str]]:

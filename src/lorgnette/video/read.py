@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette.images.file import MAX_PIXELS
+from lorgnette.video import beside
 from lorgnette.video.clip import FULL, RGB, Clip, Colour, Frame
+from lorgnette.video.container import open_container
 from lorgnette.video.pixels import FFmpegError, av, to_image
 
 if TYPE_CHECKING:
@@ -62,12 +65,16 @@ def read_clip(path: Path) -> Clip:
             alpha=any(part.is_alpha for part in parts),
             interlaced=first.interlaced_frame,
             rotation=first.rotation,
+            display=_display(first),
             aspect=stream.sample_aspect_ratio or None,
             colour=Colour(
                 range, RGB if rgb else int(first.colorspace), int(first.color_primaries), int(first.color_trc)
             ),
+            mastering=_mastering(first),
+            light=_light(first),
             start=begin,
             breaks_off=end if tells and length - (end - begin) > _BREAK else None,
+            beside=beside.of_file(container, stream),
         )
 
 
@@ -117,24 +124,45 @@ class VideoSource:
                 pts = (0 if last is None else last + step) if frame.pts is None else frame.pts - offset
                 last = pts if last is None else max(pts, last + 1)  # some files repeat a time stamp
                 if index >= start:
-                    yield Frame(index, to_image(frame, clip.colour, clip), last, frame.duration or 0)
+                    yield Frame(
+                        index, to_image(frame, clip.colour, clip), last, frame.duration or 0, beside.of_frame(frame)
+                    )
+
+
+def _side_data(frame: av.VideoFrame, name: str, layout: str) -> tuple[int, ...] | None:
+    """The numbers of a structure of FFmpeg's, where the frame has one."""
+    side_data: Any = frame.side_data
+    for data in side_data:
+        if data.type.name == name and len(bytes(data)) >= struct.calcsize(layout):
+            return struct.unpack_from(layout, bytes(data))
+    return None
+
+
+def _display(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    matrix = _side_data(frame, "DISPLAYMATRIX", "=9i")
+    if matrix is None:
+        return None
+    a, b, u, c, d, v, _, _, w = matrix  # without the shift: it is in pixels, and players do without it
+    return None if (a, b, c, d) == (a, 0, 0, a) and a > 0 else (a, b, u, c, d, v, 0, 0, w)
+
+
+def _mastering(frame: av.VideoFrame) -> tuple[Fraction, ...] | None:
+    numbers = _side_data(frame, "MASTERING_DISPLAY_METADATA", "=22i")  # ten fractions: primaries, white, least, most
+    if numbers is None or not (numbers[20] and numbers[21]) or 0 in numbers[1:20:2]:
+        return None
+    *places, least, most = (Fraction(numbers[i], numbers[i + 1]) for i in range(0, 20, 2))
+    return (*places, most, least)
+
+
+def _light(frame: av.VideoFrame) -> tuple[int, int] | None:
+    found = _side_data(frame, "CONTENT_LIGHT_LEVEL", "=2I")
+    return None if found is None else (found[0], found[1])
 
 
 def _chroma(format: av.VideoFormat) -> str:
     if format.is_rgb or format.has_palette or format.chroma_width(16) > 8:
         return "444" if format.name.startswith("yuv444") else "420"
     return "422" if format.chroma_height(16) > 8 else "420"
-
-
-def open_container(path: Path) -> InputContainer:
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes): use an intact copy")
-    try:
-        return av.open(str(path))
-    except FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
-        raise ValueError(f"{path} is no video, or is damaged or incomplete: use an intact copy") from None
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:

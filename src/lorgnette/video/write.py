@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from lorgnette.images.file import Image
+from lorgnette.video import beside, lost
 from lorgnette.video.clip import Clip, Frame, Progress
-from lorgnette.video.codecs import Encoding, choose_encoding
+from lorgnette.video.codecs import OWN_SETTINGS, Encoding, choose_encoding, hdr_settings
+from lorgnette.video.container import open_container, url
 from lorgnette.video.journal import Journal
 from lorgnette.video.pixels import FFmpegError, av, to_frame, to_image
-from lorgnette.video.read import open_container, read_clip
+from lorgnette.video.read import read_clip
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import OutputContainer
     from av.video.stream import VideoStream
 
 _LENGTH = struct.Struct("<I")
@@ -117,19 +119,17 @@ class VideoTarget:
                 tell("write", done, len(journal))
 
         whole = journal.folder / f"whole{self.path.suffix}"  # not beside the output, where a kill would leave it
-        lost = write_video(whole, frames(), self.clip, encoding, until)
+        write_video(whole, frames(), self.clip, encoding, until)
         written = read_clip(whole)
         with whole.open("rb") as file:
             os.fsync(file.fileno())
         whole.replace(self.path)
-        suffix = self.path.suffix
-        self.notes = [f"{stream} does not go into {suffix} and was left out" for stream in lost]
-        for what, wanted, kept in (
-            ("pixel aspect", self.clip.aspect, written.aspect),
-            ("rotation", self.clip.rotation, written.rotation),
-        ):
-            if (wanted or 1) != (kept or 1):  # FFmpeg's writer of some formats drops it
+        suffix, kept = self.path.suffix, written.said()
+        self.notes = lost.of_file(self.clip.beside, written.beside, suffix)
+        for what, wanted in self.clip.said().items():
+            if kept.get(what) != wanted:  # FFmpeg's writer of some formats drops it
                 self.notes.append(f"{what} {wanted} is not kept in {suffix} of {encoding.codec}: .mkv of h264 keeps it")
+        self.notes += lost.of_frames(journal.about, suffix)
 
     def _encoding(self, size: tuple[int, int]) -> Encoding:
         return choose_encoding(self.path, self.codec, self.quality, self.clip, size, formats_of)
@@ -149,8 +149,8 @@ def write_video(
     clip: Clip,
     encoding: Encoding,
     until: Fraction | None = None,
-) -> list[str]:
-    """Encode frames, and copy sound, subtitles, chapters and tags of the file they came from.
+) -> None:
+    """Encode frames, and copy what the file they came from holds beside its pictures.
 
     Args:
         path: The file to write.
@@ -159,25 +159,23 @@ def write_video(
         encoding: How to write them.
         until: Seconds at which the copied streams are cut; None for their end.
 
-    Returns:
-        What could not be kept, in words.
-
     Raises:
         ValueError: FFmpeg refuses, in one line.
     """
     options = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".m4v", ".mov") else {}
+    if options and any(name.startswith("tag com.apple.") for _, name, _ in clip.beside):  # as QuickTime stores them
+        options["movflags"] += "+use_metadata_tags"
     try:
         with contextlib.ExitStack() as stack:
-            out = stack.enter_context(av.open(str(path), "w", options=options))
+            out = stack.enter_context(av.open(url(path), "w", options=options))
             frames = iter(frames)
             first = list(itertools.islice(frames, _X265_DELAY + 1))
             stream = _add_video(out, clip, encoding, reordered=len(first) > _X265_DELAY)
-            if clip.path.is_dir():
-                copied, lost = iter(()), []
-            else:
-                copied, lost = _copied(out, stack.enter_context(open_container(clip.path)), clip, until)
+            copied = iter(())
+            if not clip.path.is_dir():
+                copied = beside.copy(out, stream, stack.enter_context(open_container(clip.path)), clip, until)
             for packet in heapq.merge(
-                _encoded(stream, itertools.chain(first, frames), clip, encoding), copied, key=_seconds
+                _encoded(stream, itertools.chain(first, frames), clip, encoding), copied, key=beside.seconds
             ):
                 out.mux(packet)
     except FFmpegError as error:
@@ -186,16 +184,19 @@ def write_video(
             f"{encoding.encoder} cannot write {width}x{height} pixels of {encoding.pixel_format} into {path.suffix} "
             f"({error.strerror}): another --codec may"
         ) from None
-    return lost
 
 
 def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding, reordered: bool) -> VideoStream:
     os.environ.setdefault("SVT_LOG", "1")  # else one encoder fills the terminal
-    options = encoding.options
+    own = hdr_settings(encoding.encoder, clip)
     if encoding.encoder == "libx264" and torch.backends.cpu.get_cpu_capability() == "AVX512":
-        options["x264-params"] = "asm=avx2"  # with AVX-512, x264 (build 165) gives other bits from run to run
+        own.append("asm=avx2")  # with AVX-512, x264 (build 165) gives other bits from run to run
     if encoding.encoder == "libx265" and not reordered:
-        options["x265-params"] += ":bframes=0"
+        own.append("bframes=0")
+    options = encoding.options
+    if own:
+        name = OWN_SETTINGS[encoding.encoder]
+        options[name] = ":".join(filter(None, (options.get(name), *own)))
     stream: Any = out.add_stream(encoding.encoder, rate=clip.rate.limit_denominator(1001), options=options)
     context = stream.codec_context
     context.height, context.width = encoding.size
@@ -206,8 +207,8 @@ def _add_video(out: OutputContainer, clip: Clip, encoding: Encoding, reordered: 
     context.color_primaries, context.color_trc = encoding.colour.primaries, encoding.colour.transfer
     if clip.aspect:
         context.sample_aspect_ratio = clip.aspect
-    if clip.rotation:
-        stream.set_display_rotation(clip.rotation)
+    if clip.display:
+        stream.set_display_matrix(clip.display)
     if encoding.codec == "hevc" and out.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # or Apple's players show nothing
     return stream
@@ -234,43 +235,4 @@ def _timed(packets: Iterable[av.Packet], durations: dict[int | None, int]) -> It
         yield packet
 
 
-def _copied(
-    out: OutputContainer, container: InputContainer, clip: Clip, until: Fraction | None
-) -> tuple[Iterator[av.Packet], list[str]]:
-    """(packets as they are, what the file to write cannot hold)."""
-    streams, lost = {}, []
-    for stream in container.streams:
-        if stream.type in ("audio", "subtitle"):
-            if stream.codec_context.name in out.supported_codecs:
-                streams[stream.index] = out.add_stream_from_template(stream)
-                streams[stream.index].metadata.update(stream.metadata)
-            else:
-                lost.append(f"{stream.type} ({stream.codec_context.name})")
-    tags = {name: text for name, text in container.metadata.items() if name.lower() not in _OWN_TAGS}
-    out.metadata.update(tags)
-    out.set_chapters(container.chapters())
-
-    def packets() -> Iterator[av.Packet]:
-        with contextlib.suppress(FFmpegError):  # of a file that breaks off
-            for packet in container.demux([container.streams[index] for index in streams]):
-                if packet.dts is None or packet.is_corrupt:
-                    continue
-                shift = round(clip.start / packet.time_base)
-                packet.dts -= shift
-                if packet.pts is not None:
-                    packet.pts -= shift
-                if until is not None and _seconds(packet) >= until:
-                    continue
-                packet.stream = streams[packet.stream.index]
-                yield packet
-
-    return packets() if streams else iter(()), lost  # demux() of none would be of all
-
-
 _X265_DELAY = 2  # frames that x265 (4.2) reorders by; of a shorter clip it gives packets with times from unset memory
-_OWN_TAGS = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
-
-
-def _seconds(packet: av.Packet) -> Fraction:
-    stamp = packet.dts if packet.dts is not None else packet.pts
-    return (stamp or 0) * packet.time_base

@@ -29,6 +29,7 @@ from lorgnette.lora.files.commit import (
     MANIFEST,
     PEFT_CONFIG,
     WEIGHTS,
+    adapter_folder,
     adapter_info,
     current_file,
     replace_files,
@@ -139,7 +140,7 @@ def load_adapter(
 
     Args:
         model: the base the adapter was made for, or the same with adapters on the same layers.
-        folder: as written by `save_adapter` or PEFT's `save_pretrained`.
+        folder: as written by `save_adapter` or PEFT's `save_pretrained`; or the folder of a run.
         strict: False takes what fits, whatever the base, and reports the rest.
         check_base: False accepts another base, and still asks that every tensor has its place.
         base: fingerprint of the model, where it was taken before a cast; otherwise it is taken now.
@@ -151,6 +152,7 @@ def load_adapter(
         FileNotFoundError: there is no adapter in the folder.
         ValueError: the files are damaged or do not fit the model; one line says what is wrong.
     """
+    folder = adapter_folder(folder)
     manifest = adapter_info(folder)
     state = _read_weights(model, folder, manifest.get("weights"))
     state = {plain_key(model, key): tensor for key, tensor in state.items()}

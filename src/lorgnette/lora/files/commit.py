@@ -15,6 +15,7 @@ from typing import Any
 from lorgnette.common.files import atomic_write, make_folder, read_json
 
 WEIGHTS = "adapter_model.safetensors"
+MODEL = "model.safetensors"  # of a whole model
 PEFT_CONFIG = "adapter_config.json"
 MANIFEST = "lorgnette.json"
 FORMAT_VERSION = 1
@@ -45,6 +46,14 @@ def current_file(folder: str | os.PathLike[str], name: str) -> Path:
     return pending if pending.is_file() and (Path(folder) / (MANIFEST + _PENDING)).is_file() else final
 
 
+def adapter_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of an adapter or a whole model: `folder` itself, or what lies in it where it is that of a run."""
+    folder = Path(folder)
+    of_run = folder / "adapter"
+    holds_none = not any(current_file(folder, name).is_file() for name in (WEIGHTS, MANIFEST, MODEL))
+    return of_run if holds_none and of_run.is_dir() else folder
+
+
 def adapter_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest `lorgnette.json` of an adapter: layers, base fingerprint and extras, no weights.
 
@@ -55,7 +64,7 @@ def adapter_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: the folder is missing or holds no adapter.
         ValueError: the manifest is damaged or of a newer format.
     """
-    folder = Path(folder)
+    folder = adapter_folder(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such adapter folder: {folder}")
     path = current_file(folder, MANIFEST)

@@ -19,7 +19,7 @@ from lorgnette.common.files import read_json
 from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter, save_adapter
-from lorgnette.lora.files.commit import PEFT_CONFIG, adapter_info, current_file
+from lorgnette.lora.files.commit import PEFT_CONFIG, adapter_folder, adapter_info, current_file
 from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
 from lorgnette.lora.layers.base import LowRank, adapted_layers, is_adapted
 from lorgnette.lora.layers.part import parts_of
@@ -221,6 +221,7 @@ def check_new(caller: str, name: object, model: nn.Module) -> None:
 
 
 def _check_untrained(caller: str, folder: str | os.PathLike[str]) -> None:
+    folder = adapter_folder(folder)
     manifest = adapter_info(folder)
     trained = manifest.get("trained")
     if not manifest:

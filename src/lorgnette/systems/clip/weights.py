@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lorgnette.common.files import read_json
 from lorgnette.common.tensors import check_state, float_state, read_tensors
+from lorgnette.lora import adapter_folder
 from lorgnette.systems.clip.layouts import deduced, renamed
 from lorgnette.systems.clip.model import ARCHITECTURES, CLIPClassifier, TextHead, linear_head, random_head
 from lorgnette.systems.clip.preprocess import PUBLISHED, Normalisation
@@ -113,7 +114,7 @@ def find_source(base: str, architecture: str = "small") -> Source:
         if not (SHIPPED / "model.safetensors").is_file():
             raise FileNotFoundError(f"model.base: no weights are shipped in {SHIPPED}; give a base, or 'none'")
         return _of_folder(SHIPPED, "the shipped CLIP")
-    path = Path(base).expanduser()
+    path = adapter_folder(Path(base).expanduser())
     if path.is_dir():
         return _of_folder(path, base)
     if path.is_file():

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lorgnette.common.tensors import check_state, float_state, read_tensors
+from lorgnette.lora import adapter_folder
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Model
 
@@ -44,7 +45,7 @@ def load_base(settings: Model) -> MambaIR:
         if not (SHIPPED / "model.safetensors").is_file():
             raise FileNotFoundError(f"model.base: no weights are shipped in {SHIPPED}; give a checkpoint")
         return from_upstream(SHIPPED / "model.safetensors", **given)
-    path = Path(base)
+    path = adapter_folder(base)
     return from_upstream(path / "model.safetensors" if path.is_dir() else path, **given)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lorgnette.common.tensors import check_state, float_state, read_tensors
+from lorgnette.lora import adapter_folder
 from lorgnette.systems.superres.encoders import EDSR, ENCODERS, make_encoder
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.recipe import Model
@@ -38,7 +39,7 @@ def load_base(settings: Model) -> LMLTE:
                 "give a checkpoint, or 'none' to train from the beginning"
             )
         return from_upstream(SHIPPED / "model.safetensors", encoder=SHIPPED_ENCODER)
-    path = Path(settings.base)
+    path = adapter_folder(settings.base)
     return from_upstream(path / "model.safetensors" if path.is_dir() else path, encoder=settings.encoder)
 
 
