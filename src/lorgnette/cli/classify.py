@@ -51,6 +51,7 @@ def _task(options: argparse.Namespace) -> tuple[str, Any]:
         raise ValueError("--classes: not set; give their names, or an --adapter that knows some")
     from lorgnette.systems import clip  # zero-shot, by names alone, is what CLIP does
 
+    clip.Data(classes=tuple(options.classes), prompts=(options.prompt,)).check_alike()
     data = clip.Data(classes=tuple(options.classes), prompts=(options.prompt,))
     return "clip", build(clip.Recipe(model=clip.Model(base=options.base, head="text"), data=data, lora=None))
 
