@@ -6,12 +6,11 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from lorgnette.common.store import ENTRY
 from lorgnette.images.file import Image, write_image
-from lorgnette.images.patches import PixelCache, random_crop, shrink, training_and_held_out, unit
+from lorgnette.images.patches import PixelCache, random_crop, shrink, unit
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -55,22 +54,3 @@ def test_crops_come_from_everywhere_and_are_turned_if_asked():
     turned = {tuple((square * 255).round().diff(dim=1)[:, 0].tolist()) for square in squares}
     assert turned == {(1.0, 1.0), (-1.0, -1.0), (4.0, 4.0), (-4.0, -4.0)}
     assert random_crop(np.random.default_rng(0), levels, 5, augment=False).shape == (1, 5, 5)
-
-
-def test_held_out_images_have_a_folder_of_their_own_or_are_a_share(tmp_path: Path):
-    for folder, letters in (("clean", "abcd"), ("bad", "abcd"), ("test", "ef"), ("worse", "ef")):
-        for name in letters:
-            write(tmp_path / folder / f"{name}.png", noise(4, 4))
-    clean, bad, test, worse = (str(tmp_path / name) for name in ("clean", "bad", "test", "worse"))
-
-    def names(*settings) -> list[list[tuple[str | None, str]]]:
-        found = training_and_held_out(*settings, holdout=0.5, seed=1)
-        return [[(lq and lq.parent.name, gt.stem) for lq, gt in items] for items in found]
-
-    kept, held_out = names(clean, None, None, None)
-    assert sorted(kept + held_out) == [(None, name) for name in "abcd"]
-    assert len(held_out) == 2
-    assert names(clean, bad, test, None) == [[("bad", name) for name in "abcd"], [(None, "e"), (None, "f")]]
-    assert names([clean, test], [bad, worse], test, worse)[1] == [("worse", "e"), ("worse", "f")]
-    with pytest.raises(ValueError, match="no partner"):
-        names(clean, worse, None, None)

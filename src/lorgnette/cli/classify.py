@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json, kept_folder
+from lorgnette.cli import one_line
+from lorgnette.cli.arguments import Arguments, add_device, add_json, kept_folder, progress_bar
 from lorgnette.common.files import write_json
 from lorgnette.common.text import table
 from lorgnette.common.values import whole
@@ -26,13 +29,35 @@ def run(words: list[str]) -> int:
     files = [file for path in map(Path, options.images) for file in (find_images(path) if path.is_dir() else [path])]
     name, task = _task(options)
     task = to_device(task, options.device)
-    answers = verb_of(name, "classify")(task, [read_image(file) for file in files], top=options.top)
-    found = dict(zip(map(str, files), answers, strict=True))
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(f"no such image file: {file}")
+    done: list[str] = []
+    left_out: dict[str, str] = {}
+
+    def images() -> Iterator[Any]:
+        """One at a time; a broken one does not stop the others."""
+        for file in progress_bar(files):
+            try:
+                image = read_image(file)
+            except (ValueError, OSError, MemoryError) as error:
+                left_out[str(file)] = one_line(error)
+            else:
+                done.append(str(file))
+                yield image
+
+    answers = verb_of(name, "classify")(task, images(), top=options.top)
+    found = dict(zip(done, answers, strict=True))
     rows = [[file, *(f"{label.name} {label.probability:.3f}" for label in labels)] for file, labels in found.items()]
-    print(table(["picture", *(f"{place}." for place in range(1, len(rows[0])))], rows))
+    if rows:
+        print(table(["picture", *(f"{place}." for place in range(1, len(rows[0])))], rows))
     if options.json:
         pictures = {file: [label._asdict() for label in labels] for file, labels in found.items()}
-        write_json(options.json, {"adapter": options.adapter, "pictures": pictures})
+        write_json(options.json, {"adapter": options.adapter, "pictures": pictures, "left_out": left_out})
+    for file, reason in left_out.items():
+        print(f"  {reason if file in reason else f'{file}: {reason}'}", file=sys.stderr)
+    if left_out:
+        raise ValueError(f"{len(left_out)} of {len(files)} images could not be read (listed above)")
     return 0
 
 
@@ -51,6 +76,7 @@ def _task(options: argparse.Namespace) -> tuple[str, Any]:
         raise ValueError("--classes: not set; give their names, or an --adapter that knows some")
     from lorgnette.systems import clip  # zero-shot, by names alone, is what CLIP does
 
+    clip.Data(classes=tuple(options.classes), prompts=(options.prompt,)).check_alike()
     data = clip.Data(classes=tuple(options.classes), prompts=(options.prompt,))
     return "clip", build(clip.Recipe(model=clip.Model(base=options.base, head="text"), data=data, lora=None))
 

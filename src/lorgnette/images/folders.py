@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -71,6 +71,14 @@ def folders(setting: Folders | None) -> list[str]:
     return [os.fspath(setting)] if isinstance(setting, str | os.PathLike) else list(setting or ())
 
 
+def check_as_many(data: object, *pairs: tuple[str, str]) -> None:
+    """A ValueError where settings of degraded and clean images, by their names, name folders in different numbers."""
+    for degraded, clean in pairs:
+        counts = [len(folders(getattr(data, name))) for name in (degraded, clean)]
+        if counts[0] and counts[0] != counts[1]:
+            raise ValueError(f"data.{degraded}: {counts[0]} folders for {counts[1]} in data.{clean}: give as many")
+
+
 def find_items(
     clean: Folders,
     degraded: Folders | None = None,
@@ -83,6 +91,17 @@ def find_items(
     if degraded is None:
         return [(None, file) for folder in folders(clean) for file in find_images(folder)]
     return [item for both in zip(folders(degraded), folders(clean), strict=True) for item in pair(*both)]
+
+
+def origins(files: Sequence[Path], folders: Sequence[str]) -> list[str] | None:
+    """The folder that each file is from, by a short name; None where there is one folder only."""
+    if len(folders) < 2:
+        return None
+    names = [Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
+    places = sorted(zip(map(Path, folders), names, strict=True), key=lambda place: -len(place[0].parts))
+    return [next(name for folder, name in places if file.is_relative_to(folder)) for file in files]
 
 
 def _by_name(files: Iterable[Path], folder: str | os.PathLike[str], clean) -> dict[str, Path]:

@@ -1,8 +1,8 @@
-"""Folders of pictures to learn from: decoded pixels, crops of them, and which pictures are held out."""
+"""Pictures to learn from: decoded pixels, crops of them, and which pictures are held out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lorgnette.common.store import BoundedStore
 from lorgnette.images.file import read_image
-from lorgnette.images.folders import Folders, Item, find_items, pair_images
 from lorgnette.images.resize import imresize
 
 T = TypeVar("T")
@@ -114,25 +113,6 @@ def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]
     n = min(len(items) - 1, max(1, round(share * len(items))))
     chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
-
-
-def training_and_held_out(
-    clean: Folders,
-    degraded: Folders | None,
-    test: Folders | None,
-    test_degraded: Folders | None,
-    holdout: float,
-    seed: int,
-    pair: Callable[[str, str], Iterable[tuple[Path, Path]]] = pair_images,
-) -> tuple[list[Item], list[Item]]:
-    """(items to learn from, items to be scored on): the latter from `test`, or a share of the former where it is None.
-
-    Folders, pairs and errors are those of `find_items`; `holdout` and `seed` those of `split`.
-    """
-    items = find_items(clean, degraded, pair)
-    if test is None:
-        return split(items, holdout, seed)
-    return items, find_items(test, test_degraded, pair)
 
 
 def usual_steps(n_images: int, batch_size: int) -> int:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from lorgnette.common.parts import Parts
+
 
 def derived_seed(*parts: int) -> int:
     """A 63-bit seed which is a fixed function of the given non-negative whole numbers."""
@@ -66,6 +68,16 @@ class Batches(BatchStream, Protocol):
         """The class of each item, for a split by classes; None where there are none."""
         ...
 
+    @property
+    def origins(self) -> Sequence[str] | None:
+        """The folder that each item is from, by a short name; None where there is one folder, or none."""
+        ...
+
+    @property
+    def parts(self) -> Parts | None:
+        """Which items are learnt from, held out, and left out; None where that cannot change from run to run."""
+        ...
+
     def part(self, indices: Sequence[int] | NDArray[np.int64], seed: int) -> Batches:
         """Batches of these items alone, in an order of their own."""
         ...
@@ -112,11 +124,22 @@ class DrawnBatches:
         batch_size: samples a step and process.
         seed: of the order and of the draws.
         workers: loading processes; the batches are the same for any number.
+        parts: see `Batches`.
+        origins: see `Batches`.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, seed: int = 0, workers: int = 0):
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int = 0,
+        workers: int = 0,
+        parts: Parts | None = None,
+        origins: Sequence[str] | None = None,
+    ):
         if len(dataset) == 0:
             raise ValueError("the training data is empty")
+        self.parts, self.origins = parts, origins
         self.dataset, self.batch_size, self.seed, self.workers = dataset, batch_size, seed, workers
 
     def __len__(self) -> int:
@@ -167,6 +190,8 @@ class ListedBatches:
     """
 
     labels: Sequence[int] | None = None
+    origins: Sequence[str] | None = None
+    parts: Parts | None = None
 
     def __init__(self, batches: Sequence[Any], batch_size: int = 1):
         if len(batches) == 0:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import weakref
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +73,61 @@ def test_the_command_agrees_with_python_and_eval(trained: Path, pictures: Path, 
     row = json.loads(scores.read_text())["rows"]["adapted"]
     assert row["accuracy"] == pytest.approx(right / 12)
     assert {"accuracy zero", "accuracy one", "accuracy two", "nll", "ece", "balanced_accuracy"} <= row.keys()
+
+
+def test_one_broken_picture_costs_the_others_nothing(trained: Path, pictures: Path, tmp_path: Path, capsys):
+    """Cut off, empty, no picture at all, far too large: named, and the exit status says that something was left."""
+    folder = tmp_path / "in"
+    shutil.copytree(pictures / "one", folder)
+    good = sorted(map(str, folder.iterdir()))
+    content = Path(good[0]).read_bytes()
+    header = b"IHDR" + (10**5).to_bytes(4, "big") * 2 + content[24:29]
+    broken = {"a_cut.png": content[:90], "b_empty.png": b"", "y_text.jpg": b"hello" * 9,
+              "z_huge.png": content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]}  # fmt: skip
+    for name, data in broken.items():
+        (folder / name).write_bytes(data)
+    file = tmp_path / "found.json"
+    words = ["classify", str(folder), "--adapter", str(trained), "--device", "cpu", "--json", str(file)]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert all(name in err for name in broken)
+    assert "100000 x 100000" in err
+    assert err.splitlines()[-1] == f"lorgnette: error: 4 of {4 + len(good)} images could not be read (listed above)"
+    found = json.loads(file.read_text())
+    assert sorted(found["pictures"]) == good
+    assert sorted(found["left_out"]) == [str(folder / name) for name in broken]
+    alone = json.loads(_classified(trained, pictures / "one", tmp_path).read_text())["pictures"]
+    assert list(found["pictures"].values()) == list(alone.values())  # each answer stands at its own picture
+    assert all(name in out for name in good)
+    for name in good:
+        Path(name).unlink()
+    capsys.readouterr()
+    assert main(words) == 2
+    assert capsys.readouterr().out == ""
+
+
+def _classified(trained: Path, folder: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "alone.json"
+    assert main(["classify", str(folder), "--adapter", str(trained), "--device", "cpu", "--json", str(file)]) == 0
+    return file
+
+
+def test_pictures_are_held_one_at_a_time(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held: list[weakref.ref[Image]] = []
+    most = 0
+
+    def reading(file: Path) -> Image:
+        nonlocal most
+        most = max(most, sum(one() is not None for one in held))
+        held.append(weakref.ref(image := Image(np.zeros((40, 50, 3), np.float32))))
+        return image
+
+    monkeypatch.setattr("lorgnette.images.file.read_image", reading)
+    for number in range(70):
+        (tmp_path / f"{number}.png").touch()
+    assert main(["classify", str(tmp_path), "--adapter", str(trained), "--device", "cpu"]) == 0
+    assert len(held) == 70
+    assert most <= 1
 
 
 def test_what_makes_no_sense_is_refused_in_one_line(trained: Path, pictures: Path, capsys):

@@ -148,10 +148,47 @@ def test_sizes_are_read_off_the_tensors(published: Path, tmp_path: Path):
         same = {name for name in found[f"{tower}_config"] if found[f"{tower}_config"][name] == known[name]}
         assert same >= {"hidden_size", "intermediate_size", "num_hidden_layers"}
     save_file({f"clip.{name}": t.contiguous() for name, t in theirs.state_dict().items()}, tmp_path / "x.safetensors")
-    model = clip.from_upstream(tmp_path / "x.safetensors", heads=2)
+    model = clip.from_upstream(tmp_path / "x.safetensors", heads=2, activation="quick_gelu")
     with torch.no_grad():
         wanted = nn.functional.normalize(theirs.eval().get_image_features(IMAGES).pooler_output, dim=-1)
         assert torch.allclose(model.image_features(IMAGES), wanted, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_the_activation_of_a_bare_checkpoint_is_asked_for_and_never_assumed(
+    activation, published: Path, tmp_path: Path
+):
+    config = CLIPClassifier(find_source(str(published)).config).config
+    config.vision_config.hidden_act = config.text_config.hidden_act = activation
+    theirs = CLIPModel(config).eval()
+    wanted = nn.functional.normalize(theirs.get_image_features(IMAGES).pooler_output, dim=-1)
+    bare = openai_names(theirs.state_dict())
+    (tmp_path / "folder").mkdir()
+    theirs.save_pretrained(tmp_path / "folder")
+    save_file({name: tensor.contiguous() for name, tensor in bare.items()}, tmp_path / "bare.safetensors")
+    told = {"heads": 2, "activation": activation}
+    for model in (
+        clip.from_upstream(bare, **told),
+        clip.from_upstream({"state_dict": bare}, **told),
+        clip.from_upstream(tmp_path / "bare.safetensors", **told),
+        clip.from_upstream(theirs.state_dict(), **told),
+        clip.from_upstream(bare, config=config.to_dict()),
+        clip.from_upstream(tmp_path / "folder"),
+    ):
+        assert torch.allclose(model.image_features(IMAGES), wanted, atol=1e-6)
+        assert {model.config.vision_config.hidden_act, model.config.text_config.hidden_act} == {activation}
+    for untold in (bare, theirs.state_dict(), tmp_path / "bare.safetensors", {"state_dict": bare}):
+        with pytest.raises(ValueError, match="activation='gelu'"):
+            clip.from_upstream(untold, heads=2)
+    openai = clip.from_upstream(bare | {"input_resolution": torch.tensor(16)}, heads=2)
+    assert openai.config.vision_config.hidden_act == "quick_gelu"
+    other = "gelu" if activation == "quick_gelu" else "quick_gelu"
+    overruled = clip.from_upstream(tmp_path / "folder", activation=other)
+    assert overruled.config.text_config.hidden_act == other
+    assert not torch.allclose(overruled.image_features(IMAGES), wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="activation: 'relu' is not known"):
+        clip.from_upstream(bare, activation="relu")  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_is_said_in_one_line(published: Path, tmp_path: Path):

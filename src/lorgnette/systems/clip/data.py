@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,18 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorgnette.common.parts import Parts
 from lorgnette.common.store import BoundedStore
+from lorgnette.images.division import divide
 from lorgnette.images.file import read_image
-from lorgnette.images.folders import find_images
+from lorgnette.images.folders import SUFFIXES, Folders, find_images, folders, origins
+from lorgnette.images.judging import LeftOut, look_at, say_left_out
 from lorgnette.images.patches import split
 from lorgnette.systems.clip import glyphs
+from lorgnette.systems.clip.classes import PRESET_CLASSES, class_names, shown
+from lorgnette.systems.clip.names import check_different, class_key, spoken
 from lorgnette.systems.clip.preprocess import levels, random_square, square, unit
 from lorgnette.systems.clip.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
 CACHE_BYTES = 512 * 2**20  # decoded images kept in memory, for each loading process
-PRESET_CLASSES = {"digits": glyphs.DIGITS, "shapes": glyphs.SHAPES, "glyphs": glyphs.THINGS}
 
 
 class Pictures(Protocol):
@@ -40,7 +46,7 @@ class FolderPictures:
     """Image files, one subfolder for each class.
 
     Args:
-        root: the folder.
+        root: the folder, or several.
         classes: names of the classes, as `class_names` gives them.
 
     Raises:
@@ -48,17 +54,33 @@ class FolderPictures:
         ValueError: an image lies outside the subfolders, or in one that is no class.
     """
 
-    def __init__(self, root: str, classes: Sequence[str]):
-        numbers = {name: number for number, name in enumerate(classes)}
-        self.files = find_images(root)
+    def __init__(self, root: Folders, classes: Sequence[str]):
+        exact = {spoken(name): number for number, name in enumerate(classes)}
+        alike = {class_key(name): number for number, name in enumerate(classes)}
+        self.files: list[Path] = []
         labels = []
-        for file in self.files:
-            name = _spoken(file.relative_to(root).parts[0])
-            if name not in numbers or file.parent == Path(root):
-                raise ValueError(f"data.root: {file} is in no subfolder of a class; there is {', '.join(classes[:8])}")
-            labels.append(numbers[name])
+        for folder in folders(root):
+            for file in find_images(folder):
+                name = file.relative_to(folder).parts[0]
+                number = exact.get(spoken(name), alike.get(class_key(name)))
+                if number is None or file.parent == Path(folder):
+                    raise ValueError(f"data.root: {file} is in no subfolder of a class; there is {shown(classes)}")
+                self.files.append(file)
+                labels.append(number)
         self.labels = np.array(labels)
+        self.origins = origins(self.files, folders(root))
+        self._place = {str(file): place for place, file in enumerate(self.files)}
         self._kept = BoundedStore(CACHE_BYTES)
+
+    def sound(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Files that can be read, each with a hash of its content; and the others, each with the reason."""
+        looks = {str(file): look for file, look in look_at(self.files).items()}
+        broken = {name: look.problem for name, look in looks.items() if look.problem}
+        return {name: look.digest for name, look in looks.items() if not look.problem}, broken
+
+    def places(self, names: Iterable[str]) -> list[int]:
+        """Where these files stand in `files`."""
+        return [self._place[name] for name in names]
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         return self._kept.get_or_make(index, lambda: self._decoded(index))
@@ -185,63 +207,80 @@ class TestPictures(HeldOut):
         return len(self.indices)
 
 
-def class_names(data: Data) -> tuple[str, ...]:
-    """The names of the classes, in the order of their numbers; none where nothing tells them.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: it has no subfolders, or the names do not suit the preset.
-    """
-    if data.preset:
-        own = PRESET_CLASSES[data.preset]
-        if data.classes and len(data.classes) != len(own):
-            raise ValueError(f"data.classes: {data.preset} has {len(own)} classes, not {len(data.classes)}")
-        return data.classes or own
-    if data.classes or data.root is None:
-        return data.classes
-    root = Path(data.root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data.root: no such folder: {root}")
-    found = tuple(sorted(_spoken(f.name) for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")))
-    if len(found) < 2:
-        raise ValueError(f"data.root: {root} has {len(found)} subfolders; one for each class is needed, two at least")
-    return found
-
-
-def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, TestPictures]:
+def loaders(
+    data: Data, train: TrainConfig | None = None, before: Parts | None = None
+) -> tuple[DrawnBatches, TestPictures]:
     """Training batches and held-out pictures of the settings; which are held out depends on `train.seed`.
+
+    Args:
+        data: the settings.
+        train: how to train.
+        before: the parts of a run that goes on, which are taken again.
 
     Raises:
         FileNotFoundError: a folder that is not there, or holds no image.
-        ValueError: no folder and no preset is given, or too few images to hold one out.
+        ValueError: no folder and no preset is given, too few images to hold one out, a class without an image, or two
+            classes of one name.
+
+    Warns:
+        LeftOut: of images that cannot be read, and of classes of which there is none to learn from.
     """
     train = train or TrainConfig()
+    check_different(data.classes)
     if data.root is None and not data.preset:
         raise ValueError("data.root: not set; give a folder with a subfolder for each class (or data.preset)")
-    pictures = _pictures(data)
+    if data.root is None:
+        return _of_preset(data, train)
+    classes = class_names(data)
+    pictures = FolderPictures(data.root, classes)
+    there, broken = pictures.sound()
+    alone = [] if data.classes else _missing(classes, pictures, there)
+    if alone:
+        raise ValueError(
+            f"data.root: no image that can be read in the subfolder of {shown(alone)} (looked for"
+            f" {', '.join(SUFFIXES)}): add some, take the folder away, or say with --data.classes which are the classes"
+        )
+    testing, tests, unread = pictures, None, {}
     if data.test is not None:
-        testing: Pictures = FolderPictures(data.test, class_names(data))
-        kept, held_out = range(len(pictures.labels)), range(len(testing.labels))
+        testing = pictures if data.test == data.root else FolderPictures(data.test, classes)
+        tests, unread = testing.sound()
+        if testing is not pictures:
+            say_left_out(unread, len(testing.files))
+    parts = divide(there, tests, data.holdout, train.seed, broken, before)
+    parts = replace(parts, left_out={**parts.left_out, **unread})
+    if missing := _missing(classes, pictures, parts.training):
+        warnings.warn(LeftOut(f"data.root: of {shown(missing)} there is no image to learn from"), stacklevel=2)
+    kept = pictures.places(parts.training)
+    origins = pictures.origins and [pictures.origins[place] for place in kept]
+    dataset = LabelledPictures(pictures, kept, data)
+    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, origins)
+    return batches, TestPictures(testing, testing.places(parts.held_out), data.image_size)
+
+
+def _of_preset(data: Data, train: TrainConfig) -> tuple[DrawnBatches, TestPictures]:
+    pictures: Pictures
+    if data.preset == "digits":
+        pictures = handwritten_digits(data.image_size)
     else:
-        testing = pictures
-        kept, held_out = split(range(len(pictures.labels)), data.holdout, train.seed)
+        pictures = drawn(data.preset, data.samples, data.image_size)
+    kept, held_out = split(range(len(pictures.labels)), data.holdout, train.seed)
     dataset = CaptionedGlyphs(data) if data.loss == "pairs" else LabelledPictures(pictures, kept, data)
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
-    return batches, TestPictures(testing, held_out, data.image_size)
+    return batches, TestPictures(pictures, held_out, data.image_size)
 
 
-def _pictures(data: Data) -> Pictures:
-    if data.preset == "digits":
-        return handwritten_digits(data.image_size)
-    if data.preset:
-        return drawn(data.preset, data.samples, data.image_size)
-    assert data.root is not None
-    return FolderPictures(data.root, class_names(data))
+def test_pictures(folder: Folders, classes: Sequence[str], side: int) -> TestPictures:
+    """All images of a folder of classes, to be scored; those that cannot be read are left out with a warning."""
+    pictures = FolderPictures(folder, classes)
+    there, broken = pictures.sound()
+    say_left_out(broken, len(pictures.files))
+    return TestPictures(pictures, pictures.places(there), side)
 
 
-def _spoken(folder: str) -> str:
-    """A folder's name as a person says it."""
-    return folder.replace("_", " ")
+def _missing(classes: Sequence[str], pictures: FolderPictures, there: Iterable[str]) -> list[str]:
+    """Classes of which none of these images is one."""
+    seen = set(pictures.labels[pictures.places(there)].tolist())
+    return [name for number, name in enumerate(classes) if number not in seen]
 
 
 def default_steps(n_pictures: int, recipe: Recipe) -> int:

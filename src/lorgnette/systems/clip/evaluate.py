@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lorgnette.systems.clip.data import PRESET_CLASSES, TestPictures, class_names, loaders
+from lorgnette.systems.clip.classes import PRESET_CLASSES, class_names
+from lorgnette.systems.clip.data import TestPictures, loaders, test_pictures
 from lorgnette.systems.clip.recipe import Data
 from lorgnette.systems.clip.scores import class_accuracies, scores
 from lorgnette.systems.clip.task import Classification
@@ -41,13 +42,15 @@ def evaluation(
     if task is None:
         raise ValueError("there is no network to score: an untrained one is nothing to compare with")
     model: Any = task.model
-    where = {"preset": folder} if folder in PRESET_CLASSES else {"root": folder, "test": folder}
     data = Data(classes=task.classes, image_size=model.image_size, holdout=task.recipe.data.holdout)
-    data = replace(data, samples=task.recipe.data.samples, **where)
+    data = replace(data, samples=task.recipe.data.samples)
+    data = replace(data, **({"preset": folder} if folder in PRESET_CLASSES else {"root": folder}))
+    classes = class_names(data)
     for each in tasks.values():
         if not each.classes:
-            each.take_classes(class_names(data))
-    (test,) = progress(loaders(data, task.recipe.train)[1])
+            each.take_classes(classes)
+    pictures = loaders(data, task.recipe.train)[1] if data.preset else test_pictures(folder, classes, data.image_size)
+    (test,) = progress(pictures)
     rows = {}
     for name, each in tasks.items():
         logits = each.predict(test).cpu()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
+
+Activation = Literal["gelu", "quick_gelu"]
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,3 +84,21 @@ def deduced(state: Mapping[str, Tensor], source: str = "the state dict", heads: 
     towers["text"] |= {"vocab_size": words[0], "max_position_embeddings": length,
                        "bos_token_id": words[0] - 2, "eos_token_id": words[0] - 1}  # fmt: skip
     return {"vision_config": towers["vision"], "text_config": towers["text"], "projection_dim": dim}
+
+
+def activation_of(state: Mapping[str, Any], name: str) -> Activation:
+    """That of a checkpoint without a configuration; a ValueError where it might be another."""
+    if "input_resolution" in state:  # only OpenAI's own files have it
+        return "quick_gelu"
+    raise ValueError(
+        f"{name}: its tensors do not tell the activation, and with the wrong one its features are worthless:"
+        " activation='gelu' is OpenCLIP's own models' (LAION, DataComp), 'quick_gelu' OpenAI's; or give the config"
+    )
+
+
+def with_activation(config: dict[str, Any], activation: str | None) -> dict[str, Any]:
+    """The configuration with this activation in both towers, where one is given."""
+    if activation is None:
+        return config
+    towers = ("vision_config", "text_config")
+    return config | {tower: {**config.get(tower, {}), "hidden_act": activation} for tower in towers}

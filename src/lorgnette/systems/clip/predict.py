@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +22,13 @@ class Label(NamedTuple):
 
 
 @torch.no_grad()
-def classify(task: Classification, images: Sequence[Image], top: int = 1) -> list[list[Label]]:
+def classify(task: Classification, images: Iterable[Image], top: int = 1) -> list[list[Label]]:
     """The likeliest classes of pictures.
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
-        images: from `lorgnette.images.file.read_image`, of any size: CLIP sees their middle square.
+        images: from `lorgnette.images.file.read_image`, of any size: CLIP sees their middle square. Taken one at a
+            time, so that a generator that reads files holds one of them in memory.
         top: answers for each picture.
 
     Returns:
@@ -43,9 +45,9 @@ def classify(task: Classification, images: Sequence[Image], top: int = 1) -> lis
     task.eval()
     answers: list[list[Label]] = []
     try:
-        for start in range(0, len(images), CHUNK):
-            squares = [unit(square(levels(image), side)) for image in images[start : start + CHUNK]]
-            shares = task.logits(torch.stack([torch.from_numpy(pixels) for pixels in squares])).softmax(-1).cpu()
+        squares = (torch.from_numpy(unit(square(levels(image), side))) for image in images)
+        while chunk := list(islice(squares, CHUNK)):
+            shares = task.logits(torch.stack(chunk)).softmax(-1).cpu()
             best = shares.topk(min(top, shares.shape[1]))
             for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 answers.append([Label(task.classes[i], value) for i, value in zip(places, values, strict=True)])

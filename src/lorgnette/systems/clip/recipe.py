@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from lorgnette.common.values import check_choices
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.systems.clip.names import check_different
 from lorgnette.systems.protocol import About
 from lorgnette.train.config import TrainConfig
 
@@ -45,17 +46,18 @@ class Data:
     OWN: ClassVar[tuple[str, ...]] = ("root", "test")
     SHARED: ClassVar[tuple[str, ...]] = ("classes", "prompts")
 
-    root: str | None = None
-    """A folder of images, one subfolder for each class."""
-    test: str | None = None
-    """Such a folder of held-out images. Unset: a part of the training images is held out."""
+    root: list[str] | str | None = None
+    """A folder of images, one subfolder for each class, or a list of such folders (in a federation, one each site)."""
+    test: list[str] | str | None = None
+    """Such a folder (or folders) of held-out images. Unset: a part of the training images is held out."""
     preset: Literal["", "digits", "shapes", "glyphs"] = ""
     """A set that needs no download: digits (handwritten, of scikit-learn), shapes (drawn sketches on noise), or glyphs
     (printed digits and filled shapes in colour, which the shipped CLIP learnt from)."""
     samples: int = 2000
     """Pictures that are drawn for shapes and glyphs."""
     classes: tuple[str, ...] = ()
-    """Names of the classes. Unset: the names of the subfolders, with spaces for _."""
+    """Names of the classes. Unset: the names of the subfolders, with spaces for _. Capitals, _ and the form of accents
+    make no other class."""
     prompts: tuple[str, ...] = ("a photo of a {}",)
     """What the text tower reads of each class; the mean of all counts."""
     image_size: int = 32
@@ -99,6 +101,7 @@ class Data:
         """Classes that are named by each holder's folders may be numbered differently."""
         if not self.classes and not self.preset:
             raise ValueError("data.classes: name them, so that all sites number them alike; benign malignant, say")
+        check_different(self.classes)
 
 
 _LAYERS = r"encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.fc[12])"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.systems.clip.data import class_names
+from lorgnette.systems.clip.classes import class_names
 from lorgnette.systems.clip.model import CLIPClassifier
 from lorgnette.systems.clip.recipe import Recipe
 from lorgnette.systems.clip.scores import confusion, confusion_picture, scores

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lorgnette.common.files import read_json
 from lorgnette.common.tensors import check_state, float_state, read_tensors
 from lorgnette.lora import adapter_folder
-from lorgnette.systems.clip.layouts import deduced, renamed
+from lorgnette.systems.clip.layouts import Activation, activation_of, deduced, renamed, with_activation
 from lorgnette.systems.clip.model import ARCHITECTURES, CLIPClassifier, TextHead, linear_head, random_head
 from lorgnette.systems.clip.preprocess import PUBLISHED, Normalisation
 from lorgnette.systems.clip.recipe import Data, Model
@@ -67,6 +67,7 @@ def from_upstream(
     path_or_state: str | os.PathLike[str] | Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
     heads: int | None = None,
+    activation: Activation | None = None,
 ) -> CLIPClassifier:
     """A CLIP with published weights, without a head.
 
@@ -78,14 +79,19 @@ def from_upstream(
         path_or_state: a folder, a file (.safetensors, .bin, .pt, .pth), or what `torch.load` would give.
         config: the content of a `config.json`; None: that of the folder, or what the tensors tell.
         heads: attention heads of the vision tower, which tensors do not tell; None: 64 channels for each.
+        activation: between the layers of each MLP: 'gelu' in OpenCLIP's own models (LAION, DataComp), 'quick_gelu' in
+            OpenAI's. None: that of the configuration, or of OpenAI where the checkpoint is plainly theirs.
 
     Returns:
         A `CLIPClassifier` in eval mode.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, or tensors that do not fit; one line names the first that differs.
+        ValueError: another kind of file, or tensors that do not fit; one line names the first that differs. Or nothing
+            tells the activation.
     """
+    if activation not in (None, *get_args(Activation)):
+        raise ValueError(f"activation: {activation!r} is not known; {' and '.join(get_args(Activation))} are")
     if isinstance(path_or_state, Mapping):
         name, raw = "the state dict", path_or_state
     else:
@@ -96,7 +102,11 @@ def from_upstream(
         name, raw = str(path), read_tensors(path)
     inner = raw.get("state_dict", raw)
     state = renamed(float_state(inner, name))
-    model = CLIPClassifier(dict(config) if config else deduced(state, name, heads))
+    if config is None:
+        settings = with_activation(deduced(state, name, heads), activation or activation_of(inner, name))
+    else:
+        settings = with_activation(dict(config), activation)
+    model = CLIPClassifier(settings)
     _load(model, state, name)
     return model.eval()
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lorgnette.common.parts import Parts
+from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
-from lorgnette.images.folders import Item, find_images, pair_images
+from lorgnette.images.folders import Item, find_images, folders, origins, pair_images
 from lorgnette.images.patches import (
     TrainingCrops,
     at_least,
@@ -18,7 +20,6 @@ from lorgnette.images.patches import (
     random_corner,
     random_crop,
     square,
-    training_and_held_out,
     usual_steps,
 )
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
@@ -58,7 +59,7 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         side, scale, rng = self.data.patch, self.data.scale, draw.rng()
         files = self.files[draw.index]
         lq, gt = self.pixels(files[0]), self.pixels(files[1])
-        check_pair(files, lq, gt, scale)
+        check_pair(files, lq.shape[-2:], gt.shape[-2:], scale)
         lq, gt = at_least(lq, side), at_least(gt, side * scale)
         top, left = random_corner(rng, lq, side)
         lq, gt = square(lq, top, left, side), square(gt, top * scale, left * scale, side * scale)
@@ -72,10 +73,9 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         return {"lq": lq.contiguous(), "gt": gt.contiguous()}
 
 
-def check_pair(files: tuple[Path, Path], lq: Tensor, gt: Tensor, scale: int) -> None:
+def check_pair(files: tuple[Path, Path], small: Sequence[int], large: Sequence[int], scale: int) -> None:
     """A one-line ValueError where the clean image is not `scale` times as large as the damaged one."""
-    small, large = tuple(lq.shape[-2:]), tuple(gt.shape[-2:])
-    if large != (small[0] * scale, small[1] * scale):
+    if tuple(large) != (small[0] * scale, small[1] * scale):
         raise ValueError(
             f"data.gt: {files[1]} has {large[0]} x {large[1]} pixels and {files[0]} has {small[0]} x {small[1]};"
             f" the first must be {scale} times as large (data.scale)"
@@ -120,30 +120,51 @@ class TestImages(HeldOutImages, HeldOut):
         return lq, gt, self.scoring | {"label": label}
 
     def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        check_pair(files, lq, gt, self.data.scale)
+        check_pair(files, lq.shape[-2:], gt.shape[-2:], self.data.scale)
         return *self.centred(lq, gt, self.data.scale), self.scoring | {"label": "pairs"}
 
 
-def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, TestImages]:
+def loaders(
+    data: Data, train: TrainConfig | None = None, before: Parts | None = None
+) -> tuple[DrawnBatches, TestImages]:
     """Training batches and held-out images of the settings; which images are held out depends on `train.seed`.
+
+    Args:
+        data: the settings.
+        train: how to train.
+        before: the parts of a run that goes on, which are taken again.
 
     Raises:
         FileNotFoundError: a folder that is not there, or holds no image.
-        ValueError: no folder is given, or too few images to hold one out.
+        ValueError: no folder is given, too few images to hold one out, or none that can be used.
+
+    Warns:
+        LeftOut: of images that cannot be read, and of pairs that do not fit or are unlike all others.
     """
     train = train or TrainConfig()
     clean = data.root if data.gt is None else data.gt
     if clean is None:
         raise ValueError("data.root: not set; give a folder of clean images (or data.lq and data.gt)")
-    items, held_out = training_and_held_out(
-        clean, data.lq, data.test, data.test_lq, data.holdout, train.seed, matched_by(data.filename_tmpl)
+    fits = partial(check_pair, scale=data.scale)
+    items, held_out, parts = divided(
+        clean,
+        data.lq,
+        data.test,
+        data.test_lq,
+        data.holdout,
+        train.seed,
+        matched_by(data.filename_tmpl),
+        fits,
+        fits,
+        before,
     )
     dataset = (
         ImageFolder([gt for _, gt in items], data)
         if data.lq is None
         else PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
     )
-    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
+    of = origins([gt for _, gt in items], folders(clean))
+    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data, data.test_crop)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorgnette.images.division import judged
 from lorgnette.images.evaluation import Batch, Method, by_network, compare, interpolated
 from lorgnette.images.folders import Folders, find_items
 from lorgnette.images.pixels import to_uint8
-from lorgnette.systems.restore.data import TestImages, matched_by
+from lorgnette.systems.restore.data import TestImages, check_pair, matched_by
 from lorgnette.systems.restore.recipe import Data
 from lorgnette.systems.restore.task import Restoration
 
@@ -46,7 +48,10 @@ def evaluation(
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
-        ValueError: a level that does not work, or an image that cannot be read or scored, in one line.
+        ValueError: a level that does not work, no image that can be read, or one that cannot be scored, in one line.
+
+    Warns:
+        LeftOut: of images that cannot be read, and of pairs that do not fit or are unlike all others.
     """
     task = next(iter(tasks.values()), None)
     if task is None:
@@ -56,7 +61,8 @@ def evaluation(
     if data.degradation == "denoise" and lr_folder is None:  # the strength of the noise is known
         methods["non-local means"] = _denoised
     methods |= {name: by_network(task) for name, task in tasks.items()}
-    items = find_items(folder, lr_folder, matched_by(data.filename_tmpl))
+    fits = partial(check_pair, scale=data.scale)
+    items = judged(find_items(folder, lr_folder, matched_by(data.filename_tmpl)), fits).said().items.values()
     return compare(methods, progress(TestImages(items, data, crop)))
 
 

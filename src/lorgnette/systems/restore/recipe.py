@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from lorgnette.common.values import check_choices
-from lorgnette.images.folders import folders
+from lorgnette.images.folders import check_as_many
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -159,10 +159,7 @@ class Data:
             raise ValueError("data.test_lq: needs data.test, the same scenes, clean")
         if self.root is not None and self.lq is not None:
             raise ValueError("data.root and data.lq/data.gt exclude each other: give one or the other")
-        for lq, gt in ("lq", "gt"), ("test_lq", "test"):
-            counts = [len(folders(getattr(self, name))) for name in (lq, gt)]
-            if counts[0] and counts[0] != counts[1]:
-                raise ValueError(f"data.{lq}: {counts[0]} folders for {counts[1]} in data.{gt}: give as many")
+        check_as_many(self, ("lq", "gt"), ("test_lq", "test"))
 
     def all_held_out(self) -> Data | None:
         """See `lorgnette.systems.protocol.RoomData`."""

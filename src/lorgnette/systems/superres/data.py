@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorgnette.common.parts import Parts
+from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
+from lorgnette.images.folders import folders, origins
 from lorgnette.images.patches import (
     TrainingCrops,
     random_corner,
     random_crop,
     shrink,
     square,
-    training_and_held_out,
     unit,
     usual_steps,
 )
@@ -70,10 +73,7 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         data, rng = self.data, draw.rng()
         lr_file, hr_file = self.files[draw.index]
         lr, hr = self.pixels(lr_file), self.pixels(hr_file)
-        sy, sx = pair_scale(lr_file, hr_file, lr.shape[-2:], hr.shape[-2:])
-        side = min(data.patch, *lr.shape[-2:])
-        if side < data.patch:
-            raise ValueError(f"data.patch: {data.patch} is more than the side of {lr_file}; at most {side} works")
+        sy, sx = check_crops((lr_file, hr_file), lr.shape[-2:], hr.shape[-2:], side := data.patch)
         top, left = random_corner(rng, lr, side)
         rows, y = _pixels_inside(top, side, sy, hr.shape[-2])
         columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
@@ -90,9 +90,18 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         return _sample(rng, lr, hr, y, x, cell, data.points)
 
 
-def pair_scale(lr_file: Path, hr_file: Path, small: Sequence[int], large: Sequence[int]) -> tuple[float, float]:
+def check_crops(
+    files: tuple[Path, Path], small: Sequence[int], large: Sequence[int], patch: int
+) -> tuple[float, float]:
+    """As `pair_scale`; a ValueError also where the first is too small for a crop of `patch` pixels."""
+    if min(small) < patch:
+        raise ValueError(f"data.patch: {patch} is more than the side of {files[0]}; at most {min(small)} works")
+    return pair_scale(files, small, large)
+
+
+def pair_scale(files: tuple[Path, Path], small: Sequence[int], large: Sequence[int]) -> tuple[float, float]:
     """The factors (y, x) between two images; a one-line ValueError where one lies outside 1 to 32."""
-    sy, sx = large[0] / small[0], large[1] / small[1]
+    (lr_file, hr_file), (sy, sx) = files, (large[0] / small[0], large[1] / small[1])
     if not (1 <= sy <= 32 and 1 <= sx <= 32):
         raise ValueError(
             f"data.hr: {hr_file} has {large[0]} x {large[1]} pixels and {lr_file} has {small[0]} x {small[1]}; "
@@ -123,7 +132,7 @@ class TestImages(HeldOutImages, HeldOut):
         return shrink(gt, (h, w)), gt, _scoring(level)
 
     def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        scale = max(pair_scale(*files, lq.shape[-2:], gt.shape[-2:]))
+        scale = max(pair_scale(files, lq.shape[-2:], gt.shape[-2:]))
         if scale.is_integer() and [n * scale for n in lq.shape[-2:]] == list(gt.shape[-2:]):
             lq, gt = self.centred(lq, gt, int(scale))  # at any other scale the two crops would differ
         return lq, gt, _scoring(scale)
@@ -134,24 +143,45 @@ def _scoring(scale: float) -> dict[str, Any]:
     return {"label": f"x{scale:.3g}", "shave": math.ceil(scale), "luma": True}
 
 
-def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, TestImages]:
+def loaders(
+    data: Data, train: TrainConfig | None = None, before: Parts | None = None
+) -> tuple[DrawnBatches, TestImages]:
     """Training batches and held-out images of the settings; which images are held out depends on `train.seed`.
+
+    Args:
+        data: the settings.
+        train: how to train.
+        before: the parts of a run that goes on, which are taken again.
 
     Raises:
         FileNotFoundError: a folder that is not there, or holds no image.
-        ValueError: no folder is given, or too few images to hold one out.
+        ValueError: no folder is given, too few images to hold one out, or none that can be used.
+
+    Warns:
+        LeftOut: of images that cannot be read, and of pairs that do not fit or are unlike all others.
     """
     train = train or TrainConfig()
     clean = data.root if data.hr is None else data.hr
     if clean is None:
         raise ValueError("data.root: not set; give a folder of images (or data.lr and data.hr)")
-    items, held_out = training_and_held_out(clean, data.lr, data.test, data.test_lr, data.holdout, train.seed)
+    items, held_out, parts = divided(
+        clean,
+        data.lr,
+        data.test,
+        data.test_lr,
+        data.holdout,
+        train.seed,
+        fits=partial(check_crops, patch=data.patch),
+        test_fits=pair_scale,
+        before=before,
+    )
     dataset = (
         ImageFolder([hr for _, hr in items], data)
         if data.lr is None
         else PairedFolders([(lr, hr) for lr, hr in items if lr is not None], data)
     )
-    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers)
+    of = origins([hr for _, hr in items], folders(clean))
+    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data.test_scales, data.test_crop)
 
 

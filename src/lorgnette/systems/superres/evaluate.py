@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from lorgnette.images.division import judged
 from lorgnette.images.evaluation import by_network, compare, interpolated
-from lorgnette.images.folders import find_items
-from lorgnette.systems.superres.data import TestImages
+from lorgnette.images.folders import Folders, find_items
+from lorgnette.systems.superres.data import TestImages, pair_scale
 from lorgnette.systems.superres.task import SuperResolution
 
 
 def evaluation(
     tasks: Mapping[str, SuperResolution],
-    folder: str | os.PathLike[str],
+    folder: Folders,
     scales: Sequence[float] = (2.0, 3.0, 4.0),
-    lr_folder: str | os.PathLike[str] | None = None,
+    lr_folder: Folders | None = None,
     crop: int = 0,
     progress: Callable[[TestImages], Iterable[dict[str, Any]]] = iter,
 ) -> dict[str, dict[str, float]]:
@@ -24,7 +24,7 @@ def evaluation(
 
     Args:
         tasks: row name -> task, each on any device.
-        folder: high-resolution images.
+        folder: of high-resolution images, or several.
         scales: factors; the low-resolution images are made by bicubic.
         lr_folder: low-resolution namesakes instead; the files then decide the factor.
         crop: side to which images are cut around their centre. 0: whole, as published tables do.
@@ -35,8 +35,12 @@ def evaluation(
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
-        ValueError: an image that cannot be read or scored, in one line.
+        ValueError: no image that can be read, or one that cannot be scored, in one line.
+
+    Warns:
+        LeftOut: of images that cannot be read, and of pairs that do not fit or are unlike all others.
     """
     methods = {"bicubic": interpolated} | {name: by_network(task) for name, task in tasks.items()}
-    rows = compare(methods, progress(TestImages(find_items(folder, lr_folder), scales, crop)))
+    items = judged(find_items(folder, lr_folder), pair_scale).said().items.values()
+    rows = compare(methods, progress(TestImages(items, scales, crop)))
     return {name: dict(sorted(metrics.items())) for name, metrics in rows.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from lorgnette.common.values import check_choices, factor
+from lorgnette.images.folders import check_as_many
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -44,15 +45,15 @@ class Data:
     OWN: ClassVar[tuple[str, ...]] = ("root", "lr", "hr", "test", "test_lr")
     SHARED: ClassVar[tuple[str, ...]] = ()
 
-    root: str | None = None
-    """A folder of images, searched with its subfolders."""
-    lr: str | None = None
-    """A folder of low-resolution images; each has a namesake in `hr`."""
-    hr: str | None = None
-    """The same scenes at high resolution."""
-    test: str | None = None
-    """A folder of held-out high-resolution images. Unset: a part of the training images is held out."""
-    test_lr: str | None = None
+    root: list[str] | str | None = None
+    """A folder of images, searched with its subfolders, or a list of folders (in a federation, one each site)."""
+    lr: list[str] | str | None = None
+    """A folder (or folders) of low-resolution images; each has a namesake in `hr`."""
+    hr: list[str] | str | None = None
+    """The same scenes at high resolution; as many folders."""
+    test: list[str] | str | None = None
+    """A folder (or folders) of held-out high-resolution images. Unset: a part of the training images is held out."""
+    test_lr: list[str] | str | None = None
     """Low-resolution namesakes of the images in `test`. Unset: they are made by bicubic."""
     holdout: float = 0.15
     """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
@@ -85,6 +86,7 @@ class Data:
             raise ValueError("data.test_lr: needs data.test, the same scenes at high resolution")
         if self.root is not None and self.lr is not None:
             raise ValueError("data.root and data.lr/data.hr exclude each other: give one or the other")
+        check_as_many(self, ("lr", "hr"), ("test_lr", "test"))
 
     def all_held_out(self) -> Data | None:
         """See `lorgnette.systems.protocol.RoomData`."""
