@@ -41,6 +41,9 @@ def wide(tmp_path: Path) -> Path:
         (["--width", "100"], (100, 75)),
         (["--height", "45"], (60, 45)),
         (["--long-side", "120"], (120, 90)),
+        (["--scale", "0.5"], (20, 15)),
+        (["--long-side", "20"], (20, 15)),
+        (["--size", "20x60"], (20, 60)),
     ],
 )
 def test_sizes(words: list[str], size: tuple[int, int], adapter: Path, wide: Path, tmp_path: Path):
@@ -109,10 +112,10 @@ def test_a_broken_file_in_a_folder_does_not_stop_the_others(
     assert last == "lorgnette: error: 1 of 4 images could not be done (listed above)"
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "nan", "1000", "abc", "inf", "0.5"])
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "1000", "abc", "inf", "0.001"])
 def test_wrong_scales(scale: str, wide: Path, tmp_path: Path, refused):
     line = refused("enhance", wide, tmp_path / "out.png", "--scale", scale)
-    assert line == f"--scale: '{scale}' does not work; a number from 1 to 32 does, such as 3.3"
+    assert line == f"--scale: '{scale}' does not work; a number from 0.01 to 32 does, such as 3.3"
 
 
 @pytest.mark.parametrize("size", ["big", "0x10", "10", "-4x4", "10x", "1e3x4"])
@@ -121,10 +124,10 @@ def test_wrong_sizes(size: str, wide: Path, tmp_path: Path, refused):
     assert line == f"--size: '{size}' does not work; WIDTHxHEIGHT such as 1920x1080 does"
 
 
-@pytest.mark.parametrize("words", [["--size", "20x20"], ["--width", "4000"], ["--height", "1"], ["--long-side", "3"]])
-def test_sizes_that_are_no_enlargement(words: list[str], adapter: Path, wide: Path, tmp_path: Path, refused):
+@pytest.mark.parametrize("words", [["--size", "2000x20"], ["--width", "4000"], ["--height", "961"]])
+def test_sizes_that_are_too_much(words: list[str], adapter: Path, wide: Path, tmp_path: Path, refused):
     line = refused("enhance", wide, tmp_path / "out.png", "--adapter", adapter, *words)
-    assert "not 1 to 32 times the image's 40x30" in line
+    assert "more than 32 times the image's 40x30" in line
     assert not (tmp_path / "out.png").exists()
 
 
@@ -201,3 +204,101 @@ def test_an_adapter_that_enhances_nothing_is_refused_by_name(wide: Path, tmp_pat
     for words in ((), ("--room", "restore")):
         line = refused("enhance", wide, tmp_path / "out.png", "--adapter", folder, *words)
         assert "is of the room clip" in line
+
+
+# ------------------------------------------------------------------------------------ what files hold beside pixels
+
+
+@pytest.fixture(scope="module")
+def restoring(lenses: dict[str, Path]) -> Path:
+    return lenses["restore"]
+
+
+def test_pages_of_a_tiff_are_all_done(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pages = [picture(24, seed) for seed in range(3)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:], dpi=(300, 300))
+    assert enhance(adapter, tmp_path / "scan.tif", tmp_path / "large.tif") == 0
+    with PIL.Image.open(tmp_path / "large.tif") as file:
+        assert file.n_frames == 3
+        for number, page in enumerate(pages):
+            file.seek(number)
+            assert file.size == (48, 48)
+            assert file.info["dpi"] == (600, 600)
+            shrunk = np.asarray(file.resize((24, 24), PIL.Image.Resampling.BOX)).astype(int)
+            assert np.abs(shrunk - np.asarray(page)).mean() < 40
+    assert capsys.readouterr().err == ""
+    assert enhance(adapter, tmp_path / "scan.tif", tmp_path / "large.png") == 0
+    err = capsys.readouterr().err
+    assert err == f"lorgnette: {tmp_path}/scan.tif: only the first of its 3 pictures is read\n"
+
+
+def test_what_is_left_out_is_told_once_a_kind(restoring: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from tests.images.files import with_chunks
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        picture(24, 1).save(folder / f"{name}.png")
+        with_chunks(folder / f"{name}.png", (b"bKGD", bytes(6)))
+    assert enhance(restoring, folder, tmp_path / "out") == 0
+    assert capsys.readouterr().err == f"lorgnette: {tmp_path}/out/a.png and 2 more: without the chunk bKGD\n"
+
+
+def test_the_new_file_has_the_date_of_the_old(restoring: Path, wide: Path, tmp_path: Path):
+    os.utime(wide, (1_000_000_000, 1_000_000_000))
+    assert enhance(restoring, wide, tmp_path / "out.png") == 0
+    assert (tmp_path / "out.png").stat().st_mtime == 1_000_000_000
+
+
+def test_gif_and_what_is_not_written_become_png(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    frames = [picture(24, seed) for seed in range(3)]
+    frames[0].save(folder / "still.gif")
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "a.avif")
+    assert enhance(adapter, folder / "still.gif", tmp_path / "still.png") == 0
+    assert size_of(tmp_path / "still.png") == (48, 48)
+    assert enhance(adapter, folder, tmp_path / "out") == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.avif", "moving.png", "still.png"]
+    assert "moving.gif: only the first of its 3 pictures" in capsys.readouterr().err
+    (tmp_path / "one").mkdir()
+    assert enhance(adapter, folder / "still.gif", tmp_path / "one") == 0
+    assert size_of(tmp_path / "one" / "still.png") == (48, 48)
+
+
+@pytest.mark.parametrize(("name", "side"), [("out.webp", 16383), ("out.jpg", 65500)])
+def test_what_a_format_cannot_hold_is_known_before_the_work(
+    name: str, side: int, adapter: Path, tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
+):
+    from lorgnette.systems.superres.model import LMLTE
+
+    def worked(*_: object) -> None:
+        raise AssertionError("a tile was rendered")
+
+    monkeypatch.setattr(LMLTE, "render_window", worked)
+    PIL.Image.new("RGB", (side // 30, 3)).save(tmp_path / "strip.png")
+    line = refused("enhance", tmp_path / "strip.png", tmp_path / name, "--adapter", adapter, "--scale", 31)
+    assert f"it holds {side} pixels a side at most; .png or .tif holds more" in line
+    assert not (tmp_path / name).exists()
+
+
+def test_a_full_disk_is_known_before_the_work(adapter: Path, wide: Path, tmp_path: Path, refused, monkeypatch):
+    from collections import namedtuple
+
+    from lorgnette.systems.superres.model import LMLTE
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 100))
+    monkeypatch.setattr(LMLTE, "render_window", None)
+    line = refused("enhance", wide, tmp_path / "out.png", "--adapter", adapter)
+    assert "0.0001 MB are free on its disk" in line
+
+
+def test_larger_and_smaller_pictures_of_a_folder_get_one_long_side(adapter: Path, tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture(24, 1).save(folder / "small.png")
+    picture(80, 1).save(folder / "large.png")
+    assert enhance(adapter, folder, tmp_path / "out", "--long-side", 40) == 0
+    assert size_of(tmp_path / "out" / "small.png") == size_of(tmp_path / "out" / "large.png") == (40, 40)

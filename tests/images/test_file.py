@@ -155,7 +155,7 @@ def test_orientation(tmp_path: Path, kind: str, orientation: int):
     elif kind == "tif16":
         tifffile.imwrite(path, samples.astype(np.uint16) * 257, extratags=[(ORIENTATION, "H", 1, orientation, True)])
     else:
-        png.write_png(path, samples.astype(np.uint16)[..., None] * 257, None, exif.tobytes())
+        png.write_png(path, samples.astype(np.uint16)[..., None] * 257, [(b"eXIf", exif.tobytes()[6:])])
     image = read_image(path)
     np.testing.assert_array_equal(to_uint8(image.pixels[..., 0]), expected)
     assert image.exif is None or ORIENTATION not in exif_data.tags(image.exif)
@@ -199,9 +199,6 @@ def test_tiff_16_variants(tmp_path: Path):
     half[..., 3] = 32768
     tifffile.imwrite(tmp_path / "premultiplied.tif", half, photometric="rgb", extrasamples=["assocalpha"])
     np.testing.assert_allclose(read_image(tmp_path / "premultiplied.tif").pixels, 0.5, atol=1e-4)
-    tifffile.imwrite(tmp_path / "float.tif", np.zeros((3, 3), np.float32))
-    with pytest.raises(ImageError, match=r"float\.tif.*8 or 16 bits"):
-        read_image(tmp_path / "float.tif")
 
 
 def test_rounding_is_to_the_nearest_level():

@@ -57,7 +57,9 @@ def test_constants_stay_and_ramps_stay_straight_inside(scale):
 
 def test_sizes():
     x = torch.zeros(3, 10, 15)
-    assert imresize(x, 1.1).shape == (3, 11, 17)  # ceil of 16.5; 10 * 1.1 is a hair above 11
+    assert imresize(x, 1.1).shape == (3, 11, 17)  # ceil of 16.5
+    assert imresize(torch.zeros(100, 20), 1.1).shape == (110, 22)  # 100 * 1.1 is a hair above 110
+    assert imresize(torch.zeros(20, 100), 1.1).shape == (22, 110)
     assert imresize(x, 1 / 3).shape == (3, 4, 5)
     assert imresize(x, (2, 0.5)).shape == (3, 20, 8)
     assert imresize(x, size=(7, 700)).shape == (3, 7, 700)

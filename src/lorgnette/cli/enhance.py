@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
+from lorgnette.cli.notes import told
 from lorgnette.cli.sizes import wanted, width_by_height
 from lorgnette.common.files import check_writable
 from lorgnette.common.values import factor, whole
@@ -33,7 +35,8 @@ def run(words: list[str]) -> int:
         _check_target(target)
     task, enhance = _load(options)
     if not is_folder:
-        _enlarge(*jobs[0], task, enhance, options, bar=True)
+        with told() as notes, notes.of(*jobs[0]):
+            _enlarge(*jobs[0], task, enhance, options, bar=True)
         print(jobs[0][1])
         return 0
     return _enlarge_all(jobs, out, task, enhance, options)
@@ -44,8 +47,9 @@ def _arguments() -> Arguments:
         "enhance",
         "lorgnette enhance small.jpg large.png --scale 3.3",
         "Enlarges or restores an image, or all images of a folder. Without an adapter, by a model as shipped: "
-        "superres enlarges, restore takes noise away. Bit depth, transparency, colour profile and EXIF data are kept; "
-        "any size is done, tile by tile. So are clips: see the options from --frames on.",
+        "superres enlarges, restore takes noise away. Bit depth, transparency, colour profile and what a picture says "
+        "of itself are kept, or named as lost; any size is done, tile by tile. So are "
+        "clips: see the options from --frames on.",
     )
     parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
@@ -56,7 +60,7 @@ def _arguments() -> Arguments:
         "--room", choices=rooms_with("enhance"), help="without an adapter: whose model; unset: superres"
     )
     wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("--scale", type=factor, metavar="S", help="factor, such as 3.3; unset: 2, or the model's own")
+    wanted.add_argument("--scale", type=_scale, metavar="S", help="factor, as 3.3 or 0.5; unset: 2, or the model's own")
     wanted.add_argument("--size", type=width_by_height, metavar="WxH", help="width and height in pixels, any two")
     for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
         wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
@@ -72,25 +76,31 @@ def _arguments() -> Arguments:
     return parser
 
 
+def _scale(text: str) -> float:
+    return factor(text, least=0.01)
+
+
 # ------------------------------------------------------------------------------------------- what goes where
 
 
 def _file_job(source: Path, out: Path) -> tuple[Path, Path]:
-    target = out / source.name if out.is_dir() else out
+    from lorgnette.images.folders import written_as
+
+    target = out / written_as(Path(source.name)) if out.is_dir() else out
     if target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the input itself: give another output")
     return source, target
 
 
 def _folder_jobs(source: Path, out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
-    from lorgnette.images.folders import find_images
+    from lorgnette.images.folders import find_images, written_as
 
     if out.is_file():
         raise ValueError(f"{out} is a file: for a folder of images, give a folder")
     if out.exists() and out.samefile(source):
         raise ValueError(f"{out} is the input folder itself: give another one")
     files = [file for file in find_images(source) if out.resolve() not in file.resolve().parents]
-    jobs = [(file, out / file.relative_to(source)) for file in files]
+    jobs = [(file, out / written_as(file.relative_to(source))) for file in files]
     return [job for job in jobs if overwrite or not job[1].exists()]
 
 
@@ -126,27 +136,39 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
-    from lorgnette.images.file import check_output, read_image, write_image
+    """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one."""
+    from lorgnette.images.file import Image, check_output, count_images, read_image, read_images, write_images
 
-    image = read_image(source)
-    check_output(target, alpha=image.alpha is not None)
-    settings: dict[str, Any] = {"precision": options.precision}
-    settings |= {"tile": options.tile, "halo": options.halo}
-    settings |= wanted(options, *image.pixels.shape[:2])
-    if bar:
-        settings["progress"] = lambda tiles: progress_bar(tiles, "tile")
-    write_image(target, enhance(task, image, **settings), quality=options.quality or 95)
+    def enlarged(image: Image) -> Image:
+        def begin(tiles: list[Any]) -> Any:
+            """The last moment at which it is known how large the result is, and nothing is done."""
+            size = (tiles[0].y.n_out, tiles[0].x.n_out)
+            check_output(target, alpha=image.alpha is not None, size=size, bits=image.bits)
+            return progress_bar(tiles, "tile") if bar else tiles
+
+        check_output(target, alpha=image.alpha is not None)
+        settings: dict[str, Any] = {"precision": options.precision, "progress": begin}
+        settings |= {"tile": options.tile, "halo": options.halo}
+        return enhance(task, image, **settings, **wanted(options, *image.pixels.shape[:2]))
+
+    count = count_images(source) if target.suffix.lower() in (".tif", ".tiff") else 1
+    pictures = read_images(source) if count > 1 else [read_image(source)]
+    write_images(target, map(enlarged, pictures), options.quality or 95, count)
+    times = source.stat()
+    os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: Any, options: Any) -> int:
     """Every image of a folder; a broken one does not stop the others."""
     failures = []
-    for source, target in progress_bar(jobs, "image"):
-        try:
-            _enlarge(source, target, task, enhance, options, bar=False)
-        except (ValueError, OSError) as error:
-            reason = one_line(error)
-            failures.append(reason if str(source) in reason else f"{source}: {reason}")
+    with told() as notes:
+        for source, target in progress_bar(jobs, "image"):
+            try:
+                with notes.of(source, target):
+                    _enlarge(source, target, task, enhance, options, bar=False)
+            except (ValueError, OSError) as error:
+                reason = one_line(error)
+                failures.append(reason if str(source) in reason else f"{source}: {reason}")
     print(f"{len(jobs) - len(failures)} images written to {out}")
     for failure in failures:
         print(f"  {failure}", file=sys.stderr)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.images.folders import SUFFIXES
+from lorgnette.images.formats.table import WRITABLE
 from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS, ENCODERS
 
@@ -50,6 +51,11 @@ def is_clip(source: Path, out: Path, options: argparse.Namespace) -> bool:
     if source.is_dir():
         return options.frames or to_video
     suffix = source.suffix.lower()
+    if suffix in SUFFIXES and suffix in READ_SUFFIXES and not to_video:  # a GIF: a picture, or a clip
+        from lorgnette.images.file import count_images
+
+        is_picture = out.suffix.lower() in WRITABLE and not out.is_dir()
+        return not is_picture and count_images(source) > 1
     return suffix in READ_SUFFIXES or (to_video and suffix not in SUFFIXES)
 
 

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from lorgnette.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from lorgnette.images.about import About as About
+    from lorgnette.images.errors import ImageError as ImageError, ImageWarning as ImageWarning
     from lorgnette.images.file import (
         Image as Image,
-        ImageError as ImageError,
         check_output as check_output,
+        count_images as count_images,
         read_image as read_image,
+        read_images as read_images,
         write_image as write_image,
+        write_images as write_images,
     )
     from lorgnette.images.folders import find_images as find_images, pair_images as pair_images
     from lorgnette.images.metrics import luma as luma, psnr as psnr, ssim as ssim

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorgnette.images.file import read_image
+from lorgnette.images.file import Image, read_image
 from lorgnette.images.folders import Item
 from lorgnette.images.metrics import psnr, ssim
 from lorgnette.images.patches import centre, channels_first
-from lorgnette.images.pixels import to_uint8
+from lorgnette.images.pixels import seen_colours, to_uint8
 from lorgnette.images.resize import imresize
 
 Batch = Mapping[str, Any]
@@ -68,11 +68,11 @@ class HeldOutImages(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         lq_file, gt_file, level = self.jobs[index]
         picture = read_image(gt_file)
-        gt = self.prepared(channels_first(picture.pixels))
+        gt = self.prepared(_seen(picture))
         if lq_file is None:
             lq, gt, how = self.degraded(centre(gt, self.crop) if self.crop else gt, level)
         else:
-            lq = self.prepared(channels_first(read_image(lq_file).pixels))
+            lq = self.prepared(_seen(read_image(lq_file)))
             lq, gt, how = self.paired(lq, gt, (lq_file, gt_file))
         return {
             "lq": lq[None].contiguous(),
@@ -88,6 +88,10 @@ class HeldOutImages(Sequence[dict[str, Any]]):
             return lq, gt
         side = max(1, self.crop // scale)
         return centre(lq, side), centre(gt, side, step=scale)
+
+
+def _seen(picture: Image) -> Tensor:
+    return channels_first(seen_colours(picture.pixels, picture.alpha))
 
 
 def image_scores(prediction: Tensor, batch: Batch) -> dict[str, float]:

@@ -1,46 +1,33 @@
-"""Image files: 8 and 16 bits, grey, RGB, alpha, with their colour profile and EXIF data.
+"""Image files: 8 and 16 bits, grey, RGB, alpha, with what they say of themselves.
 
-Pillow reads and writes what it can in full, here; 16 bits and what TIFF files need are in `formats`.
+What Pillow reads and writes in full goes through `formats.pillow`; 16 bits and TIFF files through their own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
 from lorgnette.common.files import atomic_write
 from lorgnette.images import exif as exif_data
-from lorgnette.images.folders import SUFFIXES
-from lorgnette.images.formats import png, tiff
+from lorgnette.images.about import NOTHING, About, Described
+from lorgnette.images.errors import ImageError, ImageWarning
+from lorgnette.images.formats import pillow, png, tiff
+from lorgnette.images.formats.kept import kept_by
+from lorgnette.images.formats.reading import count_of, decoding, read
+from lorgnette.images.formats.table import BY_NAME, BY_SUFFIX, WRITABLE, Format
+from lorgnette.images.limits import check_fits
 from lorgnette.images.pixels import to_samples
 
 MAX_PIXELS = 180_000_000  # 2.2 GB as float32 RGB; a small file can claim to be far larger
-_FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".bmp": "BMP",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-_WITH_ALPHA = ("PNG", "WEBP", "TIFF")
-
-_pillow_limit = threading.Lock()
-
-
-class ImageError(ValueError):
-    """An image file that cannot be read or written; one line that names the file and what would work."""
 
 
 @dataclass
@@ -55,6 +42,7 @@ class Image:
         bits: 8 or 16 bits per channel in the file.
         icc: The embedded colour profile.
         exif: EXIF data without an orientation: the pixels are upright.
+        about: Resolution, XMP, IPTC, texts and colour chunks.
     """
 
     pixels: NDArray
@@ -63,213 +51,185 @@ class Image:
     bits: int = 8
     icc: bytes | None = None
     exif: bytes | None = None
+    about: About = NOTHING
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
-    """Read a PNG, JPEG, BMP, WebP or TIFF file of 8 or 16 bits per channel.
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, number: int | None = None) -> Image:
+    """Read a PNG, JPEG, BMP, WebP, TIFF, AVIF or GIF file; HEIC and JPEG XL with the extra `formats`.
 
     Palettes become RGB; 1-bit images grey; a transparent colour becomes an alpha plane; CMYK becomes sRGB, by
-    its profile where it has one. Of a file with several pictures, the first is read.
+    its profile where it has one. Floating-point TIFF files are read where their values lie in [0, 1], as 16 bits.
 
     Args:
         path: The file. Its content counts, not its suffix.
         max_pixels: Larger pictures are refused before memory is taken for them.
+        number: Which picture of several, from 0. Unset: the first (of a HEIC file the main one), and an
+            `ImageWarning` says so where there are more.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ImageError: (a ValueError) It is no image, is damaged, too large or of an unsupported kind.
+        ImageError: (a ValueError) It is no image, is damaged, too large or of an unsupported kind, or has no such
+            picture.
     """
     path = Path(path)
-    _require_file(path)
-    with _decoding(path):
-        deep = _deep_format(path)
-        if deep == "TIFF":
-            return _read_tiff(path, max_pixels)
-        # A stream rather than a path: Pillow (13.0) garbles memory-mapped TIFFs of some orientations.
-        with path.open("rb") as stream, _open(path, stream, max_pixels) as file:
-            file.load()  # raises when the file is cut off, which OpenCV would pass over
-            orientation, exif = exif_data.from_pillow(path, file)
-            icc = file.info.get("icc_profile")
-            if deep == "PNG":
-                return _image(png.read_png(path), orientation, exif, icc)
-            if file.mode == "CMYK":
-                file, icc = _cmyk_to_srgb(file, icc), None
-            return _image(np.asarray(_simple_mode(path, file)), orientation, exif, icc)
+    with decoding(path):
+        count = count_of(path, max_pixels)
+        if number is not None and not 0 <= number < count:
+            raise ImageError(f"{path} has no picture of number {number}: it holds {count}, from 0 on")
+        image = _image(*read(path, max_pixels, number))
+    if number is None and count > 1:
+        warnings.warn(f"{path}: only the first of its {count} pictures is read", ImageWarning, stacklevel=2)
+    return image
+
+
+def read_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
+    """All pictures of a file, one after the other: pages of a TIFF, frames of an animation. See `read_image`."""
+    for number in range(count_images(path, max_pixels)):
+        yield read_image(path, max_pixels, number)
+
+
+def count_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> int:
+    """How many pictures a file holds; smaller versions within a TIFF and its masks do not count.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImageError: (a ValueError) It is no image, or too large.
+    """
+    path = Path(path)
+    with decoding(path):
+        return count_of(path, max_pixels)
 
 
 def write_image(path: str | os.PathLike[str], image: Image, quality: int = 95) -> None:
     """Write a picture, whole or not at all; the suffix chooses the format.
 
     16 bits are kept in PNG and TIFF, and rounded to 8 elsewhere. Values are clipped to [0, 1] and rounded to
-    the nearest level. BMP keeps neither profile nor EXIF data.
+    the nearest level. What the picture says of itself and the format cannot hold is named in an `ImageWarning`.
 
     Args:
-        path: Ends in one of `SUFFIXES`. Missing folders are made.
+        path: Ends in one of `lorgnette.images.formats.table.WRITABLE`. Missing folders are made.
         image: The picture.
-        quality: 1 to 100 for JPEG (chroma in full resolution) and WebP (100: lossless).
+        quality: 1 to 100 for JPEG (chroma in full resolution), WebP and JPEG XL (100: lossless), AVIF and HEIC.
 
     Raises:
         ImageError: (a ValueError) The format cannot hold the picture, or the file cannot be written.
         ValueError: The folder cannot be written to, or the arrays do not fit together.
     """
+    write_images(path, [image], quality)
+
+
+def write_images(
+    path: str | os.PathLike[str], images: Iterable[Image], quality: int = 95, count: int | None = None
+) -> None:
+    """Write pictures into one file, whole or not at all: several as the pages of a TIFF. See `write_image`.
+
+    Args:
+        path: Ends in .tif or .tiff where there are several.
+        images: At least one; of an iterator, one is in memory at a time.
+        quality: See `write_image`.
+        count: Of an iterator: how many there are, by which a file of more than 4 GB becomes a BigTIFF.
+
+    Raises:
+        ImageError: (a ValueError) As for `write_image`; or there are several, and it is no TIFF.
+    """
     path = Path(path)
-    format = check_output(path, alpha=image.alpha is not None)
-    if image.bits not in (8, 16):
-        raise ValueError(f"bits={image.bits} must be 8 or 16")
+    count = count or (len(images) if isinstance(images, Sequence) else 1)
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality} must be between 1 and 100")
-    samples = to_samples(
-        image.pixels, image.alpha, image.grey, 16 if image.bits == 16 and format in ("PNG", "TIFF") else 8
-    )
-    height, width = samples.shape[:2]
-    exif = exif_data.resized(image.exif, width, height) if image.exif else None
+    remaining = iter(images)
+    if (first := next(remaining, None)) is None:
+        raise ValueError(f"images: none; {path} needs one at least")
+    format = _writable(path, first)
+    if count > 1 and format.name != "TIFF":
+        raise ImageError(f"cannot write {path}: {format} holds one picture here, and there are {count}; use .tif")
     with atomic_write(path) as temporary:
         try:
-            _encode(temporary, format, samples, quality, image.icc, exif)
+            if format.name == "TIFF":
+                raw = first.pixels.size * 2 * count
+                pages = (_page(path, format, image) for image in chain([first], remaining))
+                tiff.write_tiff(temporary, pages, raw)
+            else:
+                _save(temporary, _page(path, format, first), format, quality)
+        except ImageError:
+            raise
         except (OSError, ValueError, struct.error) as error:
             reason = getattr(error, "strerror", None) or error
+            height, width = first.pixels.shape[:2]
             raise ImageError(f"cannot write {path} as {format} of {width} x {height} pixels: {reason}") from None
 
 
-def check_output(path: str | os.PathLike[str], alpha: bool = False) -> str:
+def check_output(
+    path: str | os.PathLike[str], alpha: bool = False, size: tuple[int, int] | None = None, bits: int = 8
+) -> str:
     """Check, before the work, that a picture can be written there.
 
+    Args:
+        path: The file to be.
+        alpha: The picture has an alpha plane.
+        size: Its (H, W), where that is known: it must fit the format and the disk.
+        bits: 8 or 16.
+
     Returns:
-        The format: "PNG", "JPEG", "BMP", "WEBP" or "TIFF".
+        The format, as Pillow calls it: "PNG", "JPEG", "BMP", "WEBP", "TIFF", "AVIF", "HEIF" or "JXL".
 
     Raises:
-        ImageError: (a ValueError) The suffix is none of `SUFFIXES`, its format has no alpha plane, or `path`
-            is a folder.
+        ImageError: (a ValueError) The suffix is that of no format which is written, its format has no alpha plane or is
+            too small, the disk has no room, or `path` is a folder.
     """
     path = Path(path)
-    format = _FORMATS.get(path.suffix.lower())
-    if format is None:
-        raise ImageError(f"cannot write {path}: its suffix must be one of {', '.join(SUFFIXES)}")
-    if alpha and format not in _WITH_ALPHA:
+    format = BY_SUFFIX.get(path.suffix.lower())
+    if format is None or not format.written:
+        raise ImageError(f"cannot write {path}: its suffix must be one of {', '.join(WRITABLE)}")
+    if format.module:
+        pillow.learn(path, format, "write")
+    if alpha and not format.alpha:
         raise ImageError(f"cannot write {path}: {format} has no alpha plane; use .png, .webp or .tif")
     if path.is_dir():
         raise ImageError(f"cannot write {path}: it is a folder")
-    return format
+    if size is not None:
+        check_fits(path, format, size, 3 + alpha, bits)
+    return format.name
 
 
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder, not an image file")
-    if not path.exists():
-        raise FileNotFoundError(f"no such image file: {path}")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{path} is empty (0 bytes): use an intact copy")
-
-
-@contextlib.contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises at a broken file (nearly anything) into one line."""
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except PermissionError:
-        raise ImageError(f"{path} may not be read: permission denied") from None
-    except PIL.UnidentifiedImageError:
-        raise ImageError(f"{path} is not a PNG, JPEG, BMP, WebP or TIFF image") from None
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise ImageError(f"{path} is damaged or incomplete ({reason}): use an intact copy") from None
-
-
-def _deep_format(path: Path) -> Literal["PNG", "TIFF"] | None:
-    """Which format of 16 bits a file has; None for all that Pillow reads in full."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    if head.startswith(png.SIGNATURE):
-        return "PNG" if head[24:25] == b"\x10" else None  # its header begins with width, height, bits
-    return "TIFF" if head.startswith(tiff.SIGNATURES) and tiff.bits_of(path) > 8 else None
-
-
-def _open(path: Path, stream: IO[bytes], max_pixels: int) -> PIL.Image.Image:
-    """Read the header. Pillow's own limit of pixels is a global; ours takes its place meanwhile."""
-    with _pillow_limit:
-        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-        try:
-            file = PIL.Image.open(stream, formats=sorted(set(_FORMATS.values())))
-            _check_size(path, file.size, max_pixels)
-            if file.format == "TIFF":
-                file.load()  # asks for the limit once more
-            return file
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = limit
-
-
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
-        raise ImageError(
-            f"{path} has {size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}: "
-            f"raise max_pixels or cut the image"
-        )
-
-
-def _read_tiff(path: Path, max_pixels: int) -> Image:
-    try:
-        samples = tiff.read_tiff(path, lambda size: _check_size(path, size, max_pixels))
-    except tiff.UnsupportedTiff as error:
-        raise ImageError(f"{path}: {error}") from None
-    return _image(samples, *exif_data.from_tiff(path))
-
-
-def _simple_mode(path: Path, file: PIL.Image.Image) -> PIL.Image.Image:
-    """The same picture as L, LA, RGB or RGBA."""
-    if file.mode in ("1", "L", "LA", "La"):
-        return file.convert("LA" if file.has_transparency_data else "L")
-    if file.mode in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
-        return file.convert("RGBA" if file.has_transparency_data else "RGB")
-    raise ImageError(f"{path} has {file.mode} pixels: convert it to grey or RGB of 8 or 16 bits")
-
-
-def _cmyk_to_srgb(file: PIL.Image.Image, icc: bytes | None) -> PIL.Image.Image:
-    if icc:
-        import io
-
-        from PIL import ImageCms
-
-        with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            converted = ImageCms.profileToProfile(
-                file,
-                ImageCms.ImageCmsProfile(io.BytesIO(icc)),
-                ImageCms.createProfile("sRGB"),
-                outputMode="RGB",
-            )
-            if converted is not None:
-                return converted
-    return file.convert("RGB")
-
-
-def _image(samples: NDArray, orientation: int, exif: bytes | None, icc: bytes | None) -> Image:
-    """From integers `(H, W)` or `(H, W, C)`: grey, grey + alpha, RGB or RGB + alpha."""
-    samples = exif_data.upright(samples if samples.ndim == 3 else samples[..., None], orientation)
+def _image(samples: NDArray, said: Described) -> Image:
+    """From integers or floats `(H, W)` or `(H, W, C)`: grey, grey + alpha, RGB or RGB + alpha."""
+    samples = exif_data.upright(samples if samples.ndim == 3 else samples[..., None], said.orientation)
     values = samples.astype(np.float32)
-    values /= np.iinfo(samples.dtype).max
+    if samples.dtype.kind == "u":
+        values /= np.iinfo(samples.dtype).max
     channels = samples.shape[-1]
     pixels = np.repeat(values[..., :1], 3, axis=-1) if channels < 3 else np.ascontiguousarray(values[..., :3])
     alpha = np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None
-    return Image(pixels, channels < 3, alpha, 16 if samples.dtype == np.uint16 else 8, icc, exif)
+    bits = 8 if samples.dtype == np.uint8 else 16
+    return Image(pixels, channels < 3, alpha, bits, said.icc, said.exif, said.about)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def _encode(path: Path, format: str, samples: NDArray, quality: int, icc: bytes | None, exif: bytes | None) -> None:
-    if format == "TIFF":
-        tiff.write_tiff(path, samples, icc, exif)
-    elif samples.dtype == np.uint16:
-        png.write_png(path, samples, icc, exif)
+def _writable(path: Path, image: Image) -> Format:
+    if image.bits not in (8, 16):
+        raise ValueError(f"bits={image.bits} must be 8 or 16")
+    size = (image.pixels.shape[0], image.pixels.shape[1]) if image.pixels.ndim == 3 else None
+    return BY_NAME[check_output(path, image.alpha is not None, size, image.bits)]
+
+
+def _page(path: Path, format: Format, image: Image) -> tiff.Page:
+    """What goes into the file; what does not is named."""
+    _writable(path, image)
+    samples = to_samples(image.pixels, image.alpha, image.grey, 16 if image.bits == 16 and format.deep else 8)
+    size = (samples.shape[0], samples.shape[1])
+    icc, exif, about, lost = kept_by(format, size, image.icc, image.exif, image.about)
+    if lost:
+        warnings.warn(f"{path}: without {', '.join(lost)}", ImageWarning, stacklevel=2)
+    return tiff.Page(samples, icc, exif, about)
+
+
+def _save(path: Path, page: tiff.Page, format: Format, quality: int) -> None:
+    if page.samples.dtype == np.uint16:
+        png.write_png(path, page.samples, png.chunks(page.icc, page.exif, page.about))
     else:
-        settings: dict[str, Any] = {name: data for name, data in (("icc_profile", icc), ("exif", exif)) if data}
-        if format == "JPEG":
-            settings |= {"quality": quality, "subsampling": 0}
-        elif format == "WEBP":
-            settings |= {"quality": quality, "lossless": quality == 100, "exact": True}
-        flat = samples.squeeze(-1) if samples.shape[-1] == 1 else samples
-        PIL.Image.fromarray(flat).save(path, format=format, **settings)
+        pillow.save(path, format, page.samples, quality, page.icc, page.exif, page.about)

@@ -7,7 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+from lorgnette.images.formats.table import READABLE, WRITABLE
+
+SUFFIXES = READABLE
+"""Of the picture files that are read; those that are written are fewer (`lorgnette.images.formats.table`)."""
 
 Folders = list[str] | str | os.PathLike[str]
 """One folder or several."""
@@ -40,6 +43,11 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"no images in {folder} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
     return found
+
+
+def written_as(path: Path) -> Path:
+    """The path of the result for a picture: the same where that format is written, and a PNG otherwise."""
+    return path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
 
 
 def pair_images(lr_folder: str | os.PathLike[str], hr_folder: str | os.PathLike[str]) -> list[tuple[Path, Path]]:

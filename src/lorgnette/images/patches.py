@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorgnette.common.store import BoundedStore
 from lorgnette.images.file import read_image
+from lorgnette.images.pixels import seen_colours
 from lorgnette.images.resize import imresize
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class PixelCache:
 def _levels(path: Path) -> Tensor:
     image = read_image(path)
     most, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
-    return channels_first(image.pixels).mul(most).round().to(dtype)
+    return channels_first(seen_colours(image.pixels, image.alpha)).mul(most).round().to(dtype)
 
 
 class TrainingCrops(Generic[T, Settings]):

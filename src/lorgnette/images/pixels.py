@@ -33,6 +33,31 @@ def crop_to_multiple(x: ArrayOrTensor, multiple: int) -> ArrayOrTensor:
     return x[..., : height - height % multiple, : width - width % multiple]
 
 
+def seen_colours(pixels: NDArray, alpha: NDArray | None) -> NDArray:
+    """Pixels without the colours that nobody sees, where `alpha` is 0: there is that of the nearest pixel that is seen.
+
+    So whatever mixes neighbours, a network or a kernel, mixes in nothing that was hidden.
+
+    Args:
+        pixels: `(H, W, 3)`.
+        alpha: `(H, W)`, or None.
+
+    Returns:
+        A new array; or `pixels` itself where all of them are seen, or none.
+    """
+    if alpha is None or not (hidden := alpha <= 0).any() or hidden.all():
+        return pixels
+    import cv2
+
+    kind = cv2.DIST_LABEL_PIXEL
+    _, nearest = cv2.distanceTransformWithLabels(hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=kind)
+    source = np.empty(int(nearest.max()) + 1, np.int64)
+    source[nearest[~hidden].astype(np.int64)] = np.flatnonzero(
+        ~hidden
+    )  # each pixel that is seen has a label of its own
+    return pixels.reshape(-1, 3)[source[nearest.astype(np.int64)]]
+
+
 def to_samples(pixels: NDArray, alpha: NDArray | None, grey: bool, bits: int) -> NDArray:
     """Integers `(H, W, C)` as they go into a file.
 

@@ -48,7 +48,7 @@ def imresize(x: Tensor, scale: float | Sequence[float] | None = None, size: Sequ
         scale_y, scale_x = out_y / height, out_x / width
     else:
         scale_y, scale_x = _pair(scale)
-        # The small amount keeps 10 * 1.1 = 11.000000000000002 at 11.
+        # The small amount keeps 100 * 1.1 = 110.00000000000001 at 110.
         out_y, out_x = math.ceil(height * scale_y - 1e-9), math.ceil(width * scale_x - 1e-9)
 
     dtype = x.dtype

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
 from lorgnette.images.file import Image
+from lorgnette.images.limits import check_memory
 from lorgnette.images.patches import channels_first
+from lorgnette.images.pixels import seen_colours
 from lorgnette.images.resize import imresize
 from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
 from lorgnette.tiles.near import NearReuse
@@ -51,7 +53,9 @@ class Rendering:
         corrected: bool,
         channels: int = 3,
     ) -> Image:
-        """The picture with new pixels and alpha; everything else as it was.
+        """The picture with new pixels, alpha and resolution; everything else as it was.
+
+        Colours under full transparency do not come into it: the network sees those of the nearest pixels that are seen.
 
         Args:
             model: what `render` runs, on any device; it is in eval mode meanwhile.
@@ -64,11 +68,12 @@ class Rendering:
             channels: that the network takes: 3, or 1 for each colour by itself.
 
         Raises:
-            ValueError: tile or halo does not work.
+            ValueError: tile or halo does not work, or there is not the memory for such a result.
         """
         tiling = self._tiling(usual)
         device = next(model.parameters()).device
-        pixels = channels_first(np.ascontiguousarray(image.pixels))[None]
+        check_memory(out_size)
+        pixels = channels_first(np.ascontiguousarray(seen_colours(image.pixels, image.alpha)))[None]
         if channels == 1:  # (3, 1, H, W); of a grey picture all three are the same
             pixels = pixels[:, :1] if image.grey else pixels.transpose(0, 1)
 
@@ -81,7 +86,7 @@ class Rendering:
             result = self.tensor(model, pixels, rendered, out_size, tiling, usual.tile, corrected)
         planes = result.flatten(0, 1)  # three of one picture or one of each colour; of a grey picture one for all
         planes = planes if len(planes) == 3 else planes.repeat(3, 1, 1)
-        return replace(image, pixels=planes.permute(1, 2, 0).numpy(), alpha=alpha_at(image.alpha, out_size))
+        return _of_size(image, planes, alpha_at(image.alpha, out_size))
 
     def tensor(
         self,
@@ -132,6 +137,24 @@ def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArra
         return alpha
     plane = imresize(torch.from_numpy(np.ascontiguousarray(alpha))[None], size=size)
     return plane[0].clamp(0, 1).numpy()
+
+
+def reduced(image: Image, size: tuple[int, int]) -> Image:
+    """A smaller picture, of (H, W), by the antialiased cubic kernel; a pixel counts as much as it is seen."""
+    pixels, alpha = seen_colours(image.pixels, image.alpha), alpha_at(image.alpha, size)
+    planes = imresize(channels_first(np.ascontiguousarray(pixels)), size=size)
+    if image.alpha is not None and alpha is not None:
+        seen = imresize(channels_first(np.ascontiguousarray(pixels * image.alpha[..., None])), size=size)
+        weight = torch.from_numpy(alpha)
+        planes = torch.where(weight > 1 / 255, seen / weight.clamp(min=1 / 255), planes)
+    return _of_size(image, planes.clamp(0, 1), alpha)
+
+
+def _of_size(image: Image, planes: Tensor, alpha: NDArray[np.float32] | None) -> Image:
+    """A picture of (3, H, W) that was made of another: it prints as large."""
+    before, after = (image.pixels.shape[0], image.pixels.shape[1]), (planes.shape[1], planes.shape[2])
+    pixels = planes.permute(1, 2, 0).numpy()
+    return replace(image, pixels=pixels, alpha=alpha, about=image.about.resized(before, after))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lorgnette.common.files import check_writable, make_folder
 from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
+from lorgnette.images.folders import written_as
 from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
 from lorgnette.train.task import Task
@@ -183,7 +184,7 @@ def _target(target: Path, source: Source, codec: str | None, quality: int | None
     if target.is_dir() or not target.suffix:
         if codec is not None:
             raise ValueError(f"codec: {codec} is of a video file, and {target} is a folder")
-        names = [file.name for file in source.files] if isinstance(source, FolderSource) else None
+        names = [written_as(file).name for file in source.files] if isinstance(source, FolderSource) else None
         return FolderTarget(target, names, 95 if quality is None else quality, overwrite, source.clip)
     check_container(target, codec)
     from lorgnette.video.write import VideoTarget

@@ -51,7 +51,7 @@ def enhance(
         stream: name of the clip or camera that the frame belongs to.
 
     Returns:
-        The picture with new pixels and alpha; everything else as it was.
+        The picture with new pixels, alpha and resolution (it prints as large); everything else as it was.
 
     Raises:
         ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.

@@ -14,9 +14,9 @@ from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE, from_network,
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import Rendering
+from lorgnette.tiles.render import Rendering, reduced
 
-MAX_SCALE = 32.0
+MIN_SCALE, MAX_SCALE = 0.01, 32.0
 DEFAULT_SCALE = 2.0
 
 
@@ -25,25 +25,26 @@ def output_size(
     scale: float | tuple[float, float] | None = None,
     wanted: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """(H, W) of the enlarged image from a factor (or one for each axis: y, x) or a wanted size.
+    """(H, W) of the new image from a factor (or one for each axis: y, x) or a wanted size.
 
     Raises:
-        ValueError: neither or both given, or a factor outside [1, 32], in one line.
+        ValueError: neither or both given, or a factor outside [0.01, 32], in one line.
     """
     if (scale is None) == (wanted is None):
         raise ValueError("give either scale or size")
     if scale is not None:
         factors = (scale, scale) if isinstance(scale, int | float) else scale
         for factor in factors:
-            if not (math.isfinite(factor) and 1 <= factor <= MAX_SCALE):
-                raise ValueError(f"scale: {factor:g} does not work; a number from 1 to {MAX_SCALE:g} does, such as 3.3")
-        return round(size[0] * factors[0]), round(size[1] * factors[1])
+            if not (math.isfinite(factor) and MIN_SCALE <= factor <= MAX_SCALE):
+                works = f"a number from {MIN_SCALE:g} to {MAX_SCALE:g}"
+                raise ValueError(f"scale: {factor:g} does not work; {works} does, such as 3.3")
+        return max(1, round(size[0] * factors[0])), max(1, round(size[1] * factors[1]))
     assert wanted is not None
     for out, n in zip(wanted, size, strict=True):
-        if not n <= out <= n * MAX_SCALE:
+        if not 1 <= out <= n * MAX_SCALE:
             raise ValueError(
-                f"size: {wanted[1]}x{wanted[0]} is not 1 to {MAX_SCALE:g} times the image's {size[1]}x{size[0]} "
-                "(width x height)"
+                f"size: {wanted[1]}x{wanted[0]} is more than {MAX_SCALE:g} times the image's {size[1]}x{size[0]}, or "
+                "nothing (width x height)"
             )
     return wanted
 
@@ -63,12 +64,13 @@ def enhance(
     """Enlarge one picture, or a frame of a stream.
 
     Tiles overlap by the network's receptive field, so there are no seams: tiled and untiled differ by rounding alone.
-    An alpha plane is enlarged by bicubic.
+    An alpha plane is enlarged by bicubic. What becomes smaller is made so by bicubic with antialiasing: a network has
+    nothing to add there.
 
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
         image: from `lorgnette.images.file.read_image`.
-        scale: factor, or (y, x); any real number from 1 to 32. With neither it nor `size`: 2.
+        scale: factor, or (y, x); any real number from 0.01 to 32. With neither it nor `size`: 2.
         size: (H, W) instead of `scale`.
         tile: side of the tiles in input pixels; smaller needs less memory. Unset: 320, or 48 with a cache, 32 in its
             near mode.
@@ -79,15 +81,19 @@ def enhance(
         stream: name of the clip or camera that the frame belongs to.
 
     Returns:
-        The picture with new pixels and alpha; everything else as it was.
+        The picture with new pixels, alpha and resolution (it prints as large); everything else as it was.
 
     Raises:
-        ValueError: scale, size, tile, halo or precision does not work.
+        ValueError: scale, size, tile, halo or precision does not work, or there is not the memory for the result.
     """
     how = Rendering(tile, precision, progress, halo, cache, stream)
     model = cast(LMLTE, task.model)
     scale = DEFAULT_SCALE if scale is None and size is None else scale
-    out_size = output_size(image.pixels.shape[:2], scale, size)
+    in_size = (image.pixels.shape[0], image.pixels.shape[1])
+    out_size = output_size(in_size, scale, size)
+    rendered = (max(in_size[0], out_size[0]), max(in_size[1], out_size[1]))
+    if rendered == in_size != out_size:
+        return reduced(image, out_size)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
@@ -97,4 +103,5 @@ def enhance(
         return from_network(model.render_window(inp, y, x, cell))
 
     usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
-    return how.image(model, image, render, out_size, usual, corrected=True)
+    enlarged = how.image(model, image, render, rendered, usual, corrected=True)
+    return enlarged if rendered == out_size else reduced(enlarged, out_size)

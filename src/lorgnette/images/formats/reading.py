@@ -1,0 +1,95 @@
+"""Picture files of any format: which it is, how many pictures it holds, and one of them as it is stored."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from lorgnette.images.about import Described
+from lorgnette.images.errors import ImageError
+from lorgnette.images.formats import pillow, png, tiff
+from lorgnette.images.formats.table import titles
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder, not an image file")
+    if not path.exists():
+        raise FileNotFoundError(f"no such image file: {path}")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path} is empty (0 bytes): use an intact copy")
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Refuse what is no file, and turn whatever a decoder raises at a broken file (nearly anything) into one line."""
+    _require_file(path)
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except tiff.UnsupportedTiff as error:
+        raise ImageError(f"{path}: {error}") from None
+    except PermissionError:
+        raise ImageError(f"{path} may not be read: permission denied") from None
+    except PIL.UnidentifiedImageError:
+        raise ImageError(f"{path} is not a {titles()} image") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise ImageError(f"{path} is damaged or incomplete ({reason}): use an intact copy") from None
+
+
+def _kind(path: Path) -> Literal["PNG", "TIFF"] | None:
+    """Which of the formats that have code of their own a file has: a PNG of 16 bits, or a TIFF."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head.startswith(png.SIGNATURE):
+        return "PNG" if head[24:25] == b"\x10" else None  # its header begins with width, height, bits
+    return "TIFF" if head.startswith(tiff.SIGNATURES) else None
+
+
+def count_of(path: Path, max_pixels: int) -> int:
+    """How many pictures a file holds; smaller versions within a TIFF and its masks do not count."""
+    if _kind(path) == "TIFF":
+        return len(tiff.pictures(path))
+    with path.open("rb") as stream, pillow.open_file(path, stream, _size_check(path, max_pixels)) as file:
+        return getattr(file, "n_frames", 1)
+
+
+def read(path: Path, max_pixels: int, number: int | None) -> tuple[NDArray, Described]:
+    """A picture as it is stored, and what is said of it: `(H, W)` or `(H, W, C)`, integers or floats in [0, 1]."""
+    kind, check_size = _kind(path), _size_check(path, max_pixels)
+    said: Described | None = None
+    if kind == "TIFF":
+        number = tiff.pictures(path)[number or 0]
+        said = tiff.describe(path, number)
+        if said.deep:
+            return tiff.read_tiff(path, number, check_size), said
+        said = replace(said, orientation=1)  # Pillow turns it
+    # A stream rather than a path: Pillow (13.0) garbles memory-mapped TIFFs of some orientations.
+    with path.open("rb") as stream, pillow.open_file(path, stream, check_size, number) as file:
+        file.load()  # raises when the file is cut off, which OpenCV would pass over
+        said = said or pillow.describe(path, file)
+        if kind == "PNG":
+            return png.read_png(path), said
+        if file.mode == "CMYK":
+            file, said = pillow.cmyk_to_srgb(file, said.icc), replace(said, icc=None)
+        return np.asarray(pillow.simple(path, file)), said
+
+
+def _size_check(path: Path, max_pixels: int) -> pillow.CheckSize:
+    def check(size: tuple[int, int]) -> None:
+        if size[0] * size[1] > max_pixels:
+            raise ImageError(
+                f"{path} has {size[0]} x {size[1]} pixels, more than max_pixels={max_pixels}: "
+                f"raise max_pixels or cut the image"
+            )
+
+    return check
