@@ -48,9 +48,9 @@ from lorgnette.lora.files.peft_parameters import unwrap
 from lorgnette.lora.finite import warn_of
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter
+from lorgnette.lora.load_report import LoadReport
 from lorgnette.lora.state import (
     IN_PROJ,
-    LoadReport,
     base_tensors,
     drifted_buffers,
     from_peft,

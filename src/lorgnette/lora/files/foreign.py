@@ -17,7 +17,8 @@ from lorgnette.lora.files.kohya import read_kohya
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.loralib import read_loralib
 from lorgnette.lora.layers.base import LowRank, is_adapted
-from lorgnette.lora.state import IN_PROJ, LoadReport, plain_key
+from lorgnette.lora.load_report import LoadReport
+from lorgnette.lora.state import IN_PROJ, plain_key
 from lorgnette.lora.targets import Target, parts_of
 from lorgnette.lora.wrappers import on_unwrapped
 
