@@ -82,9 +82,7 @@ def test_forward_backward_and_twice_and_merged(kind, method, dtype):
         first = torch.autograd.grad(y.square().sum(), wrt, create_graph=True, allow_unused=True)
         assert all(grad is None or not grad.any() for grad in first)
         total = sum(grad.sum() for grad in first if grad is not None)
-        if (
-            shape is not None and isinstance(total, Tensor) and total.requires_grad
-        ):
+        if shape is not None and isinstance(total, Tensor) and total.requires_grad:
             torch.autograd.grad(total, wrt, allow_unused=True)
         with torch.autocast("cpu", torch.bfloat16):
             assert model(x).shape == wanted.shape

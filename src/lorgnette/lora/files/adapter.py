@@ -33,7 +33,7 @@ from lorgnette.lora.files.commit import (
     current_file,
     replace_files,
 )
-from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
+from lorgnette.lora.files.fingerprint import Fingerprint, base_dtypes, difference_but_for_dtype, fingerprint
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.peft import (
     OWN_TYPE,
@@ -113,6 +113,8 @@ def save_adapter(
         "extra": dict(extra or {}),
         "base": asdict(base or fingerprint(model)),
     }
+    if base is None and (other := {n: kind for n, kind in base_dtypes(model).items() if kind != "float32"}):
+        manifest["base_dtypes"] = other
     try:
         texts = {PEFT_CONFIG: json.dumps(description, indent=2), MANIFEST: json.dumps(manifest, indent=2)}
     except TypeError as error:
@@ -166,7 +168,12 @@ def load_adapter(
             skip = {plain_name(model, name) for name in manifest["trained"]}
             made_for = Fingerprint(**manifest["base"])
             tensors = {plain_name(model, name): value for name, value in made_for.tensors.items()}
-            difference = replace(made_for, tensors=tensors).difference(base or fingerprint(model), skip)
+            made_for = replace(made_for, tensors=tensors)
+            if base is not None:
+                difference = made_for.difference(base, skip)
+            else:
+                saved_as = {plain_name(model, name): kind for name, kind in manifest.get("base_dtypes", {}).items()}
+                difference = difference_but_for_dtype(made_for, model, skip, saved_as)
     except ValueError as error:
         raise ValueError(f"the adapter in {folder} cannot be used: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
