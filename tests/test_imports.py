@@ -67,7 +67,7 @@ INSIDE = {
         "checks": "layers wrappers",
         "targets": "config layers",
         "selection": "config layers targets wrappers",
-        "surgery": "config layers state resting targets selection wrappers",
+        "surgery": "config layers record state resting targets selection wrappers",
         "planning": "config layers targets selection surgery wrappers",
         "merging": "layers finite record state surgery wrappers",
         "files": "config layers load_report finite record state targets selection surgery wrappers",

@@ -20,6 +20,11 @@ from lorgnette.lora.wrappers import on_unwrapped, plain_name
 _MARK = "_lora_trained"
 PEFT_START = "base_model.model."
 IN_PROJ = part_name("in_proj")
+# Keys of a PeftModel's own state dict have the adapter's name in them: lora_A.default.weight
+_OF_PEFT_MODEL = re.compile(
+    r"\.(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.(?!weight$|bias$)([^.]+)(\.weight|\.bias)?$"
+)
+_SAVED_BY_PEFT = re.compile(r"\.modules_to_save\.[^.]+\.")
 _PEFT_EMBEDDING = {"lora_embedding_A": "lora_B", "lora_embedding_B": "lora_A"}  # and transposed
 
 
@@ -126,6 +131,7 @@ def plain_key(model: nn.Module, key: str) -> str:
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
     name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix(PEFT_START))
+    name = _OF_PEFT_MODEL.sub(r".\1\3", _SAVED_BY_PEFT.sub(".", name))
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value

@@ -15,7 +15,8 @@ from lorgnette.lora.files.peft_options import check_options
 from lorgnette.lora.files.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
 from lorgnette.lora.layers.base import LORA_TENSORS, LoRALayer, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter, is_part, part_name
-from lorgnette.lora.layers.tables import METHODS, method_of
+from lorgnette.lora.layers.tables import METHODS, linear_types, method_of
+from lorgnette.lora.layers.transposed_linear import LoRATransposedLinear
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, own_tensors, trained_tensors, whole
 from lorgnette.lora.targets import Target
@@ -106,7 +107,7 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "lora_alpha": alpha,
         "lora_dropout": max(layer.lora_dropout for layer in layers.values()),
         "bias": _bias(model),
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(isinstance(layer, LoRATransposedLinear) for layer in layers.values()),
         "init_lora_weights": True,
         "use_rslora": use_rslora,
         **{setting: False for method in METHODS.values() for setting in method.peft or ()},
@@ -198,7 +199,7 @@ def lost_layer(model: nn.Module, config: Mapping[str, Any], names: Iterable[str]
         return None
     targets = plain_names(model, targets) if isinstance(targets, list) else plain_regex(str(targets))
     names = set(names)
-    kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+    kinds = (*linear_types(), nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
     saved = config.get("modules_to_save") or ()
     for name, module in model.named_modules():
         if not name or not isinstance(module, kinds) or name in names or not matches(name, targets):

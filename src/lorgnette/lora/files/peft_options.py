@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from lorgnette.lora.files.peft_variants import FROM_BASE
+
 _UNSUPPORTED = (
-    "lora_bias",
-    "fan_in_fan_out",
     "use_qalora",
     "use_bdlora",
     "alora_invocation_tokens",
@@ -30,7 +30,8 @@ _WITHOUT_MEANING = (
     "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "model_type",
     # how it was made: the tensors show it
     "layers_pattern", "fan_in_fan_out", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
-    "runtime_config", "qalora_group_size", "ensure_weight_tying", "megatron_config", "megatron_core", "enable_lora", "merge_weights",
+    "runtime_config", "qalora_group_size", "ensure_weight_tying", "megatron_config", "megatron_core", "enable_lora",
+    "merge_weights",
 )  # fmt: skip
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base weights
 
@@ -49,7 +50,7 @@ def check_options(config: Any) -> None:
             raise ValueError(f"{name} = {config[name]!r} is not supported")
     if config.get("bias", "none") not in _BIASES:
         raise ValueError(f"bias = {config['bias']!r} is not supported; {', '.join(map(repr, _BIASES))} are")
-    if config.get("init_lora_weights") not in _PLAIN_INITS:
+    if config.get("init_lora_weights") not in (*_PLAIN_INITS, *FROM_BASE):
         raise ValueError(
             f"init_lora_weights = {config['init_lora_weights']!r} changed base weights, which the file lacks;"
             " PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes a plain LoRA"
