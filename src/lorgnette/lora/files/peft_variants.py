@@ -27,19 +27,19 @@ def biases_folded(model: nn.Module, targets: Mapping[str, Target], state: Mappin
         ValueError: the layer has no bias, or its bias may hold such a part already.
     """
     folded = dict(state)
-    for key, tensor in state.items():
-        name, value = from_peft(key, tensor, ())
+    keys = {from_peft(key, tensor, ())[0]: key for key, tensor in state.items()}
+    for name, key in keys.items():
         if not name.endswith(f".{_BIAS}"):
             continue
         owner = name.removesuffix(f".{_BIAS}")
-        target, own = targets.get(owner), f"{owner}.bias"
+        target, own = targets.get(owner), keys.get(f"{owner}.bias", f"{owner}.bias")
         if target is None or is_adapted(model):
             raise ValueError(f"lora_bias: {name!r} goes into the bias of a layer without adapters")
         bias = folded.get(own, model.get_submodule(owner)._parameters.get("bias"))
         if bias is None:
             raise ValueError(f"lora_bias: {owner!r} has no bias that {name!r} could go into")
         del folded[key]
-        folded[own] = bias.detach() + target.settings.scaling * value.to(bias)
+        folded[own] = bias.detach() + target.settings.scaling * state[key].to(bias)
     return folded
 
 
