@@ -8,9 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakTensorKeyDictionary
 
 DIGEST_BYTES = 8  # against mistakes, not against forgery
 _RECORD = "_lora_record"
+_WORTH_REMEMBERING = 2**16  # bytes
+_hashes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Tensor -> the state it was in, and its hash then."""
 
 
 class Buffer(NamedTuple):
@@ -76,9 +80,34 @@ def moved_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def hash_values(tensor: Tensor) -> str:
-    """Hash of the values of a tensor, by their bytes."""
+    """Hash of the values of a tensor, by their bytes; remembered as long as nothing of it can have changed.
+
+    Whoever writes by way of `.data` leaves no trace on the tensor: a sum of its bits, ten times quicker, finds it out.
+    """
+    state = _state(tensor)
+    known = _hashes.get(tensor) if state is not None else None
+    if known is not None and known[0] == state:
+        return known[1]
+    digest = _hash(tensor)
+    if state is not None:
+        _hashes[tensor] = state, digest
+    return digest
+
+
+def _hash(tensor: Tensor) -> str:
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.blake2b(raw.numpy().data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _state(tensor: Tensor) -> tuple[object, ...] | None:
+    """What a tensor's contents cannot change without; None where hashing is as quick, or this cannot be asked."""
+    bits = tensor.detach()
+    if type(bits) is not Tensor or tensor.is_meta or tensor.is_inference() or not tensor.is_contiguous():
+        return None
+    if tensor.numel() * tensor.element_size() < _WORTH_REMEMBERING or tensor.numel() * tensor.element_size() % 8:
+        return None
+    words = bits.reshape(-1).view(torch.int64)
+    return tensor._version, tensor.data_ptr(), tensor.dtype, tensor.shape, int(words.sum())
 
 
 def _place(tensor: Tensor) -> tuple[int, int | None]:
