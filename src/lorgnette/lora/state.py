@@ -81,7 +81,7 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
     Raises:
         ValueError: strict, and the state does not fit exactly; one line says where. Nothing was copied.
     """
-    state = {plain_key(model, key): tensor for key, tensor in state.items()}
+    state = plain_state(model, state)
     names = (from_peft(name, tensor, ())[0] for name, tensor in state.items())
     if not is_adapted(model) and any(map(is_factor, names)):
         raise ValueError(f"{type(model).__name__} has no adapter to load into: inject_lora or load_adapter comes first")
@@ -122,10 +122,14 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
     return named, unknown
 
 
-def plain_key(model: nn.Module, key: str) -> str:
-    """The key of a tensor in a file, PEFT's or ours, as it is without wrappers such as a compiled model's."""
-    start = PEFT_START * key.startswith(PEFT_START)
-    return start + plain_name(model, key.removeprefix(start))
+def plain_state(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state, PEFT's or ours, with the names that it has without wrappers such as a compiled model's."""
+    named = {}
+    for key, value in state.items():
+        start = PEFT_START * key.startswith(PEFT_START)
+        if key != "n_averaged" or key in model._buffers:  # of an averaged model: how often it was
+            named[start + plain_name(model, key.removeprefix(start))] = value
+    return named
 
 
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:

@@ -82,6 +82,15 @@ def test_every_way_of_naming_is_read(words, tmp_path):
     torch.testing.assert_close(pipeline["unet"](X), wanted())
 
 
+def test_tensors_of_a_peft_file_without_its_settings_are_read_where_their_strength_is_given(tmp_path):
+    state = named(WORDS["of now"], "base_model.model.")
+    with pytest.raises(ValueError, match=r"its names are PEFT's; give the folder, .* or alpha="):
+        import_adapter(unet(), state)
+    model = unet()
+    assert import_adapter(model, state, format="diffusers", alpha=3).complete
+    torch.testing.assert_close(model(X), wanted(3))
+
+
 def test_names_of_the_processors_are_read():
     state = {}
     for name, (A, B) in factors().items():

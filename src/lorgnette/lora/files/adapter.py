@@ -55,7 +55,7 @@ from lorgnette.lora.state import (
     drifted_buffers,
     from_peft,
     get_lora_state_dict,
-    plain_key,
+    plain_state,
     trained_tensors,
 )
 from lorgnette.lora.targets import Target
@@ -154,7 +154,7 @@ def load_adapter(
     """
     manifest = adapter_info(folder)
     state = read_weights(model, folder, manifest.get("weights"))
-    state = {plain_key(model, key): tensor for key, tensor in state.items()}
+    state = plain_state(model, state)
     title = type(model).__name__
     try:
         described = current_file(folder, PEFT_CONFIG)

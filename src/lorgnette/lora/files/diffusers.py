@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.state import PEFT_START
 from lorgnette.lora.targets import Target
 
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "controlnet", "prior")
@@ -102,6 +103,7 @@ def strengths_of(path: Path) -> dict[str, float]:
 
 
 def _split(model: nn.Module, key: str) -> tuple[str, str]:
+    key = key.removeprefix(PEFT_START)
     part, _, rest = key.partition(".")
     if part not in PARTS:
         return "", key

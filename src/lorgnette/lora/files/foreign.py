@@ -21,7 +21,7 @@ from lorgnette.lora.files.peft_variants import biases_folded
 from lorgnette.lora.files.weights import named_tensors
 from lorgnette.lora.layers.base import LowRank, is_adapted
 from lorgnette.lora.load_report import LoadReport
-from lorgnette.lora.state import IN_PROJ, plain_key
+from lorgnette.lora.state import IN_PROJ, plain_state
 from lorgnette.lora.targets import Target, parts_of
 from lorgnette.lora.wrappers import on_unwrapped
 
@@ -73,7 +73,7 @@ def import_adapter(
     found = source if isinstance(source, Mapping) else _read(Path(source))
     try:
         state, wrapped = _tensors(found)
-        state = {plain_key(model, key): tensor for key, tensor in state.items()}
+        state = plain_state(model, state)
         kind = _recognised(state, wrapped) if format == "auto" else format
         if kind == "diffusers":
             strengths = {} if isinstance(source, Mapping) else strengths_of(Path(source))
