@@ -167,7 +167,7 @@ def load_adapter(
         else:
             targets = _targets_from_peft(model, config, state, raw)
             state = biases_folded(model, targets, state)
-            targets, state = with_starts(model, config, targets, state)
+            targets, state = with_starts(model, config or {}, targets, state)
         state = unpacked(state, targets)
         difference = None
         if manifest:
