@@ -20,8 +20,6 @@ _hashes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 class Buffer(NamedTuple):
     """A buffer of the base as it was."""
 
-    place: tuple[int, int | None]
-    """Which tensor it was and how often it had been changed: quicker to compare than its contents."""
     dtype: torch.dtype
     digest: str
 
@@ -39,7 +37,7 @@ def remember(model: nn.Module, buffers: dict[str, Tensor]) -> None:
     """Keep what the base is like now, unless it is known already."""
     if _RECORD not in vars(model):
         held = {
-            name: Buffer(_place(tensor), tensor.dtype, hash_values(tensor))
+            name: Buffer(tensor.dtype, hash_values(tensor))
             for name, tensor in buffers.items()
             if not is_lazy(tensor) and not tensor.is_meta
         }
@@ -72,7 +70,7 @@ def moved_buffers(model: nn.Module) -> dict[str, Tensor]:
                 tensor = module.get_submodule(owner)._buffers.get(own)
             except AttributeError:  # the module is gone
                 continue
-            if tensor is None or tensor.is_meta or tensor.dtype != was.dtype or _place(tensor) == was.place:
+            if tensor is None or tensor.is_meta or tensor.dtype != was.dtype:
                 continue
             if hash_values(tensor) != was.digest:
                 moved[f"{prefix}.{name}" if prefix else name] = tensor
@@ -101,14 +99,10 @@ def _hash(tensor: Tensor) -> str:
 
 def _state(tensor: Tensor) -> tuple[object, ...] | None:
     """What a tensor's contents cannot change without; None where hashing is as quick, or this cannot be asked."""
-    bits = tensor.detach()
-    if type(bits) is not Tensor or tensor.is_meta or tensor.is_inference() or not tensor.is_contiguous():
+    bits, width = tensor.detach(), tensor.element_size()
+    if type(bits) is not Tensor or tensor.is_quantized or tensor.is_inference() or not tensor.is_contiguous():
         return None
-    if tensor.numel() * tensor.element_size() < _WORTH_REMEMBERING or tensor.numel() * tensor.element_size() % 8:
+    if tensor.numel() * width < _WORTH_REMEMBERING or tensor.numel() * width % 8 or tensor.storage_offset() * width % 8:
         return None
     words = bits.reshape(-1).view(torch.int64)
     return tensor._version, tensor.data_ptr(), tensor.dtype, tensor.shape, int(words.sum())
-
-
-def _place(tensor: Tensor) -> tuple[int, int | None]:
-    return id(tensor), None if tensor.is_inference() else tensor._version
