@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lorgnette import lora
+from lorgnette.checkpoint import load, load_recipe, save
 from lorgnette.cli import main
 
 
@@ -97,6 +99,17 @@ def test_merging_refuses_what_makes_no_sense(adapter: Path, photos: Path, tmp_pa
     assert "recipe.yaml" in refused("merge", photos, tmp_path / "out")
     assert main(["merge", str(adapter), str(tmp_path / "merged")]) == 0
     assert "nothing to merge" in refused("merge", tmp_path / "merged", tmp_path / "again")
+
+
+@pytest.mark.filterwarnings("ignore:.*holds NaN or infinity")
+def test_an_adapter_with_nan_is_not_merged(adapter: Path, tmp_path: Path, refused):
+    task = load(adapter)
+    next(iter(lora.adapted_layers(task.model).values())).lora_B.data[0] = torch.nan
+    save(task, load_recipe(adapter), tmp_path / "broken")
+    said = refused("merge", tmp_path / "broken", tmp_path / "merged")
+    assert "lora_B" in said
+    assert "NaN or infinity" in said
+    assert not (tmp_path / "merged").exists()
 
 
 def described(path: Path, tmp_path: Path) -> dict:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,3 +147,83 @@ def test_adapted_is_traced_and_merged_is_scripted():
     torch.testing.assert_close(torch.jit.trace(model, (x,))(other), model(other))
     scripted = torch.jit.script(merge_lora_weights(model, inplace=False))
     torch.testing.assert_close(scripted(other), model(other), rtol=1e-5, atol=1e-5)
+
+
+# -------------------------------------------------------------------- the other column of the page: PEFT 0.21 itself
+
+
+def of_peft(layer: nn.Module, r: int = 2, **settings) -> nn.Module:
+    torch.manual_seed(0)
+    config = peft.LoraConfig(**({"r": r, "target_modules": ["0"], "init_lora_weights": False} | settings))
+    return peft.get_peft_model(nn.Sequential(copy.deepcopy(layer)), config).eval()
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups > 1")
+def test_peft_wants_a_rank_that_the_groups_divide_and_cannot_merge_them():
+    with pytest.raises(ValueError, match="divisible by groups"):
+        of_peft(nn.Conv2d(6, 6, 3, groups=6))
+    with pytest.raises(NotImplementedError):
+        of_peft(nn.Conv2d(4, 6, 3, groups=2)).merge_and_unload()
+
+
+def test_peft_pads_by_zeros_and_merges_something_else():
+    model, x = of_peft(nn.Conv2d(4, 4, 3, padding=2, padding_mode="reflect")), torch.randn(1, 4, 6, 6)
+    wanted = model(x)
+    assert (model.merge_and_unload()(x) - wanted).abs().max() > 1e-3
+
+
+def test_peft_fails_on_dilation_and_refuses_what_it_does_not_know():
+    with pytest.raises(RuntimeError):
+        of_peft(nn.Conv2d(4, 4, 3, dilation=2))(torch.randn(1, 4, 6, 6))
+    with pytest.raises(ValueError, match="not supported"):
+        of_peft(nn.ConvTranspose2d(4, 4, 3))
+    with pytest.raises(ValueError, match="same embed"):
+        of_peft(nn.MultiheadAttention(8, 2, kdim=5, vdim=5))
+
+
+def test_no_gradient_reaches_out_proj_in_peft():
+    config = peft.LoraConfig(r=2, target_modules=["out_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(Attention(), config)
+    assert any("lora_" in name for name, _ in model.named_parameters())
+    assert not model(torch.randn(2, 3, 8), torch.randn(2, 5, 8)).requires_grad
+
+
+def test_peft_passes_over_a_name_that_matches_nothing(net):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        peft.get_peft_model(net, peft.LoraConfig(target_modules=["to_qkv", "does_not_exist"]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_peft_loads_onto_a_renamed_base_without_an_error(net, make_net, tmp_path):
+    peft.get_peft_model(net, peft.LoraConfig(target_modules=["to_qkv", "head"])).save_pretrained(tmp_path)
+    renamed = make_net()
+    for block in renamed.blocks:
+        block.projection = block.to_qkv
+        del block.to_qkv
+    peft.PeftModel.from_pretrained(renamed, tmp_path)
+
+
+def test_peft_changes_bits_of_bfloat16_and_the_base_itself():
+    layer = nn.Linear(64, 64).to(torch.bfloat16)
+    model = of_peft(layer)
+    before = model.base_model.model[0].base_layer.weight.detach().clone()
+    model.merge_adapter()
+    model.unmerge_adapter()
+    assert not torch.equal(model.base_model.model[0].base_layer.weight, before)
+    base = nn.Sequential(copy.deepcopy(layer))
+    weight = base[0].weight
+    config = peft.LoraConfig(r=2, target_modules=["0"], init_lora_weights=False)
+    before = weight.detach().clone()
+    merged = peft.get_peft_model(base, config).merge_and_unload()
+    assert merged[0].weight is weight
+    assert not torch.equal(weight, before)
+
+
+def test_peft_has_no_dropout_on_raw_parameters():
+    config = peft.LoraConfig(target_modules=[], target_parameters=["in_proj"], lora_dropout=0.1)
+    module = nn.Module()
+    module.inner = nn.Module()
+    module.inner.in_proj = nn.Parameter(torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match="lora_dropout"):
+        peft.get_peft_model(module, config)

@@ -20,8 +20,10 @@ from lorgnette.lora import (
     get_lora_state_dict,
     inject_lora,
     is_adapted,
+    load_adapter,
     merge_lora_weights,
     merged,
+    save_adapter,
     trained_tensors,
     unload_lora,
     unmerge_lora_weights,
@@ -202,3 +204,22 @@ def test_survival_of_a_model_speaks_of_every_adapter():
     assert delta_survival(model).layers["tied"] == 1.0
     with pytest.raises(ValueError, match="Linear has no adapter; inject_lora comes first"):
         delta_survival(nn.Linear(2, 2))
+
+
+def test_a_head_that_was_frozen_again_is_kept_through_a_merge(net, images, tmp_path):
+    """Marks, not gradients, say what belongs to the adapter."""
+    inject_lora(net, LoRAConfig(r=2, target_modules=["to_qkv"], modules_to_save=["head"]))
+    net.head.bias.data.add_(1)
+    net.head.requires_grad_(False)
+    before = set(get_lora_state_dict(net))
+    assert "head.bias" in before
+    unmerge_lora_weights(merge_lora_weights(net, keep=True))
+    assert set(get_lora_state_dict(net)) == before
+    with merged(net):
+        pass
+    assert set(get_lora_state_dict(net)) == before
+    again = type(net)().eval()
+    again.load_state_dict({n: t for n, t in net.state_dict().items() if "lora_" not in n})
+    again.head.bias.data.sub_(1)
+    load_adapter(again, save_adapter(net, tmp_path))
+    torch.testing.assert_close(again(images), net(images))

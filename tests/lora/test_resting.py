@@ -221,6 +221,23 @@ def test_compiled_exported_and_traced():
     torch.testing.assert_close(torch.export.export(model, (X,)).module()(X), model(X))
 
 
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and still in use
+def test_traced():
+    model = inject_lora(base("batch norm"), target_modules=["0", "3"], rank=2)
+    torch.testing.assert_close(torch.jit.trace(model, (X,))(X + 1), model(X + 1))
+
+
+def test_who_makes_statistics_anew_leaves_those_at_rest():
+    model = inject_lora(base("batch norm"), target_modules=["0"], rank=2)
+    wanted, before = model(X), bits(model)
+    torch.optim.swa_utils.update_bn([X, X + 1], model)
+    assert same(bits(model), before)
+    assert torch.equal(model.eval()(X), wanted)
+    model[1].requires_grad_(True)
+    torch.optim.swa_utils.update_bn([X, X + 1], model)
+    assert not same(bits(model), before)
+
+
 def test_what_else_moves_travels_with_the_adapter(tmp_path):
     """A buffer that no norm of PyTorch's moves cannot be held, so that it is said and kept."""
 

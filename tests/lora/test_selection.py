@@ -177,7 +177,7 @@ def test_a_second_injection_takes_other_layers_and_refuses_the_same(net):
         ({"r": 0}, "lora.r: 0 is not a whole number"),
         ({"r": 2.5}, "lora.r: 2.5"),
         ({"r": True}, "lora.r: True"),
-        ({"lora_alpha": -1}, "lora.lora_alpha: -1 is not a positive number"),
+        ({"lora_alpha": "8"}, "lora.lora_alpha: '8' is not a number"),
         ({"lora_alpha": float("nan")}, "lora.lora_alpha: nan"),
         ({"lora_dropout": 1.0}, "lora.lora_dropout: 1.0 is not in"),
         ({"lora_dropout": "much"}, "lora.lora_dropout: 'much'"),
@@ -190,7 +190,7 @@ def test_a_second_injection_takes_other_layers_and_refuses_the_same(net):
         ),
         ({"rank_pattern": {"a": 0}}, "lora.rank_pattern['a']: 0"),
         ({"rank_pattern": {"(": 1}}, "lora.rank_pattern: '(' is not a regular expression"),
-        ({"alpha_pattern": {"a": 0}}, "lora.alpha_pattern['a']: 0"),
+        ({"alpha_pattern": {"a": float("inf")}}, "lora.alpha_pattern['a']: inf"),
         ({"lora_dtype": "int8"}, "lora.lora_dtype: 'int8' is not known; null, 'float32'"),
         ({"bias": "some"}, "lora.bias: 'some' is not known; 'none', 'all', 'lora_only' work"),
         ({"overrides": {"a": {}}}, "lora.overrides['a']: {} is not a table"),
@@ -320,3 +320,18 @@ def test_sets_of_names_become_lists_and_scaling_follows():
     assert config.target_modules == ["a", "b"]
     assert config.scaling == 4.0
     assert LoRAConfig(r=4, lora_alpha=8).scaling == 2.0
+
+
+@pytest.mark.parametrize("pattern", ["head|to_qkv", "to_qkv|head", r"blocks\.0\.to_qkv|head"])
+def test_a_pattern_may_be_an_alternation(net, pattern):
+    """Each side of it is a whole one: 'head|x' means neither 'ahead' nor 'x.y'."""
+    net.ahead = nn.Linear(2, 2)
+    net.head_norm = nn.Linear(2, 2)
+    config = LoRAConfig(r=2, target_modules=r".*(to_qkv|to_out\.0|head|ahead|head_norm)", rank_pattern={pattern: 4})
+    ranks = {name: layer.r for name, layer in adapted_layers(inject_lora(net, config)).items()}
+    first_only = "blocks" in pattern
+    assert ranks == {
+        name: 4 if name in ("head", "blocks.0.to_qkv") or (name == "blocks.1.to_qkv" and not first_only) else 2
+        for name in ranks
+    }
+    assert len(ranks) == 7

@@ -167,3 +167,12 @@ def test_a_fingerprint_sees_every_bit_in_any_dtype(net):
         before = fingerprint(net)
         net.head.weight.data[-1, -1] = torch.nextafter(net.head.weight.data[-1, -1], torch.tensor(9.0, dtype=dtype))
         assert fingerprint(net).content != before.content
+
+
+def test_a_model_without_adapters_is_told_what_comes_first():
+    model = nn.Sequential(nn.Linear(3, 3))
+    state = get_lora_state_dict(inject_lora(nn.Sequential(nn.Linear(3, 3)), target_modules=["0"]))
+    for given in (state, {f"base_model.model.{name}.weight": tensor for name, tensor in state.items()}):
+        for strict in (True, False):
+            with pytest.raises(ValueError, match="Sequential has no adapter to load into: inject_lora or load_adapter"):
+                load_lora_state_dict(model, given, strict=strict)

@@ -223,6 +223,15 @@ def test_files_and_states_of_others_may_bear_any_wrappers_names(rename, wrap, tm
     assert import_adapter(model, {"lora_state_dict": state}, alpha=8).complete
 
 
+def test_the_whole_state_of_an_averaged_model_is_read():
+    averaged = AveragedModel(shaken(inject_lora(base(), CONFIG)))
+    state = {name: tensor.clone() for name, tensor in averaged.state_dict().items()}
+    assert "n_averaged" in state
+    model = inject_lora(base(), CONFIG)
+    assert load_lora_state_dict(model, state).complete
+    torch.testing.assert_close(model(X), averaged(X))
+
+
 def test_a_manifest_with_wrappers_names_is_read(tmp_path):
     """As versions wrote it that did not know of them."""
     plain = shaken(inject_lora(base(), CONFIG))

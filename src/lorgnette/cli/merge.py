@@ -31,7 +31,7 @@ def run(words: list[str]) -> int:
         raise ValueError(f"{options.adapter} holds a whole model: there is nothing to merge")
     task = load(options.adapter)
     count = len(adapted_layers(task.model))
-    merge_lora_weights(task.model)
+    merge_lora_weights(task.model, safe=True)
     for name, layer in adapted_layers(task.model).items():
         raise ValueError(f"{options.adapter}: {name!r} has {layer.lora_method.title}, which cannot be merged")
     save(task, replace(recipe, lora=None), out)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         effective_parameter as effective_parameter,
     )
     from lorgnette.lora.layers.part import AdapterPart as AdapterPart
+    from lorgnette.lora.load_report import LoadReport as LoadReport
     from lorgnette.lora.merging import (
         DeltaSurvival as DeltaSurvival,
         delta_survival as delta_survival,
@@ -73,7 +74,6 @@ if TYPE_CHECKING:
         set_adapter as set_adapter,
     )
     from lorgnette.lora.state import (
-        LoadReport as LoadReport,
         get_lora_state_dict as get_lora_state_dict,
         load_lora_state_dict as load_lora_state_dict,
         trained_tensors as trained_tensors,

@@ -27,7 +27,8 @@ class LoRAConfig:
     r: int = 8
     """Rank of the update; at least 1, and it may exceed the size of a layer."""
     lora_alpha: float = 8
-    """Strength of the update: it is scaled by lora_alpha / r."""
+    """Strength of the update: it is scaled by lora_alpha / r. A negative one takes it away; 0 switches it off, so that
+    nothing is learnt."""
     lora_dropout: float = 0.0
     """Dropout, in [0, 1), on the input of the low-rank path."""
     target_modules: list[str] | str | None = None
@@ -108,6 +109,11 @@ class LoRAConfig:
                 f"lora.init_lora_weights: {self.init_lora_weights!r} is not known;"
                 " true, 'gaussian', 'pissa', 'pissa_niter_4' or 'olora' work"
             )
+        if starts_from_base(self.init_lora_weights) and not self.lora_alpha > 0:
+            raise ValueError(
+                f"lora.lora_alpha: {self.lora_alpha!r} does not go with lora.init_lora_weights"
+                f" {self.init_lora_weights!r}, whose factors are divided by its root; once or twice lora.r is usual"
+            )
         asked = [setting for setting in ("method", "dynamic_rank", "use_dora") if getattr(self, setting)]
         if starts_from_base(self.init_lora_weights):
             asked.append(f"init_lora_weights {self.init_lora_weights!r}")
@@ -137,8 +143,8 @@ def _check_rank(name: str, value: object) -> None:
 
 
 def _check_alpha(name: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{name}: {value!r} is not a positive number; once or twice lora.r is usual")
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name}: {value!r} is not a number; once or twice lora.r is usual")
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -186,12 +186,15 @@ def delta_survival(model: nn.Module) -> DeltaSurvival:
 def _check_weights(found: Mapping[str, Site], safe: bool) -> None:
     """Before anything is changed: every weight has to be there, and what it becomes should be finite."""
     tensors = {f"{name}.{key}": t for name, site in found.items() for key, t in site.adapter.lora_tensors.items()}
-    for name, site in found.items():
-        weight = site.weight.detach()
-        if safe and weight.isfinite().all():
-            tensors[f"{name} merged into {str(weight.dtype).removeprefix('torch.')}"] = site.adapter.merged_into(weight)
-    if safe and (names := not_finite(tensors)):
-        raise ValueError(complaint("merge_lora_weights", names))
+    weights = {name: site.weight.detach() for name, site in found.items()}
+    if safe:
+        names = not_finite(tensors)
+        for name, weight in weights.items():
+            if not names and weight.isfinite().all():
+                title = f"{name} merged into {str(weight.dtype).removeprefix('torch.')}"
+                names = not_finite({title: found[name].adapter.merged_into(weight)})
+        if names:
+            raise ValueError(complaint("merge_lora_weights", names))
     warn_of("merge_lora_weights", tensors)
 
 

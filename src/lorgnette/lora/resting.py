@@ -35,6 +35,11 @@ class AtRest(InPlace):
     def training(self, mode: bool) -> None:  # type: ignore[override]
         vars(self)["training"] = mode
 
+    def reset_running_stats(self) -> None:
+        """As the base does; at rest nothing, as `torch.optim.swa_utils.update_bn` would leave them at 0 and 1."""
+        if _learns(self):
+            super().reset_running_stats()  # type: ignore[misc]
+
 
 def update_rest(model: nn.Module) -> None:
     """Put the statistics of a model to rest if it has adapters, and wake them if it has none any more."""

@@ -13,7 +13,7 @@ from torch import nn
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.base import LowRank
 from lorgnette.lora.layers.parameter import part_name
-from lorgnette.lora.layers.tables import layer_types
+from lorgnette.lora.layers.tables import layer_types, linear_types
 from lorgnette.lora.targets import Target, is_foreign, parts_of, why_not
 from lorgnette.lora.wrappers import plain_names, plain_regex
 
@@ -167,7 +167,7 @@ def _answers(
     elif targets is None:
         raise ValueError(f"lora.target_modules: not set{_it_has(layers, '')}; 'all-linear' takes every nn.Linear")
     elif targets == "all-linear":
-        yield from ((name, isinstance(layer, nn.Linear)) for name, layer in layers.items())
+        yield from ((name, isinstance(layer, linear_types())) for name, layer in layers.items())
     else:
         for pattern in [targets] if isinstance(targets, str) else targets:
             _check_target(model, targets if isinstance(targets, str) else [pattern], pattern, modules, layers)

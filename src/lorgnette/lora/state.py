@@ -4,59 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lorgnette.common.text import nearest
+from lorgnette.lora.finite import warn_of
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers, is_adapted
-from lorgnette.lora.layers.parameter import is_part, part_name
-from lorgnette.lora.layers.tables import METHODS, adapter_tensors
+from lorgnette.lora.layers.parameter import part_name
+from lorgnette.lora.layers.tables import METHODS
+from lorgnette.lora.load_report import LoadReport, compare, is_factor
 from lorgnette.lora.record import keep, moved_buffers, remember
 from lorgnette.lora.wrappers import on_unwrapped, plain_name
 
 _MARK = "_lora_trained"
 PEFT_START = "base_model.model."
 IN_PROJ = part_name("in_proj")
+# Keys of a PeftModel's own state dict have the adapter's name in them: lora_A.default.weight
+_OF_PEFT_MODEL = re.compile(
+    r"\.(lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.(?!weight$|bias$)([^.]+)(\.weight|\.bias)?$"
+)
+_SAVED_BY_PEFT = re.compile(r"\.modules_to_save\.[^.]+\.")
 _PEFT_EMBEDDING = {"lora_embedding_A": "lora_B", "lora_embedding_B": "lora_A"}  # and transposed
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What a load found. Names are those of `model.state_dict()`."""
-
-    loaded: tuple[str, ...] = ()
-    """Tensors that were taken over."""
-    missing: tuple[str, ...] = ()
-    """Tensors the model's adapter has and the state has not."""
-    unexpected: Mapping[str, str] = field(default_factory=dict)
-    """Tensors of the state that have no place in the model, each with a hint at the nearest name that has."""
-    mismatched: Mapping[str, str] = field(default_factory=dict)
-    """Tensors of another shape, rank or strength, each with what differs."""
-    base: str | None = None
-    """How the model differs from the base the adapter was made for: '' not at all, None unknown."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """What `save_adapter` was given to keep."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything had its place (the base is another matter)."""
-        return not (self.missing or self.unexpected or self.mismatched)
-
-    def __str__(self) -> str:
-        found = {
-            "missing": [repr(name) for name in self.missing],
-            "unexpected": [f"{name!r}{hint}" for name, hint in self.unexpected.items()],
-            "of another size or strength": [f"{name!r} {what}" for name, what in self.mismatched.items()],
-        }
-        parts = [
-            f"{len(items)} {title} ({', '.join(items[:4])}{', ...' if len(items) > 4 else ''})"
-            for title, items in found.items()
-            if items
-        ]
-        return "; ".join(parts) or f"{len(self.loaded)} tensors loaded"
 
 
 @on_unwrapped
@@ -112,9 +81,9 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
     Raises:
         ValueError: strict, and the state does not fit exactly; one line says where. Nothing was copied.
     """
-    state = {plain_key(model, key): tensor for key, tensor in state.items()}
+    state = plain_state(model, state)
     names = (from_peft(name, tensor, ())[0] for name, tensor in state.items())
-    if not is_adapted(model) and any(map(_is_factor, names)):
+    if not is_adapted(model) and any(map(is_factor, names)):
         raise ValueError(f"{type(model).__name__} has no adapter to load into: inject_lora or load_adapter comes first")
     targets = base_tensors(model) | _factors(model, every_name=True)
     named, unknown = named_for(state, targets)
@@ -130,6 +99,7 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
     )
     if strict and not report.complete:
         raise ValueError(f"the adapter does not fit {type(model).__name__}: {report}")
+    warn_of("load_lora_state_dict", {name: named[name] for name in report.loaded})
     with torch.no_grad():
         for name in report.loaded:
             targets[name].copy_(_in_parts_of(targets[name], named[name]))
@@ -137,34 +107,6 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor], strict: 
         prefix, _, own = name.rpartition(".")
         mark_trained(model.get_submodule(prefix), [own])
     return report
-
-
-def compare(
-    wanted: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, tuple[int, ...]],
-    missing: Collection[str],
-    unexpected: Collection[str],
-    conflicts: Mapping[str, str],
-) -> LoadReport:
-    """The report on tensors `given` for a model that has `wanted`; names in `given` are all in `wanted`."""
-    mismatched = dict(conflicts)
-    for name, shape in given.items():
-        if shape != wanted[name]:
-            mismatched[name] = _difference(name, shape, wanted[name])
-    # One factor without the other is worse than neither.
-    broken = {name.rpartition(".")[0] for name in (*mismatched, *missing) if _is_factor(name)}
-    loaded = [
-        name
-        for name in given
-        if name not in mismatched and not (_is_factor(name) and name.rpartition(".")[0] in broken)
-    ]
-    candidates = [name for name in wanted if _is_factor(name)] or list(wanted)
-    return LoadReport(
-        loaded=tuple(loaded),
-        missing=tuple(missing),
-        unexpected={name: nearest(name, candidates) for name in unexpected},
-        mismatched=mismatched,
-    )
 
 
 def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[str, Any], list[str]]:
@@ -180,15 +122,20 @@ def named_for(state: Mapping[str, Any], known: Collection[str]) -> tuple[dict[st
     return named, unknown
 
 
-def plain_key(model: nn.Module, key: str) -> str:
-    """The key of a tensor in a file, PEFT's or ours, as it is without wrappers such as a compiled model's."""
-    start = PEFT_START * key.startswith(PEFT_START)
-    return start + plain_name(model, key.removeprefix(start))
+def plain_state(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state, PEFT's or ours, with the names that it has without wrappers such as a compiled model's."""
+    named = {}
+    for key, value in state.items():
+        start = PEFT_START * key.startswith(PEFT_START)
+        if key != "n_averaged" or key in model._buffers:  # of an averaged model: how often it was
+            named[start + plain_name(model, key.removeprefix(start))] = value
+    return named
 
 
 def from_peft(key: str, value: Any, known: Collection[str]) -> tuple[str, Any]:
     """The model's name for a tensor that PEFT's files call `key`, and the tensor as the model holds it."""
     name = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix(PEFT_START))
+    name = _OF_PEFT_MODEL.sub(r".\1\3", _SAVED_BY_PEFT.sub(".", name))
     for theirs, ours in _PEFT_EMBEDDING.items():
         if name.endswith(f".{theirs}"):
             return name.removesuffix(theirs) + ours, value.mT if value.dim() == 2 else value
@@ -250,21 +197,6 @@ def _factors(model: nn.Module, every_name: bool = False) -> dict[str, Tensor]:
     }
 
 
-def _difference(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    owner, _, factor = name.rpartition(".")
-    axis = {"lora_A": 0, "lora_B": 1}.get(factor)
-    if axis is not None and len(given) == len(wanted) > axis:
-        axis += len(given) - 2 if is_part(owner) else 0  # a part may be a stack
-        others = [i for i in range(len(given)) if i != axis]
-        if all(given[i] == wanted[i] for i in others):
-            return f"has rank {given[axis]}, the model {wanted[axis]}"
-    return f"is {_size(given)}, in the model {_size(wanted)}"
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
-
-
 def _tie_conflicts(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, str]:
     first: dict[int, str] = {}
     conflicts: dict[str, str] = {}
@@ -288,10 +220,6 @@ def _in_parts_of(target: Tensor, value: Tensor) -> Tensor:
 
     mesh, placements = target.device_mesh, target.placements  # type: ignore[attr-defined]
     return distribute_tensor(value.to(target.device), mesh, placements, src_data_rank=None)
-
-
-def _is_factor(name: str) -> bool:
-    return name.rpartition(".")[2] in adapter_tensors()
 
 
 def _join(prefix: str, name: str) -> str:

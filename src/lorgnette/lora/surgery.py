@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from lorgnette.lora.layers.offloaded import home, shield
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.layers.part import parts_of
 from lorgnette.lora.layers.tables import adapted_class
+from lorgnette.lora.record import remembered
 from lorgnette.lora.resting import update_rest
 from lorgnette.lora.selection import Chooser, saved_modules, select_layers
 from lorgnette.lora.state import forget_trained, mark_trained, own_tensors, remember_base
@@ -26,6 +28,7 @@ from lorgnette.lora.wrappers import on_unwrapped
 Targets: TypeAlias = list[str] | str | Chooser | type[nn.Module] | tuple[type[nn.Module], ...] | None
 Places: TypeAlias = dict[str, LowRank]
 """Adapters that lie aside, by the name of each place: what the layer would hold, or the adapter of a parameter."""
+Trainable = Literal["as it is", "as before", "all", "none"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -74,6 +77,8 @@ def inject_lora(
     config, choose = settings_and_choice(config, target_modules, rank, alpha, dropout)
     targets = select_layers(model, config, choose)
     saved = saved_modules(model, config)
+    if off := [name for name, target in targets.items() if not target.settings.lora_alpha]:
+        warnings.warn(f"lora.lora_alpha: 0 switches the adapter of {off[0]!r} off: nothing is learnt", stacklevel=3)
     attach_targets(model, targets)
     freeze_base_params(model)
     for module, name in _biases(model, config, set(targets)):
@@ -159,16 +164,31 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 @on_unwrapped
-def unload_lora(model: Model) -> Model:
+def unload_lora(model: Model, trainable: Trainable = "as it is") -> Model:
     """Take every adapter out, in place; layers get their classes back, and weights were never touched.
 
     Parts that are adapters by themselves go back to their start, without effect. Base tensors that were trained
-    (`modules_to_save`) keep their trained values; what was frozen stays so.
+    (`modules_to_save`, biases) keep their trained values.
+
+    Args:
+        model: with adapters; without any, it stays as it is.
+        trainable: which parameters ask for gradients afterwards. 'as it is': those that do now, so that what
+            `inject_lora` froze stays frozen; 'as before': those that did before the first injection; 'all'; 'none'.
+
+    Raises:
+        ValueError: `trainable` is none of these.
     """
+    if trainable not in get_args(Trainable):
+        raise ValueError(f"trainable: {trainable!r} is not known; {', '.join(map(repr, get_args(Trainable)))} are")
+    record = remembered(model)
     take_out(model)
     for part in parts_of(model).values():
         part.reset()
     forget_trained(model)
+    if trainable != "as it is" and (record is not None or trainable != "as before"):
+        for name, parameter in model.named_parameters():
+            asks = name in record.asked if record is not None and trainable == "as before" else trainable == "all"
+            parameter.requires_grad = asks and (parameter.is_floating_point() or parameter.is_complex())
     return model
 
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.layers.attention import reads_raw
-from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, factor_shapes
+from lorgnette.lora.layers.base import LORA_TENSORS, LowRank
 from lorgnette.lora.layers.in_place import InPlace, has_own_forward
 from lorgnette.lora.layers.method import PLAIN, Sizes
 from lorgnette.lora.layers.offloaded import lies_elsewhere
@@ -183,7 +183,7 @@ def _sizes(target: Target, owner: nn.Module) -> Sizes:
         return Sizes(A, B, r, outputs=math.prod(B[:-1]))
     adapted = adapted_class(_base_class(owner))
     assert adapted is not None, f"{type(owner)} was not checked before"
-    return Sizes(*factor_shapes(weight.shape, r), r, outputs=adapted.outputs(owner))
+    return Sizes(*adapted.shapes(weight.shape, r), r, outputs=adapted.outputs(owner))
 
 
 def _passes_by(owner: nn.Module, target: Target) -> bool:

@@ -363,3 +363,45 @@ def test_gradients_equal_those_of_peft(rows, r):
         ours[i].lora_B.data = theirs.base_model.model[i].lora_B["default"].weight.data.clone()
     x = torch.randn(rows, 6)
     all_close(gradients(ours, x), gradients(theirs, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [3, 400], ids=["beside", "merged"])
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 5), lambda: nn.Conv1d(6, 5, 1)], ids=["linear", "convolution"])
+def test_a_trained_bias_gets_its_gradient(make, rows):
+    layer = make()
+    model = inject_lora(nn.Sequential(layer), LoRAConfig(r=2, target_modules=["0"], bias="lora_only"))
+    x = torch.randn(rows, 6) if isinstance(layer, nn.Linear) else torch.randn(rows, 6, 1)
+    model(x).sum().backward()
+    torch.testing.assert_close(layer.bias.grad, torch.full((5,), float(rows)))
+
+
+def test_in_few_bits_a_small_update_survives_many_rows():
+    """Formed as a weight in bfloat16 it would be rounded away: 1 + 0.001 is 1 there."""
+    config = LoRAConfig(r=1, lora_alpha=1, target_modules=["0"], lora_dtype="bfloat16")
+    model = inject_lora(nn.Sequential(nn.Linear(2, 2, bias=False).to(torch.bfloat16)), config)
+    model[0].weight.data = torch.eye(2, dtype=torch.bfloat16)
+    model[0].lora_A.data = torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16)
+    model[0].lora_B.data = torch.tensor([[0.001], [0.001]], dtype=torch.bfloat16)
+    x = torch.zeros(500, 2, dtype=torch.bfloat16)
+    x[:, 0] = 1.0
+    y = model(x)
+    assert (y[:, 1] > 0.0009).all()
+    model[0].weight.data[1, 0] = 1.0
+    x[:, 0] = 1.0
+    with torch.no_grad():
+        model[0].lora_B.data[1, 0] = 0.003  # next to 1, bfloat16 has steps of 0.0078
+        high = model(x.repeat(1, 1)).float()
+    exact = 1.0 + 0.003
+    assert (high[:, 1] - exact).abs().max() <= 2**-8
+    grads = torch.autograd.grad(model(x).float().sum(), model[0].lora_B)[0]
+    assert grads.dtype == torch.bfloat16
+
+
+def test_with_a_frozen_a_there_is_no_second_derivative():
+    config = LoRAConfig(r=2, target_modules=["0"], freeze_lora_A=True)
+    model = inject_lora(nn.Sequential(nn.Linear(6, 5)), config)
+    nn.init.normal_(model[0].lora_B)
+    x = torch.randn(3, 6, requires_grad=True)
+    with pytest.raises(RuntimeError, match="with a frozen lora_A there is no second derivative"):
+        torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    torch.autograd.grad(model(x).square().sum(), x)

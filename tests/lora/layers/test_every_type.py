@@ -324,3 +324,19 @@ def test_an_adapted_model_can_be_exported():
     shake_b(model)
     x = torch.randn(2, 3)
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [(LoRALinear, (6, 10)), (LoRAConv2d, (3, 4, 3)), (LoRAConvTranspose3d, (3, 4, 1)), (LoRAEmbedding, (5, 4))],
+)
+def test_a_layer_made_directly_trains_its_adapter_alone(kind, sizes):
+    layer = kind(*sizes, r=3)
+    assert {name for name, parameter in layer.named_parameters() if parameter.requires_grad} == {"lora_A", "lora_B"}
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = layer.weight.detach().clone()
+    nn.init.normal_(layer.lora_B)
+    x = torch.tensor([1, 2]) if kind is LoRAEmbedding else torch.randn(2, *sizes[:1], *(4,) * (layer.weight.dim() - 2))
+    layer(x).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(layer.weight, before)

@@ -155,3 +155,37 @@ def test_what_does_not_work_is_named(settings, message):
     )
     with pytest.raises(ValueError, match=r"^allocate: '0' has lora.init_lora_weights 'pissa'"):
         lora.allocate(pissa, [IMAGE], squares, mean_rank=2)
+
+
+def test_a_layer_that_is_scaled_more_gets_more():
+    """What is scaled learns faster: the gain of a rank goes with the square of the factor."""
+
+    def ranks(alphas):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        config = lora.LoRAConfig(r=2, target_modules=["0", "1"], alpha_pattern=alphas)
+        lora.inject_lora(model, config)
+        return lora.allocate(
+            model, [torch.randn(8, 6, generator=torch.Generator().manual_seed(1))], squares, mean_rank=3
+        )
+
+    first, second = ranks({"0": 200, "1": 2}).ranks, ranks({"0": 2, "1": 200}).ranks
+    assert first["0"] > first["1"]
+    assert second["1"] > second["0"]
+
+
+def test_the_seed_decides_what_a_random_loss_draws():
+    model = adapted(3)
+
+    def noisy(net, batch):
+        y = net(batch)
+        return (y * torch.randn(y.shape)).sum()
+
+    def gains(seed):
+        return [row.gain for row in lora.allocate(model, [IMAGE], noisy, mean_rank=2, seed=seed).rows]
+
+    torch.manual_seed(1)
+    first = gains(0)
+    torch.manual_seed(2)
+    assert gains(0) == first
+    assert gains(1) != first

@@ -7,7 +7,6 @@ lorgnette.json               format version, settings of each layer, fingerprint
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -18,7 +17,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -34,7 +32,7 @@ from lorgnette.lora.files.commit import (
     current_file,
     replace_files,
 )
-from lorgnette.lora.files.fingerprint import Fingerprint, fingerprint
+from lorgnette.lora.files.fingerprint import Fingerprint, base_dtypes, difference_but_for_dtype, fingerprint
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.peft import (
     OWN_TYPE,
@@ -46,17 +44,19 @@ from lorgnette.lora.files.peft import (
     unpacked,
 )
 from lorgnette.lora.files.peft_parameters import unwrap
+from lorgnette.lora.files.peft_variants import biases_folded, with_starts
+from lorgnette.lora.files.weights import hash_bytes, read_weights
 from lorgnette.lora.finite import warn_of
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter
+from lorgnette.lora.load_report import LoadReport
 from lorgnette.lora.state import (
     IN_PROJ,
-    LoadReport,
     base_tensors,
     drifted_buffers,
     from_peft,
     get_lora_state_dict,
-    plain_key,
+    plain_state,
     trained_tensors,
 )
 from lorgnette.lora.targets import Target
@@ -107,13 +107,15 @@ def save_adapter(
     manifest = {
         "format_version": FORMAT_VERSION,
         "peft": description["peft_type"] != OWN_TYPE,
-        "weights": _hash(weights),
+        "weights": hash_bytes(weights),
         "layers": {name: _describe(layer) for name, layer in layers.items()},
         "trained": sorted(trained_tensors(model)),
         "config": None if config is None else asdict(config),
         "extra": dict(extra or {}),
         "base": asdict(base or fingerprint(model)),
     }
+    if base is None and (other := {n: kind for n, kind in base_dtypes(model).items() if kind != "float32"}):
+        manifest["base_dtypes"] = other
     try:
         texts = {PEFT_CONFIG: json.dumps(description, indent=2), MANIFEST: json.dumps(manifest, indent=2)}
     except TypeError as error:
@@ -136,7 +138,8 @@ def load_adapter(
 ) -> LoadReport:
     """Load an adapter that Lorgnette or PEFT wrote; a model without adapters is injected first.
 
-    Everything is checked before the model is touched. Only safetensors are read.
+    Everything is checked before the model is touched. Of pickles, `adapter_model.bin` alone is read, and nothing in it
+    is run.
 
     Args:
         model: the base the adapter was made for, or the same with adapters on the same layers.
@@ -154,8 +157,8 @@ def load_adapter(
     """
     folder = adapter_folder(folder)
     manifest = adapter_info(folder)
-    state = _read_weights(model, folder, manifest.get("weights"))
-    state = {plain_key(model, key): tensor for key, tensor in state.items()}
+    state = read_weights(model, folder, manifest.get("weights"))
+    state = plain_state(model, state)
     title = type(model).__name__
     try:
         described = current_file(folder, PEFT_CONFIG)
@@ -163,14 +166,24 @@ def load_adapter(
         raw: dict[str, tuple[str, str]] = {}
         if isinstance(config, dict) and config.get("target_parameters"):
             state, raw = unwrap(model, config["target_parameters"], state)
-        targets = _described_targets(model, manifest) if manifest else _targets_from_peft(model, config, state, raw)
+        if manifest:
+            targets = _described_targets(model, manifest)
+        else:
+            targets = _targets_from_peft(model, config, state, raw)
+            state = biases_folded(model, targets, state)
+            targets, state = with_starts(model, config or {}, targets, state)
         state = unpacked(state, targets)
         difference = None
         if manifest:
             skip = {plain_name(model, name) for name in manifest["trained"]}
             made_for = Fingerprint(**manifest["base"])
             tensors = {plain_name(model, name): value for name, value in made_for.tensors.items()}
-            difference = replace(made_for, tensors=tensors).difference(base or fingerprint(model), skip)
+            made_for = replace(made_for, tensors=tensors)
+            if base is not None:
+                difference = made_for.difference(base, skip)
+            else:
+                saved_as = {plain_name(model, name): kind for name, kind in manifest.get("base_dtypes", {}).items()}
+                difference = difference_but_for_dtype(made_for, model, skip, saved_as)
     except ValueError as error:
         raise ValueError(f"the adapter in {folder} cannot be used: {error}") from None
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -231,27 +244,6 @@ def _described_target(name: str, settings: dict[str, Any]) -> Target:
     return Target(name.rpartition(".")[0], LoRAConfig(**settings), parameter, rows and (rows[0], rows[1]))
 
 
-def _read_weights(model: nn.Module, folder: str | os.PathLike[str], digest: str | None) -> dict[str, Tensor]:
-    path = current_file(folder, WEIGHTS)
-    if not path.is_file():
-        raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
-    limit = 2**26 + 32 * sum(parameter.numel() for parameter in model.parameters())
-    if path.stat().st_size > limit:
-        raise ValueError(
-            f"{path} has {path.stat().st_size} bytes: far too large for an adapter of {type(model).__name__}"
-        )
-    data = path.read_bytes()
-    if digest is not None and _hash(data) != digest:
-        raise ValueError(
-            f"{path} is not the file that {MANIFEST} describes: it is damaged, or another program replaced it"
-            f" (then remove {MANIFEST})"
-        )
-    try:
-        return dict(sorted(safetensors.torch.load(data).items()))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); nothing else is opened") from None
-
-
 def _describe(adapter: LowRank) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "r": adapter.r,
@@ -267,7 +259,3 @@ def _describe(adapter: LowRank) -> dict[str, Any]:
     if isinstance(adapter, LoRAParameter):
         settings |= {"parameter": adapter.parameter, "rows": adapter.rows}
     return settings
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

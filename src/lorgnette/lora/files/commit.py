@@ -17,6 +17,7 @@ from lorgnette.common.files import atomic_write, make_folder, read_json
 WEIGHTS = "adapter_model.safetensors"
 MODEL = "model.safetensors"  # of a whole model
 PEFT_CONFIG = "adapter_config.json"
+PICKLED = "adapter_model.bin"
 MANIFEST = "lorgnette.json"
 FORMAT_VERSION = 1
 _PENDING = ".lorgnette-pending"
@@ -69,7 +70,7 @@ def adapter_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"no such adapter folder: {folder}")
     path = current_file(folder, MANIFEST)
     if not path.is_file():
-        if not current_file(folder, WEIGHTS).is_file():
+        if not current_file(folder, WEIGHTS).is_file() and not (folder / PICKLED).is_file():
             pickled = sorted(path.name for path in folder.glob("adapter_model.*") if path.suffix in (".bin", ".pt"))
             why = f": {pickled[0]} is a pickle and is not opened" if pickled else ""
             raise FileNotFoundError(f"no {WEIGHTS} in {folder}{why}")

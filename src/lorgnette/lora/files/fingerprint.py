@@ -48,25 +48,30 @@ class Fingerprint:
 
 
 @on_unwrapped
-def fingerprint(model: nn.Module) -> Fingerprint:
+def fingerprint(model: nn.Module, dtypes: Mapping[str, str] | None = None) -> Fingerprint:
     """Hash the base tensors of a model: parameters and saved buffers, without adapters.
 
     Take it before the model is cast to another dtype: values are hashed as they are, by their bytes.
-    A gigabyte takes about a second.
+    A gigabyte takes about a second, the first time: what has not changed since is not hashed again.
+
+    Args:
+        model: with adapters or without.
+        dtypes: name -> dtype of tensors that are to be hashed as if they had been cast to it.
     """
     hashes: dict[tuple[int, torch.Size], str] = {}
     tensors: dict[str, str] = {}
     structure, content = _hasher(), _hasher()
     for name, tensor in sorted(base_tensors(model).items()):
+        key = (id(tensor), tensor.shape)
         if tensor.is_meta:
             owner, _, own = name.rpartition(".")
             value = fetched(model.get_submodule(owner), own)
             if value is None:
                 raise ValueError(f"fingerprint: {name!r} has no values (it is on the meta device)")
             tensor = value
-        key = (id(tensor), tensor.shape)
         if key not in hashes:
-            hashes[key] = hash_values(tensor)
+            cast = dtypes.get(name) if dtypes else None
+            hashes[key] = hash_values(tensor if cast is None else tensor.to(getattr(torch, cast)))
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         tensors[name] = f"{shape} {hashes[key]}"
         structure.update(f"{name} {shape}\n".encode())
@@ -76,3 +81,39 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
 def _hasher() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=DIGEST_BYTES)
+
+
+def base_dtypes(model: nn.Module) -> dict[str, str]:
+    """The dtype of each base tensor of floating-point numbers, by name."""
+    tensors = base_tensors(model).items()
+    return {name: str(t.dtype).removeprefix("torch.") for name, t in tensors if t.is_floating_point()}
+
+
+def difference_but_for_dtype(
+    made_for: Fingerprint, model: nn.Module, skip: Collection[str], saved_as: Mapping[str, str]
+) -> str:
+    """How a model differs from a base, as by `Fingerprint.difference`; whether one was cast is found out.
+
+    Args:
+        made_for: the base.
+        model: with adapters or without.
+        skip: names of tensors whose values do not count.
+        saved_as: name -> dtype of the base's tensors, where it was not float32.
+    """
+    difference, here = made_for.difference(fingerprint(model), skip), base_dtypes(model)
+    other = {name: then for name, now in here.items() if (then := saved_as.get(name, "float32")) != now}
+    if not difference or not other:
+        return difference
+    wider = all(_promoted(here[name], then) == here[name] for name, then in other.items())
+    if wider and not made_for.difference(fingerprint(model, other), skip):
+        return ""  # the same base, which was rounded when the adapter was made
+    name, then = next(iter(other.items()))
+    return (
+        f"{difference}; the dtype differs too, {name!r} was {then} and is {here[name]} here: load before casting, give"
+        " base= a fingerprint taken before, or accept it by check_base=False"
+    )
+
+
+def _promoted(one: str, other: str) -> str:
+    """The dtype that holds the values of both."""
+    return str(torch.promote_types(getattr(torch, one), getattr(torch, other))).removeprefix("torch.")

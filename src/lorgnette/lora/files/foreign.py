@@ -13,16 +13,20 @@ from lorgnette.common.tensors import read_tensors
 from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter
+from lorgnette.lora.files.diffusers import is_diffusers, read_diffusers, strengths_of
 from lorgnette.lora.files.kohya import read_kohya
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.loralib import read_loralib
+from lorgnette.lora.files.peft_variants import biases_folded
+from lorgnette.lora.files.weights import named_tensors
 from lorgnette.lora.layers.base import LowRank, is_adapted
-from lorgnette.lora.state import IN_PROJ, LoadReport, plain_key
+from lorgnette.lora.load_report import LoadReport
+from lorgnette.lora.state import IN_PROJ, plain_state
 from lorgnette.lora.targets import Target, parts_of
 from lorgnette.lora.wrappers import on_unwrapped
 
-Format: TypeAlias = Literal["auto", "folder", "loralib", "kohya", "checkpoint"]
-_FORMATS = ("auto", "folder", "loralib", "kohya", "checkpoint")
+Format: TypeAlias = Literal["auto", "folder", "loralib", "kohya", "diffusers", "checkpoint"]
+_FORMATS = ("auto", "folder", "loralib", "kohya", "diffusers", "checkpoint")
 _INSIDE = ("lora_state_dict", "state_dict", "model")
 
 
@@ -43,12 +47,14 @@ def import_adapter(
         model: the base the adapter was made for, or the same with adapters on the same layers.
         source: a folder of Lorgnette or PEFT, a file (.safetensors, or one that `torch.load(weights_only=True)`
             reads), or the tensors by name.
-        format: 'folder', 'loralib' (microsoft/LoRA), 'kohya' (kohya-ss/sd-scripts), 'checkpoint' (a
+        format: 'folder', 'loralib' (microsoft/LoRA), 'kohya' (kohya-ss/sd-scripts), 'diffusers', 'checkpoint' (a
             table with `lora_state_dict` as `get_lora_state_dict` gives it), or 'auto': recognised.
         alpha: `lora_alpha`, which 'loralib' and 'checkpoint' do not hold; of a checkpoint it may be left out if the
-            model has its adapters already. For 'kohya', that of layers without one (otherwise their rank).
+            model has its adapters already. For 'kohya' and 'diffusers', that of layers without one (otherwise their
+            rank).
         enable_lora: of loralib's `MergedLinear`, where not all parts are adapted.
-        prefix: of 'kohya': take the names that begin so, such as 'lora_unet', and leave the others.
+        prefix: of 'kohya' and 'diffusers': take the names that begin so, such as 'lora_unet' or 'unet', and leave the
+            others.
         strict: False takes what fits and reports the rest.
 
     Returns:
@@ -67,9 +73,13 @@ def import_adapter(
     found = source if isinstance(source, Mapping) else _read(Path(source))
     try:
         state, wrapped = _tensors(found)
-        state = {plain_key(model, key): tensor for key, tensor in state.items()}
+        state = plain_state(model, state)
         kind = _recognised(state, wrapped) if format == "auto" else format
-        if kind == "kohya":
+        if kind == "diffusers":
+            strengths = {} if isinstance(source, Mapping) else strengths_of(Path(source))
+            targets, tensors = read_diffusers(model, state, alpha, prefix, strengths)
+            tensors = biases_folded(model, targets, tensors)
+        elif kind == "kohya":
             targets, tensors = read_kohya(model, state, alpha, prefix)
         else:
             if alpha is None and not (kind == "checkpoint" and is_adapted(model)):
@@ -97,19 +107,21 @@ def _tensors(found: Mapping[str, Any]) -> tuple[dict[str, Tensor], bool]:
     """The tensors of a table, and whether they lay in its `lora_state_dict`."""
     inside = next((name for name in _INSIDE if isinstance(found.get(name), Mapping)), None)
     state = found if inside is None else found[inside]
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor; tensors by name are read")
-    return dict(state), inside == _INSIDE[0]
+    return named_tensors(state), inside == _INSIDE[0]
 
 
 def _recognised(state: Mapping[str, Tensor], wrapped: bool) -> Format:
+    if any(map(is_diffusers, state)):
+        return "diffusers"
     if any(name.endswith((".lora_down.weight", ".lora_up.weight")) for name in state):
         return "kohya"
     if any(name.endswith(".lora_A") for name in state):
         return "checkpoint" if wrapped else "loralib"
     if any(".lora_A." in name for name in state):
-        raise ValueError("its names are PEFT's; give the folder, where adapter_config.json tells the strength")
+        raise ValueError(
+            "its names are PEFT's; give the folder, where adapter_config.json tells the strength, or alpha= and"
+            " format='diffusers'"
+        )
     some = next(iter(state), None)
     raise ValueError(f"it holds no adapter of a known format{'' if some is None else f' ({some!r} is there)'}")
 

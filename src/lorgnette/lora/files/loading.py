@@ -7,13 +7,11 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lorgnette.lora.finite import warn_of
 from lorgnette.lora.layers.base import LORA_TENSORS, LowRank, is_adapted
 from lorgnette.lora.layers.tables import adapter_tensors
+from lorgnette.lora.load_report import LoadReport, compare
 from lorgnette.lora.state import (
-    LoadReport,
     base_tensors,
-    compare,
     get_lora_state_dict,
     load_lora_state_dict,
     named_for,
@@ -36,7 +34,6 @@ def load_onto(
     named, report = _fit(model, targets, state, strict)
     if strict and not report.complete:
         raise ValueError(f"{source} does not fit {title}: {report}")
-    warn_of(source, {name: named[name] for name in report.loaded})
     whole = {name: target for name, target in targets.items() if f"{name}.{LORA_TENSORS[0]}" in report.loaded}
     if fresh and whole:
         attach_targets(model, whole)

@@ -11,10 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.files.peft_options import check_options
 from lorgnette.lora.files.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
 from lorgnette.lora.layers.base import LORA_TENSORS, LoRALayer, LowRank, adapted_layers
 from lorgnette.lora.layers.parameter import LoRAParameter, is_part, part_name
-from lorgnette.lora.layers.tables import METHODS, method_of
+from lorgnette.lora.layers.tables import METHODS, linear_types, method_of
+from lorgnette.lora.layers.transposed_linear import LoRATransposedLinear
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, own_tensors, trained_tensors, whole
 from lorgnette.lora.targets import Target
@@ -23,22 +25,7 @@ from lorgnette.lora.wrappers import plain_names, plain_regex, without_words
 OWN_TYPE = "LORGNETTE"
 """Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
 
-_UNSUPPORTED = (
-    "lora_bias",
-    "fan_in_fan_out",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-    "velora_config",
-    "layer_replication",
-    "trainable_token_indices",
-)
-_BIASES = ("none", "all", "lora_only")
 _LAST_PEFT_WITH_TWICE = (0, 21)
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base weights
 
 
 def to_peft(model: nn.Module) -> dict[str, Tensor]:
@@ -120,7 +107,7 @@ def peft_config(model: nn.Module) -> dict[str, Any]:
         "lora_alpha": alpha,
         "lora_dropout": max(layer.lora_dropout for layer in layers.values()),
         "bias": _bias(model),
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(isinstance(layer, LoRATransposedLinear) for layer in layers.values()),
         "init_lora_weights": True,
         "use_rslora": use_rslora,
         **{setting: False for method in METHODS.values() for setting in method.peft or ()},
@@ -177,19 +164,7 @@ def settings_from_peft(
     Raises:
         ValueError: the adapter is of another type, or uses what is not supported here.
     """
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise ValueError(f"peft_type {kind!r} is not supported; 'LORA' is")
-    for name in _UNSUPPORTED:
-        if config.get(name):
-            raise ValueError(f"{name} = {config[name]!r} is not supported")
-    if config.get("bias", "none") not in _BIASES:
-        raise ValueError(f"bias = {config['bias']!r} is not supported; {', '.join(map(repr, _BIASES))} are")
-    if config.get("init_lora_weights") not in _PLAIN_INITS:
-        raise ValueError(
-            f"init_lora_weights = {config['init_lora_weights']!r} changed base weights, which the file lacks;"
-            " PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes a plain LoRA"
-        )
+    check_options(config)
     patterns = config.get("alpha_pattern") or {}
     if isinstance(patterns, dict):
         patterns = {plain_regex(str(pattern)): alpha for pattern, alpha in patterns.items()}
@@ -224,7 +199,7 @@ def lost_layer(model: nn.Module, config: Mapping[str, Any], names: Iterable[str]
         return None
     targets = plain_names(model, targets) if isinstance(targets, list) else plain_regex(str(targets))
     names = set(names)
-    kinds = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+    kinds = (*linear_types(), nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
     saved = config.get("modules_to_save") or ()
     for name, module in model.named_modules():
         if not name or not isinstance(module, kinds) or name in names or not matches(name, targets):

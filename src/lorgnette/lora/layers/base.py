@@ -191,6 +191,11 @@ class LoRALayer(LowRank, InPlace):
         """How many outputs a layer of this type has, adapted or not."""
         return layer.get_parameter("weight").shape[0]
 
+    @staticmethod
+    def shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of `lora_A` and `lora_B` for a weight of this shape, `(out, in, ...)`."""
+        return (r, *weight[1:]), (weight[0], r, *(1 for _ in weight[2:]))
+
     @classmethod
     def why_not(cls, layer: nn.Module, method: Method) -> str | None:
         """Why a layer of this type cannot be adapted by a method, or None."""
@@ -207,7 +212,7 @@ class LoRALayer(LowRank, InPlace):
 
     def attach(self, config: LoRAConfig, method: Method, share: LowRank | None = None) -> None:
         """Add the adapter's tensors: fresh ones, or those of `share`, whose weight is tied to this one's."""
-        self.attach_to(self.weight, factor_shapes(self.weight.shape, config.r), config, method, share)
+        self.attach_to(self.weight, self.shapes(self.weight.shape, config.r), config, method, share)
         shield(self, self.lora_tensors)
 
     def delta_weight(self) -> Tensor:
@@ -260,11 +265,6 @@ class LoRALayer(LowRank, InPlace):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, r={self.r}, lora_alpha={self.lora_alpha:g}"
-
-
-def factor_shapes(weight: tuple[int, ...], r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of `lora_A` and `lora_B` for a layer's weight of this shape, `(out, in, ...)`."""
-    return (r, *weight[1:]), (weight[0], r, *(1 for _ in weight[2:]))
 
 
 def detach_lora(layer: LoRALayer) -> None:

@@ -20,7 +20,7 @@ TRANSPOSED: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_tran
 
 
 def _for_each(groups: int, kernel: Tensor) -> Tensor:
-    return torch.cat([kernel] * groups) if groups > 1 else kernel
+    return kernel.repeat(groups, *[1] * (kernel.dim() - 1)) if groups > 1 else kernel
 
 
 class _LoRAConv(LoRALayer, _ConvNd):

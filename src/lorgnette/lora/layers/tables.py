@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 from torch import nn
 
@@ -24,6 +25,7 @@ from lorgnette.lora.layers.gate import Gate
 from lorgnette.lora.layers.in_place import specialise, turn_into
 from lorgnette.lora.layers.linear import LoRALinear
 from lorgnette.lora.layers.method import PLAIN, Method
+from lorgnette.lora.layers.transposed_linear import LoRATransposedLinear
 
 LAYERS: dict[type[nn.Module], type[LoRALayer]] = {
     nn.Linear: LoRALinear,
@@ -36,6 +38,11 @@ LAYERS: dict[type[nn.Module], type[LoRALayer]] = {
     nn.ConvTranspose3d: LoRAConvTranspose3d,
 }
 """Layer type -> its adapted form."""
+
+OF_OTHERS: dict[tuple[str, str], type[LoRALayer]] = {
+    ("transformers.pytorch_utils", "Conv1D"): LoRATransposedLinear,
+}
+"""Layers of other libraries, by module and name: they are known once the library has been imported."""
 
 METHODS: dict[str, Method] = {
     PLAIN.name: PLAIN,
@@ -69,13 +76,24 @@ def adapter_tensors() -> set[str]:
 
 def layer_types() -> tuple[type[nn.Module], ...]:
     """What `lora.target_modules` may name: layers, and attentions, whose projections get the adapters."""
-    return (*LAYERS, nn.MultiheadAttention)
+    return (*all_layers(), nn.MultiheadAttention)
+
+
+def linear_types() -> tuple[type[nn.Module], ...]:
+    """What 'all-linear' means."""
+    return (nn.Linear, *(kind for kind, adapted in all_layers().items() if adapted is LoRATransposedLinear))
+
+
+def all_layers() -> dict[type[nn.Module], type[LoRALayer]]:
+    """`LAYERS`, and those of other libraries that are there."""
+    found = {getattr(sys.modules.get(place), name, None): adapted for (place, name), adapted in OF_OTHERS.items()}
+    return LAYERS | {kind: adapted for kind, adapted in found.items() if kind is not None}
 
 
 @functools.cache
 def adapted_class(base: type[nn.Module]) -> type[LoRALayer] | None:
     """The adapted form of a layer class; None where its forward is not the one that the adapter extends."""
-    for kind, adapted in LAYERS.items():
+    for kind, adapted in all_layers().items():
         if issubclass(base, kind) and all(getattr(base, f, None) is getattr(kind, f, None) for f in _FORWARDS):
             return specialise(adapted, base)  # type: ignore[return-value]
     return None
