@@ -174,7 +174,7 @@ def _answers(
         of_kind = {name: kinds & {parent.__name__ for parent in type(layer).__mro__} for name, layer in layers.items()}
         if missing := kinds.difference(*of_kind.values()):
             raise ValueError(
-                f"lora.target_modules: no layer of {_title(model)} is a {min(missing)}{_it_has(layers, '')}"
+                f"lora.target_modules: no layer of {_title(model)} is of class {min(missing)}{_it_has(layers, '')}"
             )
         for pattern in rules:
             if not pattern.startswith(CLASS):
