@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from collections import OrderedDict
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 from torch import nn
@@ -335,3 +340,53 @@ def test_a_pattern_may_be_an_alternation(net, pattern):
         for name in ranks
     }
     assert len(ranks) == 7
+
+
+class OwnLinear(nn.Linear):
+    """A kind of Linear."""
+
+
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        (nn.Conv2d, ["stem"]),
+        ((nn.Conv2d, OwnLinear), ["stem", "own"]),
+        ([nn.Linear], ["own", "head"]),
+        (["head", "class:Conv2d"], ["stem", "head"]),
+        ("class:OwnLinear", ["own"]),
+        ({nn.Conv2d}, ["stem"]),
+    ],
+)
+def test_classes_are_named_in_settings_too(targets, names, tmp_path):
+    def net() -> nn.Sequential:
+        torch.manual_seed(0)
+        layers = {"stem": nn.Conv2d(3, 4, 1), "flat": nn.Flatten(), "own": OwnLinear(16, 4), "head": nn.Linear(4, 2)}
+        return nn.Sequential(OrderedDict(layers))
+
+    config = LoRAConfig(target_modules=targets)
+    assert chosen(net(), target_modules=targets) == names
+    assert LoRAConfig(**json.loads(json.dumps(asdict(config)))) == config
+    save_adapter(inject_lora(net(), config), tmp_path)
+    loaded = net()
+    load_adapter(loaded, tmp_path)
+    assert list(adapted_layers(loaded)) == names
+
+
+def test_a_class_that_no_layer_has_is_named(net):
+    with pytest.raises(ValueError, match=r"lora.target_modules: no layer of \w+ is of class Embedding; it has"):
+        inject_lora(net, LoRAConfig(target_modules=[nn.Embedding, "head"]))
+
+
+def test_rank_and_alpha_have_the_same_two_names_everywhere(net):
+    short = LoRAConfig(rank=3, alpha=6, dropout=0.1, target_modules=["head"])
+    assert short == LoRAConfig(r=3, lora_alpha=6, lora_dropout=0.1, target_modules=["head"])
+    assert (short.rank, short.alpha, short.dropout) == (3, 6, 0.1)
+    assert replace(short, r=5).rank == 5
+    assert asdict(short).keys() == asdict(LoRAConfig()).keys()
+    for words in ({"rank": 3, "alpha": 6}, {"r": 3, "lora_alpha": 6}):
+        layer = adapted_layers(inject_lora(copy.deepcopy(net), target_modules=["head"], **words))["head"]
+        assert (layer.r, layer.scaling) == (3, 2.0)
+    with pytest.raises(ValueError, match=r"lora.r: given twice, as r and as rank"):
+        LoRAConfig(r=3, rank=3)
+    with pytest.raises(ValueError, match=r"lora.r: 0 .*1"):
+        LoRAConfig(rank=0)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import wraps
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorgnette.common.text import nearest
 
 _PER_LAYER = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "lora_dtype")
 _PER_LAYER += ("use_dora", "freeze_lora_A", "dynamic_rank", "method")
+
+
+SHORT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+"""Shorter names of settings, which every call takes as well."""
+CLASS = "class:"
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class LoRAConfig:
     """Dropout, in [0, 1), on the input of the low-rank path."""
     target_modules: list[str] | str | None = None
     """Layers to adapt: a list of names (whole, or their last dotted parts), one regular expression for
-    the whole name, or 'all-linear'."""
+    the whole name, or 'all-linear'. 'class:Conv2d' stands for all layers of a class, in Python the class itself too."""
     exclude_modules: list[str] | str | None = None
     """Layers to leave alone: names or one regular expression, as in target_modules."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
@@ -71,8 +79,13 @@ class LoRAConfig:
     Of a fused projection 'q', 'k', 'v' or rows such as '0:64'; of an attention also 'in_proj', 'out_proj'."""
     modules_to_save: list[str] | None = None
     """Names of base modules that are trained whole; they are saved and come back with the adapter."""
+    if TYPE_CHECKING:  # the same as r, lora_alpha and lora_dropout, as inject_lora calls them
+        rank: int = 8
+        alpha: float = 8
+        dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "target_modules", _without_classes(self.target_modules))
         for name in ("target_modules", "exclude_modules", "target_parameters", "modules_to_save"):
             value = getattr(self, name)
             if isinstance(value, (tuple, set, frozenset)):
@@ -124,6 +137,30 @@ class LoRAConfig:
     def scaling(self) -> float:
         """The factor `s` before `B A x`."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def _with_short_names(init: Callable[..., None]) -> Callable[..., None]:
+    @wraps(init)
+    def taking_both(self: LoRAConfig, *settings: Any, **named: Any) -> None:
+        for short in SHORT.keys() & named.keys():
+            if SHORT[short] in named:
+                raise ValueError(f"lora.{SHORT[short]}: given twice, as {SHORT[short]} and as {short}")
+            named[SHORT[short]] = named.pop(short)
+        init(self, *settings, **named)
+
+    return taking_both
+
+
+LoRAConfig.__init__ = _with_short_names(LoRAConfig.__init__)
+for _short, _name in SHORT.items():
+    setattr(LoRAConfig, _short, property(attrgetter(_name)))
+
+
+def _without_classes(targets: Any) -> Any:
+    """Targets with the names of classes instead of the classes themselves."""
+    many = isinstance(targets, list | tuple | set | frozenset)
+    named = [CLASS + t.__name__ if isinstance(t, type) else t for t in (targets if many else [targets])]
+    return type(targets)(named) if many else named[0]
 
 
 def starts_from_base(init: object) -> bool:

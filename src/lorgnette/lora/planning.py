@@ -87,7 +87,7 @@ def plan(
     Raises:
         ValueError: what `inject_lora` would refuse.
     """
-    config, choose = settings_and_choice(config, target_modules, rank, alpha, None)
+    config, choose = settings_and_choice(config, target_modules, rank=rank, alpha=alpha)
     seen: set[object] = set()
     rows = []
     for name, target in select_layers(model, config, choose).items():

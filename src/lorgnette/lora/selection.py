@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.config import CLASS, LoRAConfig
 from lorgnette.lora.layers.base import LowRank
 from lorgnette.lora.layers.parameter import part_name
 from lorgnette.lora.layers.tables import layer_types, linear_types
@@ -169,9 +169,17 @@ def _answers(
     elif targets == "all-linear":
         yield from ((name, isinstance(layer, linear_types())) for name, layer in layers.items())
     else:
-        for pattern in [targets] if isinstance(targets, str) else targets:
-            _check_target(model, targets if isinstance(targets, str) else [pattern], pattern, modules, layers)
-        yield from ((name, matches(name, targets)) for name in layers)
+        rules = [targets] if isinstance(targets, str) else targets
+        kinds = {rule.removeprefix(CLASS) for rule in rules if rule.startswith(CLASS)}
+        of_kind = {name: kinds & {parent.__name__ for parent in type(layer).__mro__} for name, layer in layers.items()}
+        if missing := kinds.difference(*of_kind.values()):
+            raise ValueError(
+                f"lora.target_modules: no layer of {_title(model)} is of class {min(missing)}{_it_has(layers, '')}"
+            )
+        for pattern in rules:
+            if not pattern.startswith(CLASS):
+                _check_target(model, targets if isinstance(targets, str) else [pattern], pattern, modules, layers)
+        yield from ((name, bool(of_kind[name]) or matches(name, targets)) for name in layers)
 
 
 def _check_target(

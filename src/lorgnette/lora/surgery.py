@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -52,6 +52,7 @@ def inject_lora(
     rank: int | None = None,
     alpha: float | None = None,
     dropout: float | None = None,
+    **named: Any,
 ) -> Model:
     """Give the chosen layers adapters, in place, and freeze everything else.
 
@@ -67,6 +68,7 @@ def inject_lora(
         rank: `r`.
         alpha: `lora_alpha`.
         dropout: `lora_dropout`.
+        named: any setting of `LoRAConfig`, under its own name.
 
     Returns:
         The same model.
@@ -74,7 +76,7 @@ def inject_lora(
     Raises:
         ValueError: a pattern matches nothing, or a chosen layer cannot be adapted; nothing was changed.
     """
-    config, choose = settings_and_choice(config, target_modules, rank, alpha, dropout)
+    config, choose = settings_and_choice(config, target_modules, rank=rank, alpha=alpha, dropout=dropout, **named)
     targets = select_layers(model, config, choose)
     saved = saved_modules(model, config)
     if off := [name for name, target in targets.items() if not target.settings.lora_alpha]:
@@ -237,15 +239,10 @@ def _update_others(model: nn.Module) -> None:
 
 
 def settings_and_choice(
-    config: LoRAConfig | None,
-    target_modules: Targets,
-    rank: int | None,
-    alpha: float | None,
-    dropout: float | None,
+    config: LoRAConfig | None, target_modules: Targets, **named: Any
 ) -> tuple[LoRAConfig, Chooser | None]:
     """What the arguments of `inject_lora` come to: the settings, and what decides instead of their targets."""
-    given = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in named.items() if value is not None}
     if config is not None and not isinstance(config, LoRAConfig):
         raise ValueError(f"inject_lora: config is a {type(config).__name__}; layers are named by target_modules=")
     if config is not None and given:
