@@ -42,6 +42,11 @@ class Task(nn.Module):
         """What a person should see of a prediction: name -> (H, W, 3) uint8. None by default."""
         return {}
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the room's `enhance` of a frame depends on the frames before it in the same `stream`."""
+        return False
+
     def completed(self, recipe: RecipeT) -> RecipeT:
         """The recipe as it is kept: with what it left to the data. The same by default."""
         return recipe
