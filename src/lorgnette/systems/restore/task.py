@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.evaluation import image_scores, side_by_side
+from lorgnette.images.evaluation import image_scores, interpolated, side_by_side
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base
@@ -74,6 +74,13 @@ class Restoration(Task):
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["psnr"]
+
+    def without_network(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {self.panels[0]: interpolated(batch)}
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        return ("bicubic" if self.data.scale > 1 else "damaged", "network", "truth")
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return side_by_side(prediction, batch)
