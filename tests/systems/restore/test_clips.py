@@ -204,6 +204,18 @@ def test_a_step_is_its_own_and_leaves_nothing_behind(tmp_path: Path):
     assert not torch.equal((apart - one["gt"]).abs().mean(), first["loss"])
 
 
+def test_frames_that_come_one_by_one_with_a_key_of_their_own_meet_too(tmp_path: Path):
+    wanted = recipe(clip(tmp_path), frames=2, holdout=0)
+    task = trained_gate().train()
+    batch = next(restore.loaders(wanted.data, wanted.train)[0].starting_at(0))
+    for number in range(2):
+        frame = {"lq": batch["lq"][:, number], "gt": batch["gt"][:, number], "cache_key": "mine"}
+        task(frame)["loss"].backward()
+    (gate,) = [p for name, p in task.named_parameters() if name.endswith(".gate")]
+    assert gate.grad is not None
+    assert gate.grad.abs() > 0
+
+
 def test_held_out_frames_are_scored_with_those_before_them(tmp_path: Path):
     wanted = recipe(clip(tmp_path), frames=3, holdout=0, test=str(tmp_path), test_sigmas=(15.0, 25.0))
     _, test = restore.loaders(wanted.data, wanted.train)

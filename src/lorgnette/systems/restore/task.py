@@ -36,7 +36,7 @@ class Restoration(Task):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         lq = batch["lq"]
         if lq.ndim == 4:
-            return {"loss": self._loss(self.model(lq), batch["gt"])}
+            return {"loss": self._loss(self.model(lq, batch.get("cache_key")), batch["gt"])}
         # Frames of clips (B, n, C, h, w), one after the other. No step sees the maps of another, made by other weights.
         key = tuple(batch["cache_key"])
         restored = self._in_turn(lq.unbind(1), key)
@@ -60,7 +60,7 @@ class Restoration(Task):
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
         """(1, C, H, W) in [0, 1]; of a frame of a clip with the frames before it in the feature cache."""
         if not (self.remembers and len(batch.get("before", ()))):
-            return self.model(batch["lq"]).clamp(0, 1)
+            return self.model(batch["lq"], batch.get("cache_key")).clamp(0, 1)
         frames = (*batch["before"].to(batch["lq"].device), batch["lq"])
         return self._in_turn(frames, "clip")[-1].clamp(0, 1)
 
