@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,33 @@ from safetensors.torch import save_file
 from lorgnette import lora
 from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.common.tensors import read_tensors
-from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
+from lorgnette.recipe import FORMAT_VERSION, build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
 from lorgnette.systems.protocol import RoomRecipe
+from lorgnette.train.batches import Batches, HeldOut
 from lorgnette.train.events import Event, Finished, Stepped
+from lorgnette.train.listeners.record import finite
 from lorgnette.train.task import Task
 
 RECIPE_FILE = "recipe.yaml"
 MODEL_FILE = "model.safetensors"
+LEARNT_FILE = "training.json"
 
 
-def save(task: Task, recipe: RoomRecipe, folder: str | os.PathLike[str]) -> Path:
+def save(
+    task: Task, recipe: RoomRecipe, folder: str | os.PathLike[str], learnt: Mapping[str, Any] | None = None
+) -> Path:
     """Keep what a task has learnt.
 
     With an adapter: a folder in PEFT's layout with our own file and `recipe.yaml`. Without one
     (`recipe.lora` is None): all weights as `model.safetensors`, with `recipe.yaml` and what the room adds.
+
+    Args:
+        task: with or without an adapter.
+        recipe: that it was built by.
+        folder: made if need be.
+        learnt: how it was trained and what that brought (`what_was_learnt`), kept as `training.json` for
+            `lorgnette info`.
 
     Returns:
         The folder.
@@ -41,17 +54,35 @@ def save(task: Task, recipe: RoomRecipe, folder: str | os.PathLike[str]) -> Path
     """
     folder = make_folder(folder)
     recipe = task.completed(recipe)
+    notes = {} if learnt is None else {LEARNT_FILE: json.dumps({"format_version": FORMAT_VERSION, **learnt}, indent=2)}
+    if learnt is None:
+        (folder / LEARNT_FILE).unlink(missing_ok=True)  # of what was here before
     if recipe.lora is None:
         with _one_line(folder / MODEL_FILE), atomic_write(folder / MODEL_FILE) as temporary:
             # Contiguous: safetensors keeps no memory format.
             save_file({name: t.contiguous() for name, t in task.model.state_dict().items()}, temporary)
-        for name, text in task.companions().items():
+        for name, text in (task.companions() | notes).items():
             write_text(folder / name, text)
         write_text(folder / RECIPE_FILE, recipe_text(recipe))
     else:
         # Together, so that a killed save leaves an adapter and its own recipe.
-        lora.save_adapter(task.model, folder, recipe.lora, files={RECIPE_FILE: recipe_text(recipe)})
+        lora.save_adapter(task.model, folder, recipe.lora, files={RECIPE_FILE: recipe_text(recipe), **notes})
     return folder
+
+
+def what_was_learnt(end: Finished, batches: Batches, test: HeldOut, seconds: float) -> dict[str, Any]:
+    """How a training went, for `save`: on how much, how long, and the scores before and after it."""
+    return {
+        "samples": len(batches),
+        "held_out": test.pictures,
+        "steps": end.step,
+        "best_step": end.best_step,
+        "reason": end.reason,
+        "seconds": round(seconds, 1),
+        "before": finite(end.first),
+        "after": finite(end.best),
+        "improved": end.improved,
+    }
 
 
 def load(folder: str | os.PathLike[str], strict: bool = True) -> Task:

@@ -14,7 +14,28 @@ with warnings.catch_warnings():
     pytest.importorskip("peft")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-LIMITS = {("float32", 0.0): 1.0, ("bfloat16", 0.0): 0.66, ("float32", 0.1): 0.70, ("bfloat16", 0.1): 0.45}
+RANKS = (4, 16, 64)
+LIMITS = {
+    "vit": {
+        ("float32", 0.0): (1.0, 1.0, 1.0),
+        ("bfloat16", 0.0): (0.66, 0.66, 0.66),
+        ("float32", 0.1): (0.69, 0.69, 0.69),
+        ("bfloat16", 0.1): (0.44, 0.44, 0.44),
+    },
+    "swin": {
+        ("float32", 0.0): (1.0, 0.98, 0.90),
+        ("bfloat16", 0.0): (0.66, 0.66, 0.58),
+        ("float32", 0.1): (0.69, 0.69, 0.63),
+        ("bfloat16", 0.1): (0.44, 0.44, 0.40),
+    },
+    "conv": {
+        ("float32", 0.0): (0.95, 0.81, 0.51),
+        ("bfloat16", 0.0): (0.41, 0.42, 0.45),
+        ("float32", 0.1): (0.52, 0.56, 0.67),
+        ("bfloat16", 0.1): (0.30, 0.32, 0.37),
+    },
+}
+"""Of each stack of layers, dtype and dropout, for each rank: a share of what PEFT keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +47,25 @@ def bench():
         sys.path.remove(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("rank", [4, 16, 64])
-@pytest.mark.parametrize("setting", LIMITS, ids=str)
-@pytest.mark.parametrize("stack", ["vit", "swin", "conv"])
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("setting", LIMITS["vit"], ids=str)
+@pytest.mark.parametrize("stack", LIMITS)
 def test_no_more_is_kept_than_promised(bench, stack, setting, rank):
     models = bench.variants(bench.SMALL[stack](), bench.Case(stack, *setting, rank))
     kept = {name: bench.kept_bytes(*pair) for name, pair in models.items()}
-    assert kept["lorgnette"] <= LIMITS[setting] * kept["peft"]
+    assert kept["lorgnette"] <= LIMITS[stack][setting][RANKS.index(rank)] * kept["peft"]
     assert kept["floor"] <= kept["lorgnette"]
 
 
 RECOMPUTING = {
     ("own-vit", "float32", 0.0): 0.65,
-    ("own-vit", "bfloat16", 0.0): 0.45,
-    ("own-vit", "float32", 0.1): 0.45,
-    ("own-vit", "bfloat16", 0.1): 0.30,
-    ("own-swin", "float32", 0.0): 0.75,
-    ("own-swin", "bfloat16", 0.0): 0.52,
-    ("own-swin", "float32", 0.1): 0.53,
-    ("own-swin", "bfloat16", 0.1): 0.35,
+    ("own-vit", "bfloat16", 0.0): 0.43,
+    ("own-vit", "float32", 0.1): 0.44,
+    ("own-vit", "bfloat16", 0.1): 0.28,
+    ("own-swin", "float32", 0.0): 0.68,
+    ("own-swin", "bfloat16", 0.0): 0.47,
+    ("own-swin", "float32", 0.1): 0.49,
+    ("own-swin", "bfloat16", 0.1): 0.32,
 }
 
 

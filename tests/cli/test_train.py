@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -46,6 +47,49 @@ def test_a_run_leaves_everything_behind(photos: Path, tmp_path: Path, capsys: py
     assert figures["step"] == figures["steps"] == 4
     assert figures["before"].keys() == figures["after"].keys() == {"psnr", "ssim", "psnr_x2"}
     assert 0 < figures["trained_parameters"] < figures["all_parameters"]
+
+
+def test_the_report_says_what_a_reader_asks(photos: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    assert train("--train.steps", 3, "--lora.r", 2, "--out", run, photos=photos) == 0
+    page = (run / "report.html").read_text()
+    rows = re.findall(r'<th scope="row">(.*?)</th>', page)
+    assert rows[:2] == ["bicubic", "before training"]
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[1])
+    assert first["compared"]["bicubic"].keys() == first["metrics"].keys()
+    assert first["compared"]["bicubic"]["psnr"] != first["metrics"]["psnr"]
+    for said in (
+        "Scored on 1 held-out pictures, which nothing was learnt from.",
+        "PSNR: peak signal-to-noise ratio in dB",
+        f"lorgnette enhance IN OUT --adapter {run / 'adapter'}",
+        '<div class="panels"><span>bicubic</span><span>network</span><span>truth</span></div>',
+        "grad_norm",
+    ):
+        assert said in page
+
+
+def test_info_says_what_an_adapter_learnt(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from lorgnette import load, save
+    from lorgnette.checkpoint import load_recipe
+
+    run = tmp_path / "run"
+    assert train("--train.steps", 3, "--lora.r", 2, "--out", run, photos=photos) == 0
+    notes = json.loads((run / "adapter" / "training.json").read_text())
+    assert (notes["samples"], notes["held_out"], notes["steps"]) == (3, 1, 3)
+    assert notes["before"].keys() == notes["after"].keys() == {"psnr", "ssim", "psnr_x2"}
+    capsys.readouterr()
+    assert main(["info", str(run), "--json", str(tmp_path / "facts.json")]) == 0
+    said, facts = capsys.readouterr().out, json.loads((tmp_path / "facts.json").read_text())
+    assert "learnt from   3 samples" in said
+    assert facts["scored on"] == "1 held-out pictures"
+    assert f"root {photos}" in facts["data"]
+    assert re.fullmatch(r"\d+\.\d+ before, \d+\.\d+ after \([+-]\d+\.\d+\)", facts["gained"]["psnr_x2"])
+    assert re.match(r"3 steps, .*; best at step \d", facts["learnt for"])
+    (run / "adapter" / "training.json").write_text('{"before": 3}')
+    assert main(["info", str(run)]) == 2
+    save(load(run / "adapter"), load_recipe(run / "adapter"), run / "adapter")  # nobody knows how that was trained
+    assert not (run / "adapter" / "training.json").exists()
+    assert main(["info", str(run)]) == 0
 
 
 def test_nothing_but_the_folder_needs_to_be_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

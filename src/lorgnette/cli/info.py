@@ -11,7 +11,7 @@ from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_json
 from lorgnette.common.files import read_json, write_json
-from lorgnette.common.text import nearest, size
+from lorgnette.common.text import duration, nearest, number, size
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 LISTED = 20  # tensors or layers that are named one by one
@@ -109,9 +109,9 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     folder = adapter_folder(folder)
     model_file = folder / "model.safetensors"
     if model_file.is_file():
-        return {"whole model": str(folder)} | _recipe_facts(folder) | _weights_facts(model_file)
+        return {"whole model": str(folder)} | _recipe_facts(folder) | _learnt(folder) | _weights_facts(model_file)
     manifest = adapter_info(folder)
-    facts: dict[str, Any] = {"adapter": str(folder)} | _recipe_facts(folder)
+    facts: dict[str, Any] = {"adapter": str(folder)} | _recipe_facts(folder) | _learnt(folder)
     weights = current_file(folder, WEIGHTS)
     if manifest:
         try:
@@ -146,10 +146,39 @@ def _recipe_facts(folder: Path) -> dict[str, Any]:
     model = recipe.get("model")
     if isinstance(model, dict):
         facts["base"] = ", ".join(f"{key} {value}" for key, value in model.items())
+    data = recipe.get("data")
+    if isinstance(data, dict):
+        facts["data"] = ", ".join(f"{key} {value}" for key, value in data.items() if value is not None)
     settings = recipe.get("lora")
     if isinstance(settings, dict):
         facts["targets"] = str(settings.get("target_modules"))
     return facts
+
+
+def _learnt(folder: Path) -> dict[str, Any]:
+    """How much it learnt from, how long, and what that brought, as the training noted it."""
+    from lorgnette.lora.files.commit import current_file
+    from lorgnette.train.listeners.record import change
+
+    path = current_file(folder, "training.json")
+    if not path.is_file():
+        return {}
+    notes = read_json(path)
+    try:
+        before, after = notes["before"], notes["after"]
+        facts = {
+            "learnt from": f"{notes['samples']} samples",
+            "learnt for": f"{notes['steps']} steps, {duration(notes['seconds'])}; best at step {notes['best_step']}",
+        }
+        if not after:
+            return facts | {"gained": "not known: nothing was held out"}
+        scores = {
+            name: f"{number(before[name])} before, {number(value)} after ({change(value, before[name]) or '?'})"
+            for name, value in after.items()
+        }
+        return facts | {"scored on": f"{notes['held_out']} held-out pictures", "gained": scores}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r})") from None
 
 
 def _weights_facts(path: Path) -> dict[str, Any]:

@@ -118,14 +118,16 @@ def _fit(
     snapshot: dict[str, Any] | None,
     json_file: str | None,
 ) -> int:
-    from lorgnette.checkpoint import Checkpoints, save
+    from lorgnette.checkpoint import Checkpoints, save, what_was_learnt
     from lorgnette.train.listeners import run_listeners
+    from lorgnette.train.listeners.run_report import ABOUT_FILE
     from lorgnette.train.loop import fit
 
     batches, test = loaded
     go_on = f"To go on:\n  lorgnette train {name} --resume {shlex.quote(str(folder.path))}"
     if _is_main_process():
         print(_plan(recipe, folder, batches, test, snapshot), flush=True)
+        write_json(folder.path / ABOUT_FILE, {"notes": _notes(name, folder, test), "panels": list(task.panels)})
     started = time.perf_counter()
     try:
         end = fit(
@@ -141,13 +143,14 @@ def _fit(
         return 130
     if not _is_main_process():
         return 0
-    save(task, recipe, folder.adapter)
+    seconds = time.perf_counter() - started
+    save(task, recipe, folder.adapter, what_was_learnt(end, batches, test, seconds))
     originals = task.originals(end.snapshot()["trained"]) if recipe.lora is None else {}
     for file, content in originals.items():
         folder.write(folder.path / file, content)
     print(_summary(name, end, recipe, folder, list(originals)))
     if json_file:
-        write_json(json_file, _figures(end, recipe, folder, task, time.perf_counter() - started))
+        write_json(json_file, _figures(end, recipe, folder, task, seconds))
     if end.reason == "interrupted":
         print(f"\nInterrupted after step {end.step} of {recipe.train.steps}; everything is saved. {go_on}")
         return 130
@@ -184,6 +187,19 @@ def _plan(
     return f"{start}{recipe.train.steps} steps on {len(batches)} samples; {proof}; {folder.path}"
 
 
+def _uses(name: str, folder: RunFolder) -> list[str]:
+    """The commands that use the result."""
+    adapter = shlex.quote(str(folder.adapter))
+    return [f"lorgnette {verb} {words} --adapter {adapter}" for verb, words in room(name).ABOUT.verbs.items()]
+
+
+def _notes(name: str, folder: RunFolder, test: HeldOut) -> list[str]:
+    """What the report says of the run."""
+    several = f" in {test.samples} tests" if test.samples != test.pictures else ""
+    proof = f"Scored on {test.pictures} held-out pictures{several}, which nothing was learnt from."
+    return [proof if len(test) else "Nothing was held out: no proof of what was gained.", *_uses(name, folder)]
+
+
 def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, originals: list[str]) -> str:
     from lorgnette.train.listeners.record import change
 
@@ -203,8 +219,7 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, or
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"also     {folder.path / file}" for file in originals]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
-    for verb, words in room(name).ABOUT.verbs.items():
-        lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]
+    lines += [f"use      {command}" for command in _uses(name, folder)]
     return "\n".join(lines)
 
 

@@ -62,6 +62,11 @@ class HeldOutImages(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.jobs)
 
+    @property
+    def pictures(self) -> int:
+        """How many clean images there are; each may be scored at several levels."""
+        return len({gt for _, gt, _ in self.jobs})
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 

@@ -50,6 +50,11 @@ def written_as(path: Path) -> Path:
     return path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
 
 
+def in_order(path: Path) -> list[tuple[int, str]]:
+    """Sorts the files of a folder by the numbers in their names: 2.png comes before 10.png."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
 def pair_images(lr_folder: str | os.PathLike[str], hr_folder: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
     """Match low- and high-resolution files by name: `(lr, hr)` pairs, sorted by the high-resolution path.
 

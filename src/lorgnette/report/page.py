@@ -29,6 +29,15 @@ DETAIL = 96  # pixels: side of the detail that is shown enlarged
 
 # The best value of a column is marked if its name contains one of these words.
 HIGHER_IS_BETTER = {"psnr", "ssim", "accuracy", "dice", "iou", "cosine"}
+MEANT = {
+    "psnr": "peak signal-to-noise ratio in dB: how near a result is to the true picture. Higher is better; 1 dB more is"
+    " a fifth less squared error, which a trained eye sees.",
+    "ssim": "structural similarity: how alike the patterns of two pictures are. Higher is better; 1 is the same.",
+    "accuracy": "the share that is right.",
+    "nll": "negative log likelihood: how surprising the right answers were. Lower is better.",
+    "ece": "expected calibration error: how far confidence lies from the share that is right. Lower is better.",
+}
+"""What is said under a table that has such a column."""
 LOWER_IS_BETTER = {"loss", "error", "lpips", "hausdorff", "distance"}
 
 
@@ -40,6 +49,7 @@ def write_report(
     table: Sequence[Mapping[str, Any]] | None,
     pictures: Sequence[Captioned],
     summary: str,
+    panels: Sequence[str] = (),
 ) -> None:
     """Write a self-contained report: no part of it is loaded from elsewhere, and it reads without scripts.
 
@@ -53,6 +63,7 @@ def write_report(
             ends in "size" or "bytes" is in bytes.
         pictures: (caption, picture), or (caption, before, after) for a slider and an enlarged detail.
         summary: plain text; an empty line separates paragraphs.
+        panels: what the parts of each picture show, from left to right, where all have such parts.
 
     Raises:
         ValueError: a picture is neither a readable image file nor a uint8 array, or `path` cannot be written.
@@ -60,7 +71,7 @@ def write_report(
     """
     sections = [
         _section("Results", _table(table or [])),
-        _section("Pictures", "".join(_figure(entry[0], *entry[1:]) for entry in pictures)),
+        _section("Pictures", "".join(_figure(entry[0], *entry[1:], panels=panels) for entry in pictures)),
         _section("Curves", _curves(metrics)),
     ]
     if recipe_text.strip():
@@ -116,7 +127,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         label = escape(number(row.get(names[0])))
         cells = "".join(column[index] for column in columns)
         body += f'<tr><th scope="row">{label}</th>{cells}</tr>\n'
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    words = {word for name in names[1:] for word in _words(name)}
+    meant = "".join(f"<p><small>{name.upper()}: {about}</small></p>" for name, about in MEANT.items() if name in words)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{meant}'
+
+
+def _words(name: str) -> set[str]:
+    return set(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def _column(name: str, values: Sequence[Any]) -> list[str]:
@@ -124,7 +141,7 @@ def _column(name: str, values: Sequence[Any]) -> list[str]:
     figures = [_figure_of(value) for value in values]
     known = [value for value in figures if value is not None and math.isfinite(value)]
     digits = decimals(max(map(abs, known))) if known else 0
-    words = set(name.lower().replace("_", " ").replace("-", " ").split())
+    words = _words(name)
     texts = [_text(value, digits, in_bytes=bool(words & {"size", "bytes"})) for value in values]
     best = None
     if len(known) > 1 and words & HIGHER_IS_BETTER:
@@ -159,16 +176,20 @@ def _text(value: Any, digits: int, in_bytes: bool) -> str:
 # Pictures
 
 
-def _figure(caption: str, picture: Picture, after: Picture | None = None) -> str:
+def _figure(caption: str, picture: Picture, after: Picture | None = None, *, panels: Sequence[str] = ()) -> str:
     first = _pixels(picture)
     text = escape(caption)
+    parts = "".join(f"<span>{escape(name)}</span>" for name in panels)
+    labels = f'<div class="panels">{parts}</div>' if panels else ""
     if after is None:
-        return f"<figure><figcaption>{text}</figcaption>{_img(first, caption)}</figure>"
+        pair = f'<div class="pair">{labels}{_img(first, caption)}</div>'
+        return f"<figure><figcaption>{text}</figcaption>{pair}</figure>"
     second = _pixels(after)
     if np.array_equal(first, second):
-        return _figure(f"{caption}, unchanged", first)
+        return _figure(f"{caption}, unchanged", first, panels=panels)
     if first.shape != second.shape:  # nothing to slide over
-        return _figure(f"{caption}, before", first) + _figure(f"{caption}, after", second)
+        before = _figure(f"{caption}, before", first, panels=panels)
+        return before + _figure(f"{caption}, after", second, panels=panels)
     slider = (
         f'<div class="slider">{_img(first, f"{caption}, before")}{_img(second, f"{caption}, after", "over")}'
         f'<input type="range" value="50" aria-label="before or after"></div>'
@@ -180,7 +201,7 @@ def _figure(caption: str, picture: Picture, after: Picture | None = None) -> str
         f"{_img(second[box], 'detail, after', 'detail')}</div>"
         f"<small>The detail that changed most, enlarged: before and after.</small>"
     )
-    pair = f'<div class="pair">{slider}{sides}</div>'
+    pair = f'<div class="pair">{labels}{slider}{sides}</div>'
     return f"<figure><figcaption>{text}</figcaption>{pair}{details}</figure>"
 
 

@@ -107,6 +107,11 @@ class HeldOut(Sequence[Any]):
         """How many samples are in them: one in each, where a room does not say otherwise."""
         return len(self)
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures these are: as many as samples, where a room does not score one several times."""
+        return self.samples
+
 
 def as_batches(batches: StreamT | Sequence[Any], batch_size: int = 1) -> StreamT | ListedBatches:
     """Batches at hand, such as those of a room's miniature, like those that a room loads."""

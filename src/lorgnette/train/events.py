@@ -45,6 +45,7 @@ class Evaluated:
     metrics: Mapping[str, float]
     is_best: bool
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> (H, W, 3) uint8
+    compared: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # before training: what needs no network
 
 
 @dataclass(frozen=True)

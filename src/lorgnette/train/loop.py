@@ -29,6 +29,7 @@ from lorgnette.train.task import Task
 
 SNAPSHOT_VERSION = 1
 MAX_SKIPPED = 10
+NETWORK = ""
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -79,14 +80,19 @@ def fit(
 
 def evaluate(task: Task, batches: Iterable[Any], precision: str = "fp32") -> dict[str, float]:
     """The metrics of `task` averaged over `batches`, in eval mode; each metric over the batches that have it."""
-    metrics, _ = _evaluate(task, batches, precision)
-    return metrics
+    rows, _ = _evaluate(task, batches, precision)
+    return rows[NETWORK]
 
 
 @torch.no_grad()
-def _evaluate(task: Task, batches: Iterable[Any], precision: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Average metrics, and the pictures of the first batches that have some."""
-    scores: dict[str, list[float]] = {}
+def _evaluate(
+    task: Task, batches: Iterable[Any], precision: str, compared: bool = False
+) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """Average metrics by row, and the pictures of the first batches that have some.
+
+    The rows are the task's, called `NETWORK`, and, if they are to be `compared`, those of what needs no network.
+    """
+    scores: dict[str, dict[str, list[float]]] = {NETWORK: {}}
     pictures: dict[str, np.ndarray] = {}
     device = next(task.parameters()).device
     was_training = task.training
@@ -96,13 +102,15 @@ def _evaluate(task: Task, batches: Iterable[Any], precision: str) -> tuple[dict[
             batch = _moved(batch, device)
             with _autocast(device, precision):
                 prediction = task.predict(batch)
-            for name, value in task.score(prediction, batch).items():
-                scores.setdefault(name, []).append(float(value))
+            rows = {NETWORK: prediction, **(task.without_network(batch) if compared else {})}
+            for row, answer in rows.items():
+                for name, value in task.score(answer, batch).items():
+                    scores.setdefault(row, {}).setdefault(name, []).append(float(value))
             if len(pictures) < 8:
                 pictures.update(task.pictures(prediction, batch))
     finally:
         task.train(was_training)
-    return {name: sum(values) / len(values) for name, values in scores.items()}, pictures
+    return {row: {n: sum(v) / len(v) for n, v in metrics.items()} for row, metrics in scores.items()}, pictures
 
 
 class _Run:
@@ -204,7 +212,8 @@ class _Run:
     def evaluate(self) -> None:
         assert self.test is not None
         with self.averaged.swapped_in():
-            metrics, pictures = _evaluate(self.task, self.test, self.config.precision)
+            rows, pictures = _evaluate(self.task, self.test, self.config.precision, compared=self.step == 0)
+            metrics = rows.pop(NETWORK)
             self.first = self.first or metrics
             value = self.task.objective(metrics)
             best = self.task.objective(self.best["metrics"]) if self.best else math.nan
@@ -213,7 +222,7 @@ class _Run:
             if is_best:
                 weights = copies(self.trained) | copies(self.buffers)
                 self.best = {"step": self.step, "metrics": metrics, "weights": weights}
-        self.emit(Evaluated(self.step, metrics, is_best, pictures))
+        self.emit(Evaluated(self.step, metrics, is_best, pictures, rows))
 
     def finish(self, reason: str) -> Finished:
         final = self.snapshot()

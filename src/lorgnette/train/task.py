@@ -38,9 +38,23 @@ class Task(nn.Module):
         """The one figure that decides which weights are best: higher is better."""
         raise NotImplementedError
 
+    def without_network(self, batch: Any) -> dict[str, Any]:
+        """What needs no network, to compare with: name -> a prediction for one evaluation batch. None by default."""
+        return {}
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        """What the parts of each picture show, from left to right. One part without a name by default."""
+        return ()
+
     def pictures(self, prediction: Any, batch: Any) -> dict[str, np.ndarray]:
         """What a person should see of a prediction: name -> (H, W, 3) uint8. None by default."""
         return {}
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the room's `enhance` of a frame depends on the frames before it in the same `stream`."""
+        return False
 
     def completed(self, recipe: RecipeT) -> RecipeT:
         """The recipe as it is kept: with what it left to the data. The same by default."""

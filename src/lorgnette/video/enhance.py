@@ -27,6 +27,8 @@ from lorgnette.video.codecs import check_container
 from lorgnette.video.folder import FolderSource, FolderTarget
 from lorgnette.video.journal import Journal
 
+STREAM = 64
+"""Frames after which a network that remembers earlier ones starts afresh."""
 WORKING = ".part"  # what the name of the working folder adds to that of the output
 
 
@@ -112,7 +114,7 @@ def enhance_video(
             size=(about[0]["size"][0], about[0]["size"][1]),
             seconds=[frame["seconds"] for frame in about],
             reuse=[_from_text(frame["reuse"]) for frame in about if "reuse" in frame],
-            notes=_notes(clip, out),
+            notes=[*enhance.notes, *_notes(clip, out)],
         )
         if report is not None and after is not None:
             from lorgnette.video.report import write_video_report
@@ -200,6 +202,12 @@ class _Enhancer:
         self._task, self._settings, self._cache = task, settings, cache
         self.about_cache: dict[str, Any] | None = None
         self._every: int | None = None
+        self.notes: list[str] = []
+        if task.remembers and cache is None:
+            self._every = STREAM
+            self.about_cache = {"mode": "features", "refresh": STREAM}
+        elif task.remembers:
+            self.notes.append("what the network remembers of earlier frames rests, as tiles of them are reused")
         if cache is not None:
             self.about_cache = {"mode": cache.mode}
             if cache.mode == "near":
@@ -213,9 +221,10 @@ class _Enhancer:
     def __call__(self, frame: Frame) -> tuple[Image, dict[str, Any]]:
         """The enhanced picture, and what the journal notes about it."""
         more: dict[str, Any] = {}
-        if self._cache is not None:
-            # In near mode a result depends on the frames before. A new stream every so often is a place to resume at.
-            more = {"cache": self._cache, "stream": 0 if self._every is None else frame.index // self._every}
+        if self.about_cache is not None:
+            # Where a result depends on the frames before, a new stream every so often is a place to resume at.
+            part = 0 if self._every is None else frame.index // self._every
+            more = {"cache": self._cache, "stream": (self, part) if self._cache is None else part}
         began = time.perf_counter()
         image = self._enhance(self._task, frame.image, **self._settings, **more)
         about: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 6)}

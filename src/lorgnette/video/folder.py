@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
-from lorgnette.images.folders import SUFFIXES
+from lorgnette.images.folders import SUFFIXES, in_order
 from lorgnette.video import lost
 from lorgnette.video.clip import RGB, Clip, Colour, Frame, Progress
 from lorgnette.video.journal import FRAMES, Journal
@@ -33,7 +32,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, rate: Fraction) -> None:
         self.files = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=_in_order
+            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=in_order
         )
         if not self.files:
             raise FileNotFoundError(f"no frames in {folder} (looked for {', '.join(SUFFIXES)})")
@@ -127,8 +126,3 @@ class FolderTarget:
 
 def _beside(image: Image) -> tuple[str, ...]:
     return tuple(name for name, data in ((PROFILE, image.icc), (EXIF, image.exif)) if data)
-
-
-def _in_order(path: Path) -> list[tuple[int, str]]:
-    """Sorts 2 before 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]

@@ -7,21 +7,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lorgnette.common.parts import Parts
 from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
+from lorgnette.images.file import read_image
 from lorgnette.images.folders import Item, find_images, folders, origins, pair_images
 from lorgnette.images.patches import (
     TrainingCrops,
     at_least,
     augmented,
+    centre,
+    channels_first,
     random_corner,
     random_crop,
     square,
     usual_steps,
 )
+from lorgnette.systems.restore.clips import Windows, frames_before
 from lorgnette.systems.restore.degradations import as_grey, compressed, noisy, noisy_for_tables, shrunk
 from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
@@ -35,13 +41,18 @@ class ImageFolder(TrainingCrops[Path, Data]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """lq (C, p, p) and gt (C, s p, s p) in [0, 1]; noise goes beyond."""
-        data, rng = self.data, draw.rng()
+        rng = draw.rng()
+        return self.sample(self.files[draw.index], rng, rng)
+
+    def sample(self, file: Path, /, rng: np.random.Generator, own: np.random.Generator) -> dict[str, Tensor]:
+        """The same from a file; `own` makes the noise."""
+        data = self.data
         # Crops of real JPEG files rarely start at a block's edge: compress a larger crop, then cut within a block.
         spare = JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
-        gt = random_crop(rng, self.pixels(self.files[draw.index]), data.patch * data.scale + spare, data.augment)
+        gt = random_crop(rng, self.pixels(file), data.patch * data.scale + spare, data.augment)
         gt = as_grey(gt) if data.grey else gt
         if data.degradation == "denoise":
-            lq = noisy(gt, rng.uniform(*data.sigmas), rng)
+            lq = noisy(gt, rng.uniform(*data.sigmas), own)
         elif data.degradation == "jpeg":
             lq = compressed(gt, int(rng.integers(data.qualities[0], data.qualities[1] + 1)))
             y, x = rng.integers(JPEG_BLOCK, size=2)
@@ -56,8 +67,14 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """As `ImageFolder`."""
-        side, scale, rng = self.data.patch, self.data.scale, draw.rng()
-        files = self.files[draw.index]
+        rng = draw.rng()
+        return self.sample(self.files[draw.index], rng, rng)
+
+    def sample(
+        self, files: tuple[Path, Path], /, rng: np.random.Generator, own: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """The same from two files; nothing is left to `own`."""
+        side, scale = self.data.patch, self.data.scale
         lq, gt = self.pixels(files[0]), self.pixels(files[1])
         check_pair(files, lq.shape[-2:], gt.shape[-2:], scale)
         lq, gt = at_least(lq, side), at_least(gt, side * scale)
@@ -107,6 +124,34 @@ class TestImages(HeldOutImages, HeldOut):
 
     def prepared(self, image: Tensor) -> Tensor:
         return as_grey(image) if self.data.grey else image
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As `HeldOutImages`; of a frame of a clip also `before`: the damaged frames before it, (n, 1, C, h, w)."""
+        batch = super().__getitem__(index)
+        if (self.data.frames or 1) > 1:
+            batch["before"] = self._before(index, batch["lq"])
+        return batch
+
+    def _before(self, index: int, lq: Tensor) -> Tensor:
+        """Damaged as the frame itself, but with other noise."""
+        lq_file, gt_file, level = self.jobs[index]
+        found = []
+        for number, file in enumerate(frames_before(lq_file or gt_file, (self.data.frames or 1) - 1)):
+            try:
+                image = self.prepared(channels_first(read_image(file).pixels))
+            except ValueError:  # a gap: frames before it are not those before this one
+                found = []
+                continue
+            if lq_file is not None:
+                image = centre(image, max(1, self.crop // self.data.scale)) if self.crop else image
+            else:
+                image = centre(image, self.crop) if self.crop else image
+                if self.data.degradation == "denoise":
+                    image = noisy(image, level, np.random.default_rng((number, 4)))
+                else:
+                    image = self.degraded(image, level)[0]
+            found = [*found, image] if image.shape == lq.shape[1:] else []  # of another clip
+        return torch.stack(found)[:, None] if found else lq.new_zeros(0, *lq.shape)
 
     def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
         scale = self.data.scale
@@ -158,12 +203,14 @@ def loaders(
         fits,
         before,
     )
-    dataset = (
-        ImageFolder([gt for _, gt in items], data)
-        if data.lq is None
-        else PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
-    )
-    of = origins([gt for _, gt in items], folders(clean))
+    files, frames = [gt for _, gt in items], data.frames or 1
+    if data.lq is None:
+        pictures = ImageFolder(files, data)
+        dataset = pictures if frames == 1 else Windows(pictures, pictures.files, lambda file: file, frames)
+    else:
+        pairs = PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
+        dataset = pairs if frames == 1 else Windows(pairs, pairs.files, lambda both: both[1], frames)
+    of = origins(dataset.first if isinstance(dataset, Windows) else files, folders(clean))
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data, data.test_crop)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lorgnette.nn.feature_cache import MAX_BYTES, Recall
+from lorgnette.nn.low_rank_map import LowRankMap
 from lorgnette.nn.ss2d import SS2D
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -142,9 +143,24 @@ class MambaIR(nn.Module):
 
     def clear_cache(self) -> None:
         """Empty the feature caches, for instance between clips."""
-        for module in self.modules():
-            if isinstance(module, SS2D) and module.lora_cache is not None:
-                module.lora_cache.clear_cache()
+        for layer in self._maps():
+            layer.clear_cache()
+
+    def shares(self) -> Tensor:
+        """How much of a kept feature map each block blends in, in (-1, 1); nothing without `use_lora_cache`."""
+        gates = [torch.tanh(layer.gate) for layer in self._maps() if layer.lora_enabled]
+        return torch.cat(gates) if gates else self.mean.new_zeros(0)
+
+    def hold(self, pieces: int) -> bool:
+        """Have the feature caches keep at least so many maps, the pieces of one frame; whether they have kept them."""
+        caches = [layer.cache for layer in self._maps()]
+        kept = all(len(cache) >= pieces for cache in caches)
+        for cache in caches:
+            cache.size = max(cache.size, pieces)
+        return kept
+
+    def _maps(self) -> list[LowRankMap]:
+        return [module for module in self.modules() if isinstance(module, LowRankMap)]
 
     def _features(self, first: Tensor, cache_key: object) -> Tensor:
         x_BHWC = self.pos_drop(self.patch_embed(first.permute(0, 2, 3, 1)))

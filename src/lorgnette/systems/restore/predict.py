@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable
 from typing import cast
 
@@ -48,7 +49,8 @@ def enhance(
         progress: wraps the list of tiles, such as `tqdm.tqdm`.
         halo: input pixels that a tile sees beyond its own. Unset: 32, or 5 with a cache.
         cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
-        stream: name of the clip or camera that the frame belongs to.
+        stream: name of the clip or camera that the frame belongs to. Without `cache` it is the key of the network's
+            feature cache, where a share of that is learnt (`Restoration.remembers`): then frames are given in order.
 
     Returns:
         The picture with new pixels, alpha and resolution (it prints as large); everything else as it was.
@@ -56,16 +58,32 @@ def enhance(
     Raises:
         ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.
     """
-    how = Rendering(tile, precision, progress, halo, cache, stream)
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
     model = cast(MambaIR, task.model)
     out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
 
-    def render(crop: Tensor, part: Tile) -> Tensor:
-        return part.cut(model(crop))
+    keyed = stream != "" and cache is None and task.remembers
+    pieces: list[Tile] = []
 
-    return how.image(model, image, render, out_size, USUAL, corrected=model.upscale > 1, channels=model.in_chans)
+    def counted(tiles: list[Tile]) -> Iterable[Tile]:
+        pieces.extend(tiles)
+        if keyed:
+            model.hold(len(pieces))
+        return progress(tiles)
+
+    def render(crop: Tensor, part: Tile) -> Tensor:
+        return part.cut(model(crop, (stream, part) if keyed else None))
+
+    how = Rendering(tile, precision, counted, halo, cache, stream)
+    out = how.image(model, image, render, out_size, USUAL, corrected=model.upscale > 1, channels=model.in_chans)
+    if keyed and not model.hold(len(pieces)):
+        warnings.warn(
+            f"model.max_bytes: the feature maps of a frame of {len(pieces)} tiles do not fit, so that the feature cache"
+            " finds nothing of the frame before",
+            stacklevel=2,
+        )
+    return out
 
 
 def _output_size(

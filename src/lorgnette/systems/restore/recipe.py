@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -106,6 +107,9 @@ class Data:
     """Each sample has noise of a deviation between these, in levels of 255."""
     qualities: tuple[int, int] = (10, 40)
     """Each sample is compressed at a JPEG quality between these."""
+    frames: int | None = None
+    """Frames in each training sample: the images of one folder, in the order of their numbers, are then a clip, whose
+    frames meet in the feature cache. Unset: 2 with model.cache_in_training, and otherwise 1, images by themselves."""
     test: list[str] | str | None = None
     """A folder (or folders) of held-out clean images. Unset: a part of the training images is held out."""
     test_lq: list[str] | str | None = None
@@ -145,6 +149,8 @@ class Data:
             raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.15 is usual")
         if self.patch < 8 or self.test_crop < 0 or (self.crop_border or 0) < 0:
             raise ValueError("data: patch must be at least 8, test_crop and crop_border at least 0")
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"data.frames: {self.frames} is too small; at least 1 works")
         if self.filename_tmpl is not None and self.filename_tmpl.count("{}") != 1:
             raise ValueError(f"data.filename_tmpl: {self.filename_tmpl!r} must hold {{}} once; '{{}}x4' works")
         if not 1 <= self.scale <= 8:
@@ -198,6 +204,16 @@ class Recipe:
     """How to train."""
 
     def __post_init__(self) -> None:
+        if self.model.cache_in_training and not self.model.use_lora_cache:
+            warnings.warn("model.cache_in_training: without model.use_lora_cache there is no cache", stacklevel=2)
+        learns = self.model.use_lora_cache and self.model.cache_in_training
+        if learns and self.data.frames is None:
+            object.__setattr__(self, "data", replace(self.data, frames=2))
+        if not learns and (self.data.frames or 1) > 1:
+            raise ValueError(
+                f"data.frames: {self.data.frames} is for the feature cache: model.use_lora_cache and"
+                " model.cache_in_training go with it"
+            )
         if self.data.scale != self.model.upscale:
             raise ValueError(
                 f"data.scale: {self.data.scale} is not model.upscale, {self.model.upscale}: give both the same"

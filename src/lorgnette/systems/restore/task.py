@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.evaluation import image_scores, side_by_side
+from lorgnette.images.evaluation import image_scores, interpolated, side_by_side
 from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.systems.restore.weights import load_base
@@ -33,20 +34,53 @@ class Restoration(Task):
         self.model, self.data = model, data or Data()
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        restored = self.model(batch["lq"], batch.get("cache_key"))
+        lq = batch["lq"]
+        if lq.ndim == 4:
+            return {"loss": self._loss(self.model(lq, batch.get("cache_key")), batch["gt"])}
+        # Frames of clips (B, n, C, h, w), one after the other. No step sees the maps of another, made by other weights.
+        key = tuple(batch["cache_key"])
+        restored = self._in_turn(lq.unbind(1), key)
+        return {"loss": self._loss(torch.stack(restored, 1), batch["gt"]), "share": self._shares().abs().mean()}
+
+    def _in_turn(self, frames: Sequence[Tensor], key: object) -> list[Tensor]:
+        network = cast(MambaIR, self.model)
+        network.clear_cache()
+        restored = [network(frame, key) for frame in frames]
+        network.clear_cache()
+        return restored
+
+    def _shares(self) -> Tensor:
+        return cast(MambaIR, self.model).shares()
+
+    def _loss(self, restored: Tensor, gt: Tensor) -> Tensor:
         if self.data.loss == "charbonnier":  # Lai et al., arXiv 1704.03915
-            return {"loss": (restored - batch["gt"]).square().add(1e-12).sqrt().mean()}
-        return {"loss": F.l1_loss(restored, batch["gt"])}
+            return (restored - gt).square().add(1e-12).sqrt().mean()
+        return F.l1_loss(restored, gt)
 
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
-        """(1, C, H, W) in [0, 1]."""
-        return self.model(batch["lq"], batch.get("cache_key")).clamp(0, 1)
+        """(1, C, H, W) in [0, 1]; of a frame of a clip with the frames before it in the feature cache."""
+        if not (self.remembers and len(batch.get("before", ()))):
+            return self.model(batch["lq"], batch.get("cache_key")).clamp(0, 1)
+        frames = (*batch["before"].to(batch["lq"].device), batch["lq"])
+        return self._in_turn(frames, "clip")[-1].clamp(0, 1)
+
+    @property
+    def remembers(self) -> bool:
+        """See `Task`: where the share of the feature cache is not 0."""
+        return bool(self._shares().any())
 
     def score(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
         return image_scores(prediction, batch)
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["psnr"]
+
+    def without_network(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {self.panels[0]: interpolated(batch)}
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        return ("bicubic" if self.data.scale > 1 else "damaged", "network", "truth")
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return side_by_side(prediction, batch)

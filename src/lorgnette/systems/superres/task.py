@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorgnette.images.evaluation import image_scores, side_by_side
+from lorgnette.images.evaluation import image_scores, interpolated, side_by_side
 from lorgnette.systems.superres.model import LMLTE, from_network, to_network
 from lorgnette.systems.superres.recipe import Recipe
 from lorgnette.systems.superres.weights import load_base
@@ -42,6 +42,13 @@ class SuperResolution(Task):
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["psnr"]
+
+    def without_network(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"bicubic": interpolated(batch)}
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        return ("bicubic", "network", "truth")
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return side_by_side(prediction, batch)

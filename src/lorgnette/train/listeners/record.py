@@ -21,7 +21,9 @@ def record(event: Event) -> dict[str, Any]:
             return {"event": "step", "step": event.step, **finite(event.losses), **own}
         case Evaluated():
             metrics = finite(event.metrics)
-            return {"event": "eval", "step": event.step, "metrics": metrics, "is_best": event.is_best}
+            rows = {name: finite(scores) for name, scores in event.compared.items()}
+            compared = {"compared": rows} if rows else {}
+            return {"event": "eval", "step": event.step, "metrics": metrics, "is_best": event.is_best, **compared}
         case Finished():
             return {
                 "event": "finish",
