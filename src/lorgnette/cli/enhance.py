@@ -12,9 +12,9 @@ from typing import Any
 from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
 from lorgnette.cli.notes import told
-from lorgnette.cli.sizes import wanted, width_by_height
+from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
 from lorgnette.common.files import check_writable
-from lorgnette.common.values import factor, whole
+from lorgnette.common.values import whole
 from lorgnette.systems import rooms_with
 
 
@@ -22,6 +22,7 @@ def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
     source, out = Path(options.source), Path(options.out)
+    check_sizes(options)
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
     from lorgnette.cli import enhance_clip
@@ -59,11 +60,7 @@ def _arguments() -> Arguments:
     parser.add_argument(
         "--room", choices=rooms_with("enhance"), help="without an adapter: whose model; unset: superres"
     )
-    wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("--scale", type=_scale, metavar="S", help="factor, as 3.3 or 0.5; unset: 2, or the model's own")
-    wanted.add_argument("--size", type=width_by_height, metavar="WxH", help="width and height in pixels, any two")
-    for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
-        wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
+    add_sizes(parser)
     parser.add_argument("--tile", type=whole(16), metavar="N", help="side of a tile; smaller needs less memory")
     parser.add_argument("--halo", type=whole(0), metavar="N", help="pixels that a tile sees beyond its own")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
@@ -74,10 +71,6 @@ def _arguments() -> Arguments:
 
     add_options(parser)
     return parser
-
-
-def _scale(text: str) -> float:
-    return factor(text, least=0.01)
 
 
 # ------------------------------------------------------------------------------------------- what goes where
@@ -138,6 +131,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
     """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one."""
     from lorgnette.images.file import Image, check_output, count_images, read_image, read_images, write_images
+    from lorgnette.images.framing import framed
 
     def enlarged(image: Image) -> Image:
         def begin(tiles: list[Any]) -> Any:
@@ -149,7 +143,8 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
         check_output(target, alpha=image.alpha is not None)
         settings: dict[str, Any] = {"precision": options.precision, "progress": begin}
         settings |= {"tile": options.tile, "halo": options.halo}
-        return enhance(task, image, **settings, **wanted(options, *image.pixels.shape[:2]))
+        settings |= wanted(options, *image.pixels.shape[:2])
+        return framed(enhance(task, image, **settings), frame(options))
 
     count = count_images(source) if target.suffix.lower() in (".tif", ".tiff") else 1
     pictures = read_images(source) if count > 1 else [read_image(source)]

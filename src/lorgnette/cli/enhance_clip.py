@@ -163,14 +163,15 @@ def _target(source: Path, out: Path, frames: bool) -> Path:
 
 
 def _size(options: argparse.Namespace, size: tuple[int, int], turned: bool) -> dict[str, Any]:
-    """`scale` or `size` for frames of `size` `(H, W)` as stored; people speak of them as they are shown."""
-    from lorgnette.cli.sizes import wanted
+    """How large frames of `size` `(H, W)` as stored are to be; people speak of them as they are shown."""
+    from lorgnette.cli.sizes import frame, wanted
 
-    found = wanted(options, *(size[::-1] if turned else size))
-    if "size" not in found:
-        return found
-    height, width = found["size"] if options.size else (n + n % 2 for n in found["size"])
-    return {"size": (width, height) if turned else (height, width)}
+    found: dict[str, Any] = wanted(options, *(size[::-1] if turned else size)) | {"frame": frame(options)}
+    if "size" in found and (options.shape == "fit" or not options.size):  # players want even sides
+        found["size"] = tuple(max(2, n - n % 2) if options.shape else n + n % 2 for n in found["size"])
+    if turned:
+        found |= {name: value[::-1] for name, value in found.items() if isinstance(value, tuple)}
+    return found
 
 
 def _rate(text: str) -> Fraction:

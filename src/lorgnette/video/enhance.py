@@ -19,6 +19,7 @@ from lorgnette.common.files import check_writable, make_folder
 from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
 from lorgnette.images.folders import written_as
+from lorgnette.images.framing import framed
 from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
 from lorgnette.train.task import Task
@@ -37,6 +38,7 @@ def enhance_video(
     *,
     scale: float | None = None,
     size: tuple[int, int] | None = None,
+    frame: tuple[int, int] | None = None,
     tile: int | None = None,
     halo: int | None = None,
     precision: str = "fp32",
@@ -62,6 +64,8 @@ def enhance_video(
         target: .mp4, .m4v, .mov, .mkv or .webm; else a folder for pictures.
         scale: factor, as the room's `enhance` has it. A size of odd pixels that comes of it is made even.
         size: (H, W) instead of `scale`, of frames as they are stored.
+        frame: (H, W) to which enhanced frames are cut or padded around their middle, as
+            `lorgnette.images.framing.framed` does it.
         tile: side of the tiles in input pixels; smaller needs less memory.
         halo: input pixels that a tile sees beyond its own.
         precision: 'fp32' or 'bf16'.
@@ -87,11 +91,11 @@ def enhance_video(
         make_folder(Path(report).parent)
     out = _target(target, frames, codec, quality, overwrite)
     settings = {"precision": precision, "tile": tile, "halo": halo} | wanted_size(clip, scale, size)
-    enhance = _Enhancer(task, settings, cache)
+    enhance = _Enhancer(task, settings, cache, frame)
     job = {
         "source": frames.identity(),
         "weights": lasting_identity(task.model),
-        "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "settings": _plain(settings | ({"frame": frame} if frame else {})),
         "cache": enhance.about_cache,
         "codec": codec,
     }
@@ -180,6 +184,10 @@ def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -
     return {"scale": scale} if even == exact else {"size": (even[0], even[1])}
 
 
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
 def _target(target: Path, source: Source, codec: str | None, quality: int | None, overwrite: bool) -> Target:
     if target.is_dir() or not target.suffix:
         if codec is not None:
@@ -195,7 +203,10 @@ def _target(target: Path, source: Source, codec: str | None, quality: int | None
 class _Enhancer:
     """A room's `enhance` for the frames of one clip."""
 
-    def __init__(self, task: Task, settings: dict[str, Any], cache: TileCache | None) -> None:
+    def __init__(
+        self, task: Task, settings: dict[str, Any], cache: TileCache | None, frame: tuple[int, int] | None
+    ) -> None:
+        self._frame = frame
         self._enhance = verb_of(room_name(task), "enhance")
         self._task, self._settings, self._cache = task, settings, cache
         self.about_cache: dict[str, Any] | None = None
@@ -223,7 +234,7 @@ class _Enhancer:
             reused = self._cache.reuse_map(more["stream"])
             assert reused is not None
             about["reuse"] = _as_text(reused > 0)
-        return image, about
+        return framed(image, self._frame), about
 
 
 def _do_frames(enhance: _Enhancer, source: Source, out: Target, journal: Journal, tell: Progress) -> None:
