@@ -66,7 +66,7 @@ def test_pair_images_refuses_what_does_not_match(tmp_path: Path):
 
 
 def test_a_walk_names_all_that_it_passes_over(tmp_path: Path):
-    folder = touch(tmp_path / "in", "a.png", "sub/b.JPG", "note.txt", "d.heic", ".DS_Store", ".git/c.png", "out/e.png")
+    folder = touch(tmp_path / "in", "a.png", "sub/b.JPG", "note.txt", "d.psd", ".DS_Store", ".git/c.png", "out/e.png")
     touch(tmp_path / "elsewhere", "far.png")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "linked.png").symlink_to(tmp_path / "elsewhere" / "far.png")
@@ -75,7 +75,7 @@ def test_a_walk_names_all_that_it_passes_over(tmp_path: Path):
     names = [[path.relative_to(folder).as_posix() for path in paths] for paths in walk(folder, apart=folder / "out")]
     assert names == [
         ["a.png", "linked.png", "sub/b.JPG"],
-        ["d.heic", "gone.png", "note.txt"],
+        ["d.psd", "gone.png", "note.txt"],
         [".DS_Store", ".git"],
         ["linked"],
     ]
