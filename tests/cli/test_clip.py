@@ -103,7 +103,7 @@ def test_frames_and_photographs_are_told_apart(lenses: dict[str, Path], tmp_path
         picture(side, number).save(folder / f"{number}.png")
     lens = lenses["restore"]
     assert enhance(lens, folder, tmp_path / "photos") == 0  # pictures, of any size
-    assert len(list((tmp_path / "photos").iterdir())) == 3
+    assert len(list((tmp_path / "photos").glob("*.png"))) == 3
     for words in ((tmp_path / "out", "--frames"), (tmp_path / "out.mp4",)):
         line = refused("enhance", folder, *words, "--adapter", lens, "--device", "cpu")
         assert "2.png is 32x32 and 0.png 24x24" in line

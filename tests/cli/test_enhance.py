@@ -84,12 +84,12 @@ def test_an_existing_folder_as_output_of_a_file(adapter: Path, wide: Path, tmp_p
     assert size_of(tmp_path / "out" / "wide.png") == (80, 60)
 
 
-def test_a_folder_keeps_its_subfolders_and_what_is_done(adapter: Path, photos: Path, tmp_path: Path):
+def test_a_folder_keeps_its_subfolders_and_what_is_there(adapter: Path, photos: Path, tmp_path: Path):
     out = tmp_path / "large"
     out.mkdir()
-    (out / "a.png").write_text("done before")
-    assert enhance(adapter, photos, out) == 0
-    assert (out / "a.png").read_text() == "done before"
+    (out / "a.png").write_text("somebody's")
+    assert enhance(adapter, photos, out) == 2
+    assert (out / "a.png").read_text() == "somebody's"
     assert size_of(out / "more" / "d.png") == (128, 128)
     assert enhance(adapter, photos, out, "--overwrite") == 0
     assert size_of(out / "a.png") == (128, 128)
@@ -264,7 +264,12 @@ def test_gif_and_what_is_not_written_become_png(adapter: Path, tmp_path: Path, c
     assert enhance(adapter, folder / "still.gif", tmp_path / "still.png") == 0
     assert size_of(tmp_path / "still.png") == (48, 48)
     assert enhance(adapter, folder, tmp_path / "out") == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.avif", "moving.png", "still.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        ".lorgnette-results.jsonl",
+        "a.avif",
+        "moving.png",
+        "still.png",
+    ]
     assert "moving.gif: only the first of its 3 pictures" in capsys.readouterr().err
     (tmp_path / "one").mkdir()
     assert enhance(adapter, folder / "still.gif", tmp_path / "one") == 0
