@@ -56,7 +56,10 @@ def enhance(lens: Path, *words: object) -> int:
     [
         ([], (80, 48)),
         (["--scale", "1.5"], (60, 36)),
-        (["--size", "50x31"], (50, 31)),
+        (["--size", "50x31", "--stretch"], (50, 31)),
+        (["--size", "81x60", "--fit"], (80, 48)),
+        (["--size", "60x60", "--crop"], (60, 60)),
+        (["--size", "60x60", "--pad"], (60, 60)),
         (["--width", "50"], (50, 30)),
         (["--height", "35"], (58, 36)),  # both even: players want it so
         (["--long-side", "60"], (60, 36)),
@@ -69,8 +72,10 @@ def test_sizes(words: list[str], size: tuple[int, int], lenses: dict[str, Path],
 
 def test_sizes_of_a_clip_that_is_shown_turned(lenses: dict[str, Path], tmp_path: Path):
     source = clip(tmp_path / "turned.mp4", rotation=90)  # shown 24 x 40
-    assert enhance(lenses["superres"], source, tmp_path / "out.mp4", "--size", "48x70") == 0
+    assert enhance(lenses["superres"], source, tmp_path / "out.mp4", "--size", "48x70", "--stretch") == 0
     assert about(tmp_path / "out.mp4")[:2] == (70, 48)
+    assert enhance(lenses["superres"], source, tmp_path / "bars.mp4", "--size", "60x80", "--pad") == 0
+    assert about(tmp_path / "bars.mp4")[:2] == (80, 60)
 
 
 def test_restoring_writes_a_line_a_page_and_figures(
@@ -98,7 +103,7 @@ def test_frames_and_photographs_are_told_apart(lenses: dict[str, Path], tmp_path
         picture(side, number).save(folder / f"{number}.png")
     lens = lenses["restore"]
     assert enhance(lens, folder, tmp_path / "photos") == 0  # pictures, of any size
-    assert len(list((tmp_path / "photos").iterdir())) == 3
+    assert len(list((tmp_path / "photos").glob("*.png"))) == 3
     for words in ((tmp_path / "out", "--frames"), (tmp_path / "out.mp4",)):
         line = refused("enhance", folder, *words, "--adapter", lens, "--device", "cpu")
         assert "2.png is 32x32 and 0.png 24x24" in line

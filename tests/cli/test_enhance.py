@@ -37,13 +37,17 @@ def wide(tmp_path: Path) -> Path:
         ([], (80, 60)),
         (["--scale", "3.3"], (132, 99)),
         (["--scale", "1"], (40, 30)),
-        (["--size", "100x90"], (100, 90)),
+        (["--size", "100x90", "--stretch"], (100, 90)),
+        (["--size", "100x90", "--fit"], (100, 75)),
+        (["--size", "100x90", "--crop"], (100, 90)),
+        (["--size", "100x90", "--pad"], (100, 90)),
+        (["--size", "61x45"], (61, 45)),  # 60x45 but for rounding
         (["--width", "100"], (100, 75)),
         (["--height", "45"], (60, 45)),
         (["--long-side", "120"], (120, 90)),
         (["--scale", "0.5"], (20, 15)),
         (["--long-side", "20"], (20, 15)),
-        (["--size", "20x60"], (20, 60)),
+        (["--size", "20x60", "--stretch"], (20, 60)),
     ],
 )
 def test_sizes(words: list[str], size: tuple[int, int], adapter: Path, wide: Path, tmp_path: Path):
@@ -80,12 +84,12 @@ def test_an_existing_folder_as_output_of_a_file(adapter: Path, wide: Path, tmp_p
     assert size_of(tmp_path / "out" / "wide.png") == (80, 60)
 
 
-def test_a_folder_keeps_its_subfolders_and_what_is_done(adapter: Path, photos: Path, tmp_path: Path):
+def test_a_folder_keeps_its_subfolders_and_what_is_there(adapter: Path, photos: Path, tmp_path: Path):
     out = tmp_path / "large"
     out.mkdir()
-    (out / "a.png").write_text("done before")
-    assert enhance(adapter, photos, out) == 0
-    assert (out / "a.png").read_text() == "done before"
+    (out / "a.png").write_text("somebody's")
+    assert enhance(adapter, photos, out) == 2
+    assert (out / "a.png").read_text() == "somebody's"
     assert size_of(out / "more" / "d.png") == (128, 128)
     assert enhance(adapter, photos, out, "--overwrite") == 0
     assert size_of(out / "a.png") == (128, 128)
@@ -124,7 +128,7 @@ def test_wrong_sizes(size: str, wide: Path, tmp_path: Path, refused):
     assert line == f"--size: '{size}' does not work; WIDTHxHEIGHT such as 1920x1080 does"
 
 
-@pytest.mark.parametrize("words", [["--size", "2000x20"], ["--width", "4000"], ["--height", "961"]])
+@pytest.mark.parametrize("words", [["--size", "2000x1500"], ["--width", "4000"], ["--height", "961"]])
 def test_sizes_that_are_too_much(words: list[str], adapter: Path, wide: Path, tmp_path: Path, refused):
     line = refused("enhance", wide, tmp_path / "out.png", "--adapter", adapter, *words)
     assert "more than 32 times the image's 40x30" in line
@@ -260,7 +264,12 @@ def test_gif_and_what_is_not_written_become_png(adapter: Path, tmp_path: Path, c
     assert enhance(adapter, folder / "still.gif", tmp_path / "still.png") == 0
     assert size_of(tmp_path / "still.png") == (48, 48)
     assert enhance(adapter, folder, tmp_path / "out") == 0
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.avif", "moving.png", "still.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        ".lorgnette-results.jsonl",
+        "a.avif",
+        "moving.png",
+        "still.png",
+    ]
     assert "moving.gif: only the first of its 3 pictures" in capsys.readouterr().err
     (tmp_path / "one").mkdir()
     assert enhance(adapter, folder / "still.gif", tmp_path / "one") == 0
@@ -302,3 +311,34 @@ def test_larger_and_smaller_pictures_of_a_folder_get_one_long_side(adapter: Path
     picture(80, 1).save(folder / "large.png")
     assert enhance(adapter, folder, tmp_path / "out", "--long-side", 40) == 0
     assert size_of(tmp_path / "out" / "small.png") == size_of(tmp_path / "out" / "large.png") == (40, 40)
+
+
+def test_a_size_of_another_shape_has_to_say_how(adapter: Path, wide: Path, tmp_path: Path, refused):
+    line = refused("enhance", wide, tmp_path / "out.png", "--adapter", adapter, "--size", "60x60")
+    assert line == "--size: 60x60 has another shape than 40x30: add --fit (60x45), --crop, --pad or --stretch"
+    assert "--crop: is for --size" in refused("enhance", wide, tmp_path / "out.png", "--crop", "--width", "60")
+    assert "not allowed with" in refused("enhance", wide, tmp_path / "out.png", "--size", "60x60", "--crop", "--pad")
+
+
+def test_bars_are_black_or_transparent_and_what_is_cut_is_cut_evenly(tmp_path: Path):
+    from lorgnette.images.file import Image
+    from lorgnette.images.framing import framed
+
+    pixels = np.arange(6 * 4, dtype=np.float32).reshape(6, 4, 1).repeat(3, axis=2) / 24 + 0.01
+    image = framed(Image(pixels, alpha=np.ones((6, 4), np.float32)), (4, 8))
+    assert np.array_equal(image.pixels[:, 2:6], pixels[1:5])
+    assert image.alpha is not None
+    assert image.pixels[:, [0, 1, 6, 7]].max() == image.alpha[:, [0, 1, 6, 7]].max() == 0
+    assert image.alpha[:, 2:6].min() == 1
+
+
+def test_nothing_of_the_middle_is_stretched(adapter: Path, photos: Path, tmp_path: Path):
+    for how in ("crop", "pad", "fit"):
+        assert enhance(adapter, photos / "a.png", tmp_path / f"{how}.png", "--size", "192x128", f"--{how}") == 0
+    cut, bars, within = (np.asarray(PIL.Image.open(tmp_path / f"{n}.png")) for n in ("crop", "pad", "fit"))
+    assert cut.shape == bars.shape == (128, 192, 3)
+    assert np.array_equal(bars[:, 32:160], within)
+    assert bars[:, :32].max() == bars[:, 160:].max() == 0
+    assert enhance(adapter, photos / "a.png", tmp_path / "three.png", "--scale", "3") == 0
+    three = np.asarray(PIL.Image.open(tmp_path / "three.png"))
+    assert np.array_equal(cut, three[32:160])

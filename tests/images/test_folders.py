@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorgnette.images.folders import find_images, pair_images
+from lorgnette.images.folders import PassedOver, find_images, pair_images, walk
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -63,3 +63,32 @@ def test_pair_images_refuses_what_does_not_match(tmp_path: Path):
         pair_images(touch(tmp_path / "two", "ax2.png", "ax4.png", "b.png"), hr)
     with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png bear the same name"):
         pair_images(touch(tmp_path / "three", "a.jpg", "a.png"), hr)
+
+
+def test_a_walk_names_all_that_it_passes_over(tmp_path: Path):
+    folder = touch(tmp_path / "in", "a.png", "sub/b.JPG", "note.txt", "d.psd", ".DS_Store", ".git/c.png", "out/e.png")
+    touch(tmp_path / "elsewhere", "far.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "linked.png").symlink_to(tmp_path / "elsewhere" / "far.png")
+    (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
+    touch(folder, ".lorgnette-kept.jsonl")
+    names = [[path.relative_to(folder).as_posix() for path in paths] for paths in walk(folder, apart=folder / "out")]
+    assert names == [
+        ["a.png", "linked.png", "sub/b.JPG"],
+        ["d.psd", "gone.png", "note.txt"],
+        [".DS_Store", ".git"],
+        ["linked"],
+    ]
+
+
+def test_pictures_that_are_not_read_are_told(tmp_path: Path):
+    """In all that reads folders: training, scoring, classifying."""
+    folder = touch(tmp_path / "in", "a.png", *(f"{n}.psd" for n in range(5)), "labels.csv", ".DS_Store")
+    (folder / "linked").symlink_to(tmp_path)
+    with pytest.warns(PassedOver) as said:
+        assert [path.name for path in find_images(folder)] == ["a.png"]
+    told = "5 that cannot be read (0.psd, 1.psd, 2.psd, ...), 1 behind links to folders (linked)"
+    assert str(said[0].message) == f"passed over in {folder}: {told}"
+    (folder / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no images in .*; passed over in .*: 5 that cannot be read"):
+        find_images(folder)

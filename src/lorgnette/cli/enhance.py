@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
 from lorgnette.cli.notes import told
-from lorgnette.cli.sizes import wanted, width_by_height
-from lorgnette.common.files import check_writable
-from lorgnette.common.values import factor, whole
+from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
+from lorgnette.common.files import check_free, check_writable
+from lorgnette.common.values import whole
 from lorgnette.systems import rooms_with
 
 
@@ -22,24 +20,26 @@ def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
     source, out = Path(options.source), Path(options.out)
+    check_sizes(options)
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
-    from lorgnette.cli import enhance_clip
+    from lorgnette.cli import enhance_clip, enhance_folder
 
     if enhance_clip.is_clip(source, out, options):
         return enhance_clip.run(source, out, options, lambda: _load(options))
+
+    def enlarge(source: Path, target: Path, task: Any, enhance: Any, bar: bool = False) -> None:
+        _enlarge(source, target, task, enhance, options, bar)
+
+    if source.is_dir():
+        return enhance_folder.run(source, out, options, lambda: _load(options), enlarge)
     enhance_clip.refuse_options(options)
-    is_folder = source.is_dir()
-    jobs = _folder_jobs(source, out, options.overwrite) if is_folder else [_file_job(source, out)]
-    for _, target in jobs:
-        _check_target(target)
+    target = _target(source, out, options)
     task, enhance = _load(options)
-    if not is_folder:
-        with told() as notes, notes.of(*jobs[0]):
-            _enlarge(*jobs[0], task, enhance, options, bar=True)
-        print(jobs[0][1])
-        return 0
-    return _enlarge_all(jobs, out, task, enhance, options)
+    with told() as notes, notes.of(source, target):
+        enlarge(source, target, task, enhance, bar=True)
+    print(target)
+    return 0
 
 
 def _arguments() -> Arguments:
@@ -59,57 +59,40 @@ def _arguments() -> Arguments:
     parser.add_argument(
         "--room", choices=rooms_with("enhance"), help="without an adapter: whose model; unset: superres"
     )
-    wanted = parser.add_mutually_exclusive_group()
-    wanted.add_argument("--scale", type=_scale, metavar="S", help="factor, as 3.3 or 0.5; unset: 2, or the model's own")
-    wanted.add_argument("--size", type=width_by_height, metavar="WxH", help="width and height in pixels, any two")
-    for name, what in (("width", "width"), ("height", "height"), ("long-side", "longer side")):
-        wanted.add_argument(f"--{name}", type=whole(), metavar="N", help=f"{what} in pixels, shape kept")
+    from lorgnette.cli.enhance_clip import add_options, formats
+
+    add_sizes(parser)
     parser.add_argument("--tile", type=whole(16), metavar="N", help="side of a tile; smaller needs less memory")
     parser.add_argument("--halo", type=whole(0), metavar="N", help="pixels that a tile sees beyond its own")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="unset: fp32")
     parser.add_argument("--quality", type=whole(1, 100), metavar="N", help="of JPEG, WebP (unset: 95) and clips (80)")
-    parser.add_argument("--overwrite", action="store_true", help="do again what is already there")
+    parser.add_argument(
+        "--format",
+        choices=formats(),
+        metavar="SUFFIX",
+        help="of files in a folder OUT: png, jpg, ..., mp4; unset: as IN",
+    )
+    replaced = "replace what is there already; unset: it is left as it is, and named"
+    parser.add_argument("--overwrite", action="store_true", help=replaced)
     add_device(parser)
-    from lorgnette.cli.enhance_clip import add_options
-
     add_options(parser)
     return parser
 
 
-def _scale(text: str) -> float:
-    return factor(text, least=0.01)
-
-
-# ------------------------------------------------------------------------------------------- what goes where
-
-
-def _file_job(source: Path, out: Path) -> tuple[Path, Path]:
-    from lorgnette.images.folders import written_as
-
-    target = out / written_as(Path(source.name)) if out.is_dir() else out
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"{target} is the input itself: give another output")
-    return source, target
-
-
-def _folder_jobs(source: Path, out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
-    from lorgnette.images.folders import find_images, written_as
-
-    if out.is_file():
-        raise ValueError(f"{out} is a file: for a folder of images, give a folder")
-    if out.exists() and out.samefile(source):
-        raise ValueError(f"{out} is the input folder itself: give another one")
-    files = [file for file in find_images(source) if out.resolve() not in file.resolve().parents]
-    jobs = [(file, out / written_as(file.relative_to(source))) for file in files]
-    return [job for job in jobs if overwrite or not job[1].exists()]
-
-
-def _check_target(target: Path) -> None:
-    """Find out before the work whether the file can be written."""
+def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
+    """The file to write; found out before the work whether that can be done."""
+    from lorgnette.cli.enhance_clip import as_picture
     from lorgnette.images.file import check_output
 
+    target = out / as_picture(Path(source.name), options.format) if out.is_dir() else out
+    if options.format and target.suffix.lower() != f".{options.format}":
+        raise ValueError(f"--format: {target} says another one; leave --format out, or give a folder")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the input itself: give another output")
     check_output(target)
+    check_free(target, options.overwrite)
     check_writable(target)
+    return target
 
 
 # ------------------------------------------------------------------------------------------------- the work
@@ -138,6 +121,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
 def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
     """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one."""
     from lorgnette.images.file import Image, check_output, count_images, read_image, read_images, write_images
+    from lorgnette.images.framing import framed
 
     def enlarged(image: Image) -> Image:
         def begin(tiles: list[Any]) -> Any:
@@ -149,29 +133,11 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
         check_output(target, alpha=image.alpha is not None)
         settings: dict[str, Any] = {"precision": options.precision, "progress": begin}
         settings |= {"tile": options.tile, "halo": options.halo}
-        return enhance(task, image, **settings, **wanted(options, *image.pixels.shape[:2]))
+        settings |= wanted(options, *image.pixels.shape[:2])
+        return framed(enhance(task, image, **settings), frame(options))
 
     count = count_images(source) if target.suffix.lower() in (".tif", ".tiff") else 1
     pictures = read_images(source) if count > 1 else [read_image(source)]
     write_images(target, map(enlarged, pictures), options.quality or 95, count)
     times = source.stat()
     os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def _enlarge_all(jobs: list[tuple[Path, Path]], out: Path, task: Any, enhance: Any, options: Any) -> int:
-    """Every image of a folder; a broken one does not stop the others."""
-    failures = []
-    with told() as notes:
-        for source, target in progress_bar(jobs, "image"):
-            try:
-                with notes.of(source, target):
-                    _enlarge(source, target, task, enhance, options, bar=False)
-            except (ValueError, OSError) as error:
-                reason = one_line(error)
-                failures.append(reason if str(source) in reason else f"{source}: {reason}")
-    print(f"{len(jobs) - len(failures)} images written to {out}")
-    for failure in failures:
-        print(f"  {failure}", file=sys.stderr)
-    if failures:
-        raise ValueError(f"{len(failures)} of {len(jobs)} images could not be done (listed above)")
-    return 0

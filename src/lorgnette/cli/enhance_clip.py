@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from lorgnette.images.folders import SUFFIXES
+from lorgnette.images.folders import SUFFIXES, written_as
 from lorgnette.images.formats.table import WRITABLE
 from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS, ENCODERS
@@ -23,6 +23,7 @@ _OPTIONS = {
     "truncated": False,
     "report": None,
     "json": None,
+    "clips": False,
 }
 """Options for clips alone, with their defaults."""
 
@@ -33,6 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("clips", about)
     group.add_argument("--frames", action="store_true", help="folders hold the frames of one clip, in order")
     rate = "frames per second of a folder, as 24000/1001; unset: 25"
+    clips = "of a folder that holds pictures too, do the clips as well"
+    group.add_argument("--clips", action="store_true", help=clips)
     group.add_argument("--rate", type=_rate, metavar="R", help=rate)
     group.add_argument("--codec", choices=list(ENCODERS), help="unset: h264, or vp9 in WebM; ffv1 is lossless")
     cache = "reuse equal tiles, or similar ones; unset: off"
@@ -59,56 +62,91 @@ def is_clip(source: Path, out: Path, options: argparse.Namespace) -> bool:
     return suffix in READ_SUFFIXES or (to_video and suffix not in SUFFIXES)
 
 
-def refuse_options(options: argparse.Namespace) -> None:
-    """Refuse options for clips where pictures are enhanced."""
+def formats() -> list[str]:
+    """What --format takes."""
+    return [suffix[1:] for suffix in (*WRITABLE, *CONTAINERS)]
+
+
+def as_clip(file: Path, format: str | None) -> Path:
+    """What a clip is called when it is done: the same, but for a suffix that is asked for or cannot be written."""
+    if format is None and file.suffix.lower() in CONTAINERS:
+        return file
+    return file.with_suffix(f".{format or 'mp4'}")
+
+
+def as_picture(file: Path, format: str | None) -> Path:
+    """The same of a picture."""
+    return file.with_suffix(f".{format}") if format else written_as(file)
+
+
+def refuse_options(options: argparse.Namespace, but: Sequence[str] = ()) -> None:
+    """Refuse options for clips where pictures are enhanced, all but some."""
     for name, usual in _OPTIONS.items():
-        if getattr(options, name) != usual:
+        if name not in but and getattr(options, name) != usual:
             raise ValueError(f"--{name}: is for clips, and this is a picture or a folder of them")
 
 
 def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
     """Enhance a clip; returns the exit status."""
     from lorgnette.common.files import write_json
-    from lorgnette.video.enhance import check_output, enhance_video, open_clip, working_folder
+    from lorgnette.video.enhance import check_output, working_folder
 
-    target = _target(source, out, options.frames)
-    check_output(source, target)
+    target = _target(source, out, options)
+    check_output(source, target, options.overwrite)
     if options.rate is not None and source.is_file():
         raise ValueError(f"--rate: {source} knows its own; a folder of frames does not")
-    cache = _cache(options)
-    clip = open_clip(source, options.rate or 25, options.truncated)
+    if options.clips:
+        raise ValueError(f"--clips: is for a folder of pictures and clips, and {source} is one clip")
+    clip = opened(source, options)
+    try:
+        figures = do(load()[0], clip, target, options, options.overwrite)
+    except KeyboardInterrupt:
+        same = "the same command without --overwrite" if options.overwrite else "the same command"
+        kept = f": what is done is kept in {working_folder(target)}; {same} goes on"
+        print(f"lorgnette: interrupted{kept if working_folder(target).exists() else ''}", file=sys.stderr)
+        return 130
+    if options.json:
+        write_json(options.json, figures)
+    resumed = figures["frames done by earlier runs"]
+    print(f"{target}  ({figures['frames']} frames{f', {resumed} of them by an earlier run' if resumed else ''})")
+    return 0
+
+
+def opened(source: Path, options: argparse.Namespace) -> Any:
+    """The clip that a file or folder holds."""
+    from lorgnette.video.enhance import open_clip
+
+    return open_clip(source, options.rate or 25, options.truncated)
+
+
+def do(task: Any, clip: Any, target: Path, options: argparse.Namespace, overwrite: bool) -> dict[str, Any]:
+    """Enhance a clip, say what could not be kept, and return its figures."""
+    from lorgnette.video.enhance import enhance_video
+    from lorgnette.video.report import figures
+
     bars = _Bars()
     try:
         done = enhance_video(
-            load()[0],
+            task,
             clip,
             target,
             tile=options.tile,
             halo=options.halo,
-            cache=cache,
+            cache=_cache(options),
             precision=options.precision,
             codec=options.codec,
             quality=options.quality,
-            overwrite=options.overwrite,
+            overwrite=overwrite,
+            frame_format=options.format,
             report=options.report,
             progress=bars,
             **_size(options, clip.clip.size, turned=clip.clip.rotation % 180 != 0),
         )
-    except KeyboardInterrupt:
-        bars.close()
-        kept = f": what is done is kept in {working_folder(target)}; the same command goes on"
-        print(f"lorgnette: interrupted{kept if working_folder(target).exists() else ''}", file=sys.stderr)
-        return 130
     finally:
         bars.close()
-    if options.json:
-        from lorgnette.video.report import figures
-
-        write_json(options.json, figures(done, clip.clip) | {"notes": list(done.notes)})
     for note in done.notes:
-        print(f"lorgnette: {note}", file=sys.stderr)
-    print(f"{target}  ({done.frames} frames{f', {done.resumed} of them by an earlier run' if done.resumed else ''})")
-    return 0
+        print(f"lorgnette: {clip.clip.path}: {note}", file=sys.stderr)
+    return figures(done, clip.clip) | {"notes": list(done.notes)}
 
 
 class _Bars:
@@ -153,24 +191,29 @@ def _cache(options: argparse.Namespace) -> Any:
     return TileCache(mode=options.cache, **({} if options.tolerance is None else {"tolerance": options.tolerance}))
 
 
-def _target(source: Path, out: Path, frames: bool) -> Path:
+def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
+    frames, format = options.frames, options.format
+    if format and f".{format}" not in (WRITABLE if frames else tuple(CONTAINERS)):
+        raise ValueError(f"--format: {source} cannot become {format} {'frames' if frames else ''}".rstrip())
     if out.is_dir() and not frames:
-        suffix = source.suffix.lower()
-        return out / (source.name if suffix in CONTAINERS else f"{source.stem}.mp4")
+        return out / as_clip(Path(source.name), format)
     if not out.suffix and not frames:
         raise ValueError(f"{out}: give a clip ({', '.join(CONTAINERS)}), or --frames for a folder of frames")
+    if format and not frames and out.suffix.lower() != f".{format}":
+        raise ValueError(f"--format: {out} says another one; leave --format out, or give a folder")
     return out
 
 
 def _size(options: argparse.Namespace, size: tuple[int, int], turned: bool) -> dict[str, Any]:
-    """`scale` or `size` for frames of `size` `(H, W)` as stored; people speak of them as they are shown."""
-    from lorgnette.cli.sizes import wanted
+    """How large frames of `size` `(H, W)` as stored are to be; people speak of them as they are shown."""
+    from lorgnette.cli.sizes import frame, wanted
 
-    found = wanted(options, *(size[::-1] if turned else size))
-    if "size" not in found:
-        return found
-    height, width = found["size"] if options.size else (n + n % 2 for n in found["size"])
-    return {"size": (width, height) if turned else (height, width)}
+    found: dict[str, Any] = wanted(options, *(size[::-1] if turned else size)) | {"frame": frame(options)}
+    if "size" in found and (options.shape == "fit" or not options.size):  # players want even sides
+        found["size"] = tuple(max(2, n - n % 2) if options.shape else n + n % 2 for n in found["size"])
+    if turned:
+        found |= {name: value[::-1] for name, value in found.items() if isinstance(value, tuple)}
+    return found
 
 
 def _rate(text: str) -> Fraction:

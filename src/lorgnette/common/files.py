@@ -113,6 +113,12 @@ def read_small(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     return path.read_bytes()
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse to replace what is there already; a one-line ValueError."""
+    if not overwrite and os.path.lexists(path):
+        raise ValueError(f"{path} is there already: --overwrite replaces it, or give another output")
+
+
 def check_writable(path: Path) -> None:
     """Find out before the work whether a file can be written there; a one-line ValueError if not."""
     folder = make_folder(path.parent)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lorgnette.images.formats.table import READABLE, WRITABLE
 
 SUFFIXES = READABLE
 """Of the picture files that are read; those that are written are fewer (`lorgnette.images.formats.table`)."""
+
+OTHER_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jxl", ".jfif", ".jp2", ".psd", ".exr", ".tga", ".ppm", ".pgm")
+OTHER_PICTURES += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".ico", ".svg")
+"""Of pictures that may be wanted and not be read: who has some is told."""
+OWN = ".lorgnette"
+"""What names of files begin with that this program keeps for itself."""
 
 Folders = list[str] | str | os.PathLike[str]
 """One folder or several."""
@@ -24,25 +32,83 @@ _MARK = re.compile(r"([ _-]*(SRF[_-]?\d+|LRBI|LR|HR|GT|[x×]\d+(\.\d+)?|(?<=LR)\
 def find_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All image files in a folder and its subfolders, sorted by path; hidden ones are left out.
 
+    Warns:
+        PassedOver: of pictures that cannot be read, and of links to folders.
+
     Raises:
         FileNotFoundError: There is no such folder, or no image in it.
         ValueError: `folder` is a file.
+    """
+    found = walk(folder)
+    unread = [path for path in found.others if path.suffix.lower() in OTHER_PICTURES]
+    said = told({"that cannot be read": unread, "behind links to folders": found.linked}, folder)
+    if not found.images:
+        looked = f"looked for {', '.join(SUFFIXES)}, in subfolders too"
+        raise FileNotFoundError(f"no images in {folder} ({looked}){f'; {said}' if said else ''}")
+    if said:
+        warnings.warn(PassedOver(said), stacklevel=2)
+    return found.images
+
+
+class PassedOver(UserWarning):
+    """Pictures of a folder that are left out."""
+
+
+class Walk(NamedTuple):
+    """What a folder and its subfolders hold, each sorted by path."""
+
+    images: list[Path]
+    others: list[Path]
+    """Files that are no pictures by their suffix, and links to nothing."""
+    hidden: list[Path]
+    """Files and folders whose names begin with a dot."""
+    linked: list[Path]
+    """Links to folders: they are not followed, as they may lead in circles."""
+
+
+def walk(folder: str | os.PathLike[str], apart: Path | None = None) -> Walk:
+    """Look through a folder and its subfolders, all but the folder `apart`. Our own hidden files do not count.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: `folder` is a file, or a folder in it may not be read.
     """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file: give the folder that holds the images")
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-    if not found:
-        raise FileNotFoundError(f"no images in {folder} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
-    return found
+    found, away = Walk([], [], [], []), apart and apart.resolve()
+    for place, subfolders, files in os.walk(folder, onerror=_refuse):
+        inside = Path(place)
+        for name in list(subfolders):
+            path = inside / name
+            if name.startswith("."):
+                found.hidden.append(path)
+            elif path.is_symlink():
+                found.linked.append(path)
+            elif path.resolve() != away:
+                continue
+            subfolders.remove(name)
+        for path in (inside / name for name in files if not name.startswith(OWN)):
+            is_image = path.suffix.lower() in SUFFIXES and path.is_file()
+            kind = found.hidden if path.name.startswith(".") else found.images if is_image else found.others
+            kind.append(path)
+    return Walk(*map(sorted, found))
+
+
+def told(passed_over: Mapping[str, Sequence[Path]], folder: str | os.PathLike[str], most: int = 3) -> str:
+    """'passed over in photos: 2 hidden (a, b), 1 linked', naming a few of each kind; empty for none."""
+    kinds = []
+    for kind, paths in passed_over.items():
+        names = [path.relative_to(folder).as_posix() for path in paths[:most]]
+        names += ["..."] if len(paths) > most else []
+        kinds += [f"{len(paths)} {kind} ({', '.join(names)})"] if paths else []
+    return f"passed over in {folder}: {', '.join(kinds)}" if kinds else ""
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be looked through: {error.strerror}")
 
 
 def written_as(path: Path) -> Path:

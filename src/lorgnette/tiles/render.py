@@ -18,10 +18,9 @@ from lorgnette.images.patches import channels_first
 from lorgnette.images.pixels import seen_colours
 from lorgnette.images.resize import imresize
 from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
+from lorgnette.tiles.memory import LEAST_TILE, within_memory
 from lorgnette.tiles.near import NearReuse
 from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles
-
-LEAST_TILE = 16
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Rendering:
 
         Colours under full transparency do not come into it: the network sees those of the nearest pixels that are seen.
 
+        Where memory does not suffice, tiles become smaller, for this picture and those after it.
+
         Args:
             model: what `render` runs, on any device; it is in eval mode meanwhile.
             image: a picture, or a frame of the stream.
@@ -82,8 +83,13 @@ class Rendering:
                 out = render(crop.to(device), part)
             return out.float().clamp(0, 1).cpu()
 
+        def in_tiles(side: int) -> Tensor:
+            smaller = tiling._replace(tile=min(tiling.tile, side))
+            return self.tensor(model, pixels, rendered, out_size, smaller, min(usual.tile, side), corrected)
+
+        largest = tiling.tile if self.cache is None else max(tiling.tile, usual.tile)
         with evaluating(model):
-            result = self.tensor(model, pixels, rendered, out_size, tiling, usual.tile, corrected)
+            result = within_memory(model, min(largest, max(pixels.shape[-2:])), in_tiles)
         planes = result.flatten(0, 1)  # three of one picture or one of each colour; of a grey picture one for all
         planes = planes if len(planes) == 3 else planes.repeat(3, 1, 1)
         return _of_size(image, planes, alpha_at(image.alpha, out_size))

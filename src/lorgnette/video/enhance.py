@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorgnette.common.files import check_writable, make_folder
+from lorgnette.common.files import check_free, check_writable, make_folder
 from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
 from lorgnette.images.folders import written_as
+from lorgnette.images.framing import framed
 from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
 from lorgnette.train.task import Task
 from lorgnette.video.clip import Clip, Enhanced, Frame, Progress, Source, Target
 from lorgnette.video.codecs import check_container
 from lorgnette.video.folder import FolderSource, FolderTarget
-from lorgnette.video.journal import Journal
+from lorgnette.video.journal import Journal, may_replace
 
 STREAM = 64
 """Frames after which a network that remembers earlier ones starts afresh."""
@@ -39,6 +41,7 @@ def enhance_video(
     *,
     scale: float | None = None,
     size: tuple[int, int] | None = None,
+    frame: tuple[int, int] | None = None,
     tile: int | None = None,
     halo: int | None = None,
     precision: str = "fp32",
@@ -48,6 +51,7 @@ def enhance_video(
     rate: float | Fraction = 25,
     truncated: bool = False,
     overwrite: bool = False,
+    frame_format: str | None = None,
     report: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Enhanced:
@@ -64,6 +68,8 @@ def enhance_video(
         target: .mp4, .m4v, .mov, .mkv or .webm; else a folder for pictures.
         scale: factor, as the room's `enhance` has it. A size of odd pixels that comes of it is made even.
         size: (H, W) instead of `scale`, of frames as they are stored.
+        frame: (H, W) to which enhanced frames are cut or padded around their middle, as
+            `lorgnette.images.framing.framed` does it.
         tile: side of the tiles in input pixels; smaller needs less memory.
         halo: input pixels that a tile sees beyond its own.
         precision: 'fp32' or 'bf16'.
@@ -73,7 +79,8 @@ def enhance_video(
         quality: 1 to 100; None for 80, and 95 for pictures.
         rate: frames per second of a folder.
         truncated: for a file that is cut off, do the frames before the cut.
-        overwrite: forget what an earlier run left, and replace pictures in a folder.
+        overwrite: replace what is there already, and forget what an earlier run left unfinished.
+        frame_format: suffix of the pictures in a folder, such as 'jpg'; None for PNG, or those of the source.
         report: HTML file to write, with times, the cache's figures and pictures.
         progress: called with how far the work is.
 
@@ -84,21 +91,23 @@ def enhance_video(
     """
     frames = open_clip(source, rate, truncated) if isinstance(source, str | os.PathLike) else source
     clip, target = frames.clip, Path(target)
-    check_output(clip.path, target)
+    overwrite_now = check_output(clip.path, target, overwrite)
     if report is not None:
         make_folder(Path(report).parent)
-    out = _target(target, frames, codec, quality, overwrite)
+    out = _target(target, frames, codec, quality, overwrite_now, frame_format)
     settings = {"precision": precision, "tile": tile, "halo": halo} | wanted_size(clip, scale, size)
-    enhance = _Enhancer(task, settings, cache)
+    enhance = _Enhancer(task, settings, cache, frame)
     job = {
         "source": frames.identity(),
         "weights": lasting_identity(task.model),
-        "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "settings": _plain(settings | ({"frame": frame} if frame else {})),
         "cache": enhance.about_cache,
         "codec": codec,
-    }
+    } | ({"frame format": frame_format} if frame_format else {})
     tell = progress or (lambda *_: None)
     with Journal(working_folder(target), job, fresh=overwrite) as journal:
+        if overwrite:
+            journal.allow_replacing()
         resumed = len(journal)
         if not journal.complete:
             _do_frames(enhance, frames, out, journal, tell)
@@ -156,11 +165,15 @@ def working_folder(target: str | os.PathLike[str]) -> Path:
     return target.parent / (target.name + WORKING)
 
 
-def check_output(source: Path, target: Path) -> None:
+def check_output(source: Path, target: Path, overwrite: bool = False) -> bool:
     """Find out before the work whether a clip can be written.
 
+    Returns:
+        Whether what is there already may be replaced: that is asked for, or was, by a run that was interrupted.
+
     Raises:
-        ValueError: the target is the source, its suffix is no container's, or its folder is not writable.
+        ValueError: something is there already; the target is the source, its suffix is no container's, or its folder
+            is not writable.
     """
     if target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the input itself: give another output")
@@ -168,7 +181,11 @@ def check_output(source: Path, target: Path) -> None:
         check_container(target, None)
     elif source.is_dir() and source.resolve() in target.resolve().parents:
         raise ValueError(f"{target} lies in the folder of the frames itself: give another one")
+    overwrite = overwrite or may_replace(working_folder(target))
+    if not target.is_dir():
+        check_free(target, overwrite)
     check_writable(target)
+    return overwrite
 
 
 def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -182,22 +199,41 @@ def wanted_size(clip: Clip, scale: float | None, size: tuple[int, int] | None) -
     return {"scale": scale} if even == exact else {"size": (even[0], even[1])}
 
 
-def _target(target: Path, source: Source, codec: str | None, quality: int | None, overwrite: bool) -> Target:
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def _target(
+    target: Path, source: Source, codec: str | None, quality: int | None, overwrite: bool, format: str | None
+) -> Target:
     if target.is_dir() or not target.suffix:
         if codec is not None:
             raise ValueError(f"codec: {codec} is of a video file, and {target} is a folder")
-        names = [written_as(file).name for file in source.files] if isinstance(source, FolderSource) else None
-        return FolderTarget(target, names, 95 if quality is None else quality, overwrite, source.clip)
+        names = _names(source, format) if isinstance(source, FolderSource) else None
+        quality = 95 if quality is None else quality
+        return FolderTarget(target, names, quality, overwrite, source.clip, format or "png")
     check_container(target, codec)
     from lorgnette.video.write import VideoTarget
 
     return VideoTarget(target, source.clip, codec, 80 if quality is None else quality)
 
 
+def _names(source: FolderSource, format: str | None) -> list[str]:
+    names = [(file.with_suffix(f".{format}") if format else written_as(file)).name for file in source.files]
+    counts = Counter(names)
+    for name, file in zip(names, source.files, strict=True):
+        if counts[name] > 1:
+            raise ValueError(f"{file} and another frame would both become {name}: rename one of them")
+    return names
+
+
 class _Enhancer:
     """A room's `enhance` for the frames of one clip."""
 
-    def __init__(self, task: Task, settings: dict[str, Any], cache: TileCache | None) -> None:
+    def __init__(
+        self, task: Task, settings: dict[str, Any], cache: TileCache | None, frame: tuple[int, int] | None
+    ) -> None:
+        self._frame = frame
         self._enhance = verb_of(room_name(task), "enhance")
         self._task, self._settings, self._cache = task, settings, cache
         self.about_cache: dict[str, Any] | None = None
@@ -232,7 +268,7 @@ class _Enhancer:
             reused = self._cache.reuse_map(more["stream"])
             assert reused is not None
             about["reuse"] = _as_text(reused > 0)
-        return image, about
+        return framed(image, self._frame), about
 
 
 def _do_frames(enhance: _Enhancer, source: Source, out: Target, journal: Journal, tell: Progress) -> None:

@@ -79,21 +79,30 @@ class FolderTarget:
 
     Args:
         folder: appears when all frames are done.
-        names: of the frames; None for 000001.png, 000002.png, ...
+        names: of the frames; None for 000001, 000002, ... with the suffix `format`
         quality: of JPEG and WebP, 1 to 100.
         clip: what the frames are made of.
+        format: a suffix without its dot, where there are no names.
 
     Raises:
         ValueError: the folder holds something and `overwrite` is not set.
     """
 
-    def __init__(self, folder: Path, names: list[str] | None, quality: int, overwrite: bool, clip: Clip) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: list[str] | None,
+        quality: int,
+        overwrite: bool,
+        clip: Clip,
+        format: str = "png",
+    ) -> None:
         if folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise ValueError(f"{folder} holds something already: give another folder, or --overwrite")
         if folder.is_file():
             raise ValueError(f"{folder} is a file: frames go into a folder")
         self.folder, self.names, self.quality, self.clip = folder, names, quality, clip
-        self.notes: list[str] = []
+        self.format, self.notes = format, []
 
     def keep(self, frame: Frame, image: Image, journal: Journal) -> bytes:
         """Write a frame to the working folder."""
@@ -112,16 +121,20 @@ class FolderTarget:
         self.notes += [f"{what} {value} is not kept in {where}" for what, value in self.clip.said().items()]
         self.notes += lost.of_frames(journal.about, where, kept=(PROFILE, EXIF))
         done = journal.folder / FRAMES
+        journal.allow_replacing()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
         if not self.folder.exists():
             done.rename(self.folder)
             return
+        names = {self._path(journal, index).name for index in range(len(journal))}
+        if others := [file for file in self.folder.iterdir() if file.name not in names]:
+            self.notes.append(f"{len(others)} other files in {self.folder} were left as they are")
         for file in done.iterdir():
             shutil.move(file, self.folder / file.name)
 
     def _path(self, journal: Journal, index: int) -> Path:
-        return journal.folder / FRAMES / (self.names[index] if self.names else f"{index + 1:06d}.png")
+        return journal.folder / FRAMES / (self.names[index] if self.names else f"{index + 1:06d}.{self.format}")
 
 
 def _beside(image: Image) -> tuple[str, ...]:

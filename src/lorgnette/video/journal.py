@@ -16,6 +16,7 @@ from lorgnette.common.files import make_folder, read_json, take_lock, write_json
 
 FORMAT_VERSION = 1
 JOB_FILE, LOG_FILE, FRAMES = "job.json", "frames.log", "frames"  # the last: a folder for what is no record
+REPLACING = "replacing"
 
 # Of a record: lengths of its two parts, their checksums. Then the parts: JSON about the frame, and its bytes.
 _HEAD = struct.Struct("<IQII")
@@ -103,6 +104,10 @@ class Journal:
         if not self.complete:
             self.append({"end": True})
 
+    def allow_replacing(self) -> None:
+        """Note that the output may be there: to be replaced, or because it has just been put there."""
+        (self.folder / REPLACING).touch()
+
     def records(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         """What was noted on each frame, and its bytes, one by one."""
         with (self.folder / LOG_FILE).open("rb") as file:
@@ -144,6 +149,11 @@ class Journal:
             start = found.pop()[0]
         self._file.truncate(start)
         return [note for _, note, _, _ in found]
+
+
+def may_replace(folder: Path) -> bool:
+    """Whether a run that was interrupted, and left this working folder, was allowed to replace its output."""
+    return (folder / REPLACING).exists()
 
 
 def _require_same(folder: Path, kept: Any, job: dict[str, Any]) -> None:

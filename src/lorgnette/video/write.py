@@ -123,6 +123,7 @@ class VideoTarget:
         written = read_clip(whole)
         with whole.open("rb") as file:
             os.fsync(file.fileno())
+        journal.allow_replacing()
         whole.replace(self.path)
         suffix, kept = self.path.suffix, written.said()
         self.notes = lost.of_file(self.clip.beside, written.beside, suffix)
