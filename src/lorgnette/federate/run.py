@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,29 @@ class Server:
         folder = self.folder.adapter if client is None else self.folder.path / "adapters" / client.name
         return save(self.task, self.recipe, folder)
 
+    @contextlib.contextmanager
+    def keeping(self, clients: Iterable[LocalClient] = ()) -> Iterator[None]:
+        """Within the block, whatever ends it: what the rounds have come to is kept, and a ValueError says where.
+
+        Args:
+            clients: with layers of their own, each to be kept as well.
+        """
+        try:
+            yield
+        except BaseException as error:
+            reached = self.rounds.reached()
+            if reached is None:
+                raise
+            try:
+                folder = self.keep(reached)
+                for client in clients:
+                    self.keep(reached, client)
+            except (ValueError, OSError):  # a full disk, say: what ended the rounds is told
+                raise error from None
+            if isinstance(error, ValueError):
+                raise ValueError(f"{error}; the adapter after round {reached.saved.round} is in {folder}") from None
+            raise
+
 
 def federate(
     recipe: RoomRecipe,
@@ -152,6 +176,10 @@ def federate(
 
     Returns:
         The outcome, and the server; the adapter has been written.
+
+    Raises:
+        ValueError: too few clients answered in several rounds in a row. If a round had counted before, the adapter of
+            the rounds so far has been written all the same; so it is whatever else ends them.
     """
     home = FederationFolder(folder)
     if home.started and home.settings() != (recipe, config):
@@ -164,11 +192,12 @@ def federate(
         write_manifest(home.split, parts, count, tiny)
         home.start(recipe, config)
     clients = local_clients(recipe, config, home, parts, (batches, test))
-    outcome = server.rounds.run(InProcess(clients))
+    own = clients.values() if config.personal else ()
+    with server.keeping(own):
+        outcome = server.rounds.run(InProcess(clients))
     server.keep(outcome)
-    if config.personal:
-        for client in clients.values():
-            server.keep(outcome, client)
+    for client in own:
+        server.keep(outcome, client)
     return outcome, server
 
 

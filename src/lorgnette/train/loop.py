@@ -160,7 +160,7 @@ class _Run:
             if self.test is not None and (self.step % every == 0 or self.step == self.total):
                 self.evaluate()
             # Last, so that a snapshot holds all that happened at its step.
-            self.emit(Stepped(self.step, losses, grad_norm, lr, seconds, self.snapshot))
+            self.emit(Stepped(self.step, losses, grad_norm, lr, seconds, self.snapshot, applied=self.skipped == 0))
         return self.finish(reason)
 
     def one_step(self, stream: Iterator[Any]) -> tuple[dict[str, float], float, float, float]:
@@ -184,14 +184,15 @@ class _Run:
                 losses[name] = losses.get(name, 0.0) + float(value.detach()) / accumulate
         self.scaler.unscale_(self.optimizer)
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), config.clip_norm or math.inf)
-        if norm is None or math.isfinite(norm):
+        # The loss as well: of a NaN in a target, L1 has a gradient of zero.
+        if (norm is None or math.isfinite(norm)) and self.everywhere(math.isfinite(losses["loss"])):
             self.scaler.step(self.optimizer)
             self.skipped = 0
         else:  # one bad batch must not turn every weight into nan
             self.skipped += 1
             if self.skipped == MAX_SKIPPED:
                 raise ValueError(
-                    f"the gradients were not finite in {MAX_SKIPPED} steps in a row, up to step {self.step + 1}; "
+                    f"loss or gradients were not finite in {MAX_SKIPPED} steps in a row, up to step {self.step + 1}; "
                     f"a smaller train.lr than {config.lr} or more train.warmup_steps may help"
                 )
         self.scaler.update()
@@ -200,6 +201,10 @@ class _Run:
         self.averaged.update(self.step)
         known = math.nan if norm is None else float(norm)
         return losses, known, self.optimizer.param_groups[0]["lr"], time.perf_counter() - started
+
+    def everywhere(self, holds: bool) -> bool:
+        """Whether it holds in all processes, which have to do the same."""
+        return not float(self.accelerator.reduce(torch.tensor(float(not holds), device=self.accelerator.device)))
 
     def evaluate(self) -> None:
         assert self.test is not None

@@ -124,13 +124,31 @@ def _run(
         keys = public_keys(folder)
         network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
     saved = home.journal.latest()
-    if saved is None or saved.round < config.rounds:  # else all rounds are done and only the adapter is left to write
-        gather(network, deployment, facts_of(server.adapter, server.made, deployment.config.personal), board)
-    outcome = server.rounds.run(network)
-    if outcome.reason == "interrupted":
-        raise KeyboardInterrupt
+    with server.keeping():
+        if saved is None or saved.round < config.rounds:  # else all are done and only the adapter is left to write
+            gather(network, deployment, facts_of(server.adapter, server.made, deployment.config.personal), board)
+        outcome = server.rounds.run(network)
+        if outcome.reason == "interrupted":
+            raise KeyboardInterrupt
     server.keep(outcome)
     board.finish("finished" if outcome.reason == "done" else outcome.reason)
+
+
+def keep_reached(folder: Path) -> str:
+    """Write `run/adapter` from the journal, where the rounds were cut short before they could do it themselves.
+
+    Returns:
+        What was written, in words; empty where nothing is left to write.
+    """
+    home = FederationFolder(folder / "run")
+    if not home.started or not home.journal.is_later_than(home.adapter):
+        return ""
+    with _alone(home.path / "lock"):
+        server = Server(*home.settings(), home)
+        reached = server.rounds.reached()
+        if reached is None:
+            return ""
+        return f"the adapter after round {reached.saved.round} is in {server.keep(reached)}"
 
 
 def held_out(recipe: RoomRecipe, dealt_out: bool = False) -> Sequence[Any]:

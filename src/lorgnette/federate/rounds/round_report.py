@@ -125,7 +125,7 @@ class RoundReport:
 
 def in_words(event: RoundsEnded) -> str:
     """How the rounds ended, for a person."""
-    opening = {"done": "Done", "stopped early": "Stopped early", "interrupted": "Interrupted"}[event.reason]
+    opening = {"failed": "Ended by an error"}.get(event.reason, event.reason.capitalize())
     text = f"{opening} after round {event.round}."
     if event.best:
         name, value = next(iter(event.best.items()))
@@ -189,8 +189,10 @@ def client_table(rounds: Sequence[Mapping[str, Any]], noise: float = 0.0) -> lis
                 "samples": last.get("samples"),
                 "asked": asked,
                 "counted": len(own),
-                "refused": sum(name in line.get("refused", {}) for line in rounds),
+                "refused": len(_refusals(rounds, name)),
                 "missing": sum(name in line.get("missing", ()) for line in rounds),
+                **({"last refusal": refusals[-1]} if (refusals := _refusals(rounds, name)) else {}),
+                **({"skipped steps": skipped} if (skipped := sum(entry.get("skipped", 0) for entry in own)) else {}),
                 "last training": last.get("loss"),
                 "last update": last.get("update_norm"),
                 "bytes up": sum(entry["bytes_up"] for entry in own),
@@ -200,6 +202,10 @@ def client_table(rounds: Sequence[Mapping[str, Any]], noise: float = 0.0) -> lis
             }
         )
     return rows
+
+
+def _refusals(rounds: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    return [line["refused"][name] for line in rounds if name in line.get("refused", {})]
 
 
 def participation(rounds: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
