@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from lorgnette import lora
 from lorgnette.common.files import atomic_write, make_folder, write_text
+from lorgnette.common.parts import FILE as PARTS_FILE, Parts
 from lorgnette.common.tensors import read_tensors
 from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
@@ -109,11 +110,13 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
 
-    def start(self, recipe: RoomRecipe) -> None:
-        """Make the folder and write the recipe: from here on the run can be resumed."""
+    def start(self, recipe: RoomRecipe, parts: Parts | None = None) -> None:
+        """Make the folder and write the recipe, and what is learnt from: from here on the run can be resumed."""
         if self.snapshot_file.exists():
             raise ValueError(f"{self.path} holds a run already; --resume {self.path} goes on with it")
         make_folder(self.path)
+        if parts is not None:
+            parts.write(self.path / PARTS_FILE)
         write_text(self.path / RECIPE_FILE, recipe_text(recipe))
 
     @property

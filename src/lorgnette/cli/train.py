@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lorgnette import settings
 from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
 from lorgnette.common.files import write_json
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.common.text import number, table
 from lorgnette.systems import ROOMS, option_files, room
 
@@ -72,9 +73,9 @@ def _start(name: str, options: argparse.Namespace) -> int:
     recipe = settings.make_recipe(recipe_class, given)
 
     from lorgnette.checkpoint import RunFolder
-    from lorgnette.recipe import build
+    from lorgnette.recipe import build, load_data
 
-    batches, test = room(name).loaders(recipe.data, recipe.train)
+    batches, test = load_data(recipe)
     if recipe.train.steps is None:
         patience = recipe.train.patience if "train.patience" in given else PATIENCE
         steps = room(name).default_steps(len(batches), recipe)
@@ -83,7 +84,7 @@ def _start(name: str, options: argparse.Namespace) -> int:
     task = build(recipe)
     recipe = task.completed(recipe)
     if _is_main_process():
-        folder.start(recipe)
+        folder.start(recipe, batches.parts)
     return _fit(name, recipe, folder, task, (batches, test), None, options.json)
 
 
@@ -96,7 +97,7 @@ def _resume(name: str, options: argparse.Namespace) -> int:
         raise ValueError(f"--resume goes on with the run's own settings: {refused[0]} cannot change; {allowed} can")
 
     from lorgnette.checkpoint import RunFolder, load_recipe
-    from lorgnette.recipe import build
+    from lorgnette.recipe import build, load_data
     from lorgnette.systems import room_name
 
     folder = RunFolder(options.resume)
@@ -105,7 +106,7 @@ def _resume(name: str, options: argparse.Namespace) -> int:
         raise ValueError(f"{folder.path} is a run of {room_name(recipe)}, not of {name}")
     train = {option.removeprefix("train."): value for option, value in changes.items()}
     recipe = replace(recipe, train=replace(recipe.train, **train))
-    loaded = room(name).loaders(recipe.data, recipe.train)
+    loaded = load_data(recipe, folder.path)
     return _fit(name, recipe, folder, build(recipe), loaded, folder.latest_snapshot(), options.json)
 
 
@@ -212,6 +213,7 @@ def _figures(end: Finished, recipe: RoomRecipe, folder: RunFolder, task: Task, s
     from lorgnette.train.listeners.record import finite
 
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    parts = Parts.read(folder.path / FILE)
     return {
         "run": str(folder.path),
         "adapter": str(folder.adapter),
@@ -221,6 +223,7 @@ def _figures(end: Finished, recipe: RoomRecipe, folder: RunFolder, task: Task, s
         "before": finite(end.first),
         "after": finite(end.best),
         "best_step": end.best_step,
+        "left_out": dict(parts.left_out) if parts else {},
         "improved": end.improved,
         "trained_parameters": trained,
         "all_parameters": sum(p.numel() for p in task.parameters()),

@@ -126,7 +126,10 @@ def divide(
         kept, held_out, gone = before.found_in(every)
         kept = [name for name in kept if name in there]
         held_out = [name for name in held_out if name in (there if test is None else test)]
-        new = [name for name in every if name not in {*kept, *held_out}]
+        known = {*kept, *held_out}
+        new = [name for name in every if name not in known]
+        if before.grows:
+            kept, new = [*kept, *(name for name in new if name in there)], []
         left_out = {**left_out, **{name: f"{name}: {NEW}" for name in new}}
         say_left_out(left_out, len(every) + len(left_out) - len(new))
         if gone := [name for name in gone if name not in left_out]:

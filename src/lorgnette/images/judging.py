@@ -25,6 +25,7 @@ THREADS = 2
 BAR_SECONDS = 2.0  # of looking, before there is a bar
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_LUMA = (0.299, 0.587, 0.114)  # as a JPEG file's grey
 
 
 class Look(NamedTuple):
@@ -43,7 +44,7 @@ class Look(NamedTuple):
 def look_at(files: Iterable[Path]) -> dict[Path, Look]:
     """Look at each file: its header, its pixels, its bytes. With a bar on a terminal, where it takes long.
 
-    JPEG files are decoded at an eighth of their size, which finds what is cut off; all others as for training.
+    JPEG files are decoded at a part of their size, which finds what is cut off; all others as for training.
     """
     wanted = list(dict.fromkeys(files))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -98,7 +99,7 @@ def _quick(path: Path) -> tuple[tuple[int, int], NDArray[np.float32]] | None:
         turned = file.getexif().get(_ORIENTATION, 1)
         if width * height > MAX_PIXELS:
             return None
-        file.draft("L", (1, 1))
+        file.draft("L", (4 * THUMBNAIL, 4 * THUMBNAIL))
         grey = np.asarray(file.convert("L"), np.float32) / 255
         return ((width, height) if turned in _TURNED else (height, width)), _small(upright(grey, turned))
     return None
@@ -106,7 +107,7 @@ def _quick(path: Path) -> tuple[tuple[int, int], NDArray[np.float32]] | None:
 
 def _whole(path: Path) -> tuple[tuple[int, int], NDArray[np.float32]]:
     pixels = read_image(path).pixels
-    return pixels.shape[:2], _small(pixels.mean(-1))
+    return pixels.shape[:2], _small(pixels @ np.array(_LUMA, np.float32))
 
 
 def _small(grey: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -204,7 +204,8 @@ class _Run:
 
     def everywhere(self, holds: bool) -> bool:
         """Whether it holds in all processes, which have to do the same."""
-        return not float(self.accelerator.reduce(torch.tensor(float(not holds), device=self.accelerator.device)))
+        failures: Any = self.accelerator.reduce(torch.tensor(float(not holds), device=self.accelerator.device))
+        return float(failures) == 0
 
     def evaluate(self) -> None:
         assert self.test is not None

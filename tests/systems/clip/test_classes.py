@@ -142,7 +142,7 @@ def test_sites_are_not_taken_for_classes_unless_it_is_said(tmp_path: Path):
     assert class_names(both) == ("cat", "dog")
     assert labels(both) == [0] * 8 + [1] * 8
     batches, _ = clip.loaders(both)
-    assert set(batches.origins or ()) == {"north", "south"}
+    assert set(batches.folders or ()) == {"north", "south"}
 
 
 def test_images_one_folder_deeper_are_those_of_their_class(tmp_path: Path):

@@ -35,7 +35,8 @@ def arguments(name: str | None) -> Arguments:
         f"federate {name}",
         f"lorgnette federate {name} --data.root photos --clients 8 --rounds 20",
         "Clients train one adapter, each on its own part of the data; the adapter, a report and a journal stay in a "
-        "folder. Here all clients run on this machine, one after another.",
+        "folder. Here all clients run on this machine, one after another. Of several folders (--data.root north south) "
+        "each is a client.",
     )
     tiny = "the room in miniature, with data made on the spot: to see it work"
     parser.add_argument("--tiny", action="store_true", help=tiny)
@@ -72,7 +73,8 @@ def _start(name: str, options: argparse.Namespace) -> int:
     folder = FederationFolder(options.out or Path("runs") / f"federate-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.started:
         raise ValueError(f"{folder.path} holds a federation already; --resume {folder.path} goes on with it")
-    return _run(name, recipe, config, folder, options.tiny, options.json)
+    counted = any(setting == "federate.clients" for setting, _ in options.federation)
+    return _run(name, recipe, config, folder, options.tiny, options.json, one_each=not counted)
 
 
 def _resume(name: str, options: argparse.Namespace) -> int:
@@ -92,17 +94,26 @@ def _resume(name: str, options: argparse.Namespace) -> int:
 
 
 def _run(
-    name: str, recipe: RoomRecipe, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
+    name: str,
+    recipe: RoomRecipe,
+    config: FederateConfig,
+    folder: FederationFolder,
+    tiny: bool,
+    json_file: str | None,
+    one_each: bool = False,
 ) -> int:
+    """Run it. `one_each`: nobody said how many clients, and so each of several folders of data is one."""
     from lorgnette.federate.rounds.round_report import ProgressLines
     from lorgnette.federate.run import federate
+    from lorgnette.recipe import load_data
 
-    home = room(name)
     if tiny:
-        _, batches, test = home.tiny()
-        loaded = batches, test
+        loaded = room(name).tiny()[1:]
     else:
-        loaded = home.loaders(recipe.data, recipe.train)
+        loaded = load_data(recipe, folder.path)
+        folders = loaded[0].folders
+        if one_each and folders is not None and config.split in ("auto", "folders"):
+            config = replace(config, clients=len(folders))
     started = time.perf_counter()
     go_on = f"To go on:\n  lorgnette federate {name} --resume {shlex.quote(str(folder.path))}"
     try:

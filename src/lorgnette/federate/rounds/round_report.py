@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.common.text import duration, number, size
 from lorgnette.federate.rounds.round_events import (
     Answered,
@@ -140,7 +141,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
     rounds = read_metrics(lines_file) if lines_file.is_file() else []
     texts = [path.read_text(encoding="utf-8") for path in (config, recipe) if path.is_file()]
     noise = float(read_yaml(config).get("noise", 0.0)) if config.is_file() else 0.0
-    picture = participation(rounds)
+    picture, parts = participation(rounds), Parts.read(folder / FILE)
     caption = "Who took part (a row is a client, a column a round): green counted, orange missing, red refused"
     write_report(
         folder / "report.html",
@@ -149,7 +150,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
         metrics=curves(rounds),
         table=client_table(rounds, noise),
         pictures=[(caption, picture)] if picture.size else [],
-        summary=summary,
+        summary=summary if parts is None else f"{summary}\n\n{parts.in_words()}",
     )
 
 

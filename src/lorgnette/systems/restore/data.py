@@ -12,7 +12,7 @@ from torch import Tensor
 from lorgnette.common.parts import Parts
 from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
-from lorgnette.images.folders import Item, find_images, folders, origins, pair_images
+from lorgnette.images.folders import Item, by_folder, find_images, folders, pair_images
 from lorgnette.images.patches import (
     TrainingCrops,
     at_least,
@@ -163,7 +163,7 @@ def loaders(
         if data.lq is None
         else PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
     )
-    of = origins([gt for _, gt in items], folders(clean))
+    of = by_folder([gt for _, gt in items], folders(clean))
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data, data.test_crop)
 

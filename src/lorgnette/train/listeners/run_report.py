@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.report.page import write_report
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
 from lorgnette.train.listeners.metrics_file import read_metrics
@@ -39,6 +40,7 @@ class Report:
 
     def _write(self, summary: str) -> None:
         metrics_file, recipe = self.folder / "metrics.jsonl", self.folder / "recipe.yaml"
+        parts = Parts.read(self.folder / FILE)
         metrics = read_metrics(metrics_file) if metrics_file.is_file() else []
         evaluations = [line for line in metrics if line["event"] == "eval"]
         best = [line for line in evaluations if line["is_best"]][-1:]
@@ -52,6 +54,6 @@ class Report:
             metrics=metrics,
             table=table,
             pictures=before_and_after(self.folder / "samples", best[0]["step"] if best else 0),
-            summary=summary,
+            summary=summary if parts is None else f"{summary}\n\n{parts.in_words()}",
         )
         self._written = time.monotonic()
