@@ -20,7 +20,9 @@ from lorgnette.common.parts import FILE as PARTS_FILE, Parts
 from lorgnette.common.tensors import read_tensors
 from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
+from lorgnette.systems import room_of
 from lorgnette.systems.protocol import RoomRecipe
+from lorgnette.train.batches import Batches, HeldOut
 from lorgnette.train.events import Event, Finished, Stepped
 from lorgnette.train.task import Task
 
@@ -97,6 +99,19 @@ def load_recipe(folder: str | os.PathLike[str]) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {RECIPE_FILE}: it is no run, adapter or model of this program")
     return recipe_from_dict(read_yaml(path), str(path))
+
+
+def load_data(recipe: RoomRecipe, run: str | os.PathLike[str] | None = None) -> tuple[Batches, HeldOut]:
+    """Training and held-out batches of a recipe, by its room.
+
+    Args:
+        recipe: a `Recipe` of any room.
+        run: the folder of a run that goes on: what it learnt from and what it held out stay so, whatever has become of
+            the folders of data since.
+    """
+    before = None if run is None else Parts.read(Path(run) / PARTS_FILE)
+    loaders: Any = room_of(recipe).loaders
+    return loaders(recipe.data, recipe.train, *([] if before is None else [before]))
 
 
 class RunFolder:

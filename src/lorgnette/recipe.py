@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorgnette.systems.protocol import RoomRecipe
-    from lorgnette.train.batches import Batches, HeldOut
     from lorgnette.train.task import Task
 
 FORMAT_VERSION = 1
@@ -40,22 +37,6 @@ def build(recipe: RoomRecipe) -> Task:
         if recipe.lora is not None:
             lora.inject_lora(task.model, recipe.lora)
     return task.eval()
-
-
-def load_data(recipe: RoomRecipe, run: str | os.PathLike[str] | None = None) -> tuple[Batches, HeldOut]:
-    """Training and held-out batches of a recipe, by its room.
-
-    Args:
-        recipe: a `Recipe` of any room.
-        run: the folder of a run that goes on: what it learnt from and what it held out stay so, whatever has become of
-            the folders of data since.
-    """
-    from lorgnette.common.parts import FILE, Parts
-    from lorgnette.systems import room_of
-
-    before = None if run is None else Parts.read(Path(run) / FILE)
-    loaders: Any = room_of(recipe).loaders
-    return loaders(recipe.data, recipe.train, *([] if before is None else [before]))
 
 
 def recipe_to_dict(recipe: RoomRecipe) -> dict[str, Any]:

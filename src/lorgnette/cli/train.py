@@ -72,8 +72,8 @@ def _start(name: str, options: argparse.Namespace) -> int:
         given = settings.override(_from_option_file(name, recipe_class, options.opt), given)
     recipe = settings.make_recipe(recipe_class, given)
 
-    from lorgnette.checkpoint import RunFolder
-    from lorgnette.recipe import build, load_data
+    from lorgnette.checkpoint import RunFolder, load_data
+    from lorgnette.recipe import build
 
     batches, test = load_data(recipe)
     if recipe.train.steps is None:
@@ -96,8 +96,8 @@ def _resume(name: str, options: argparse.Namespace) -> int:
         allowed = ", ".join(f"--{option}" for option in RESUMABLE)
         raise ValueError(f"--resume goes on with the run's own settings: {refused[0]} cannot change; {allowed} can")
 
-    from lorgnette.checkpoint import RunFolder, load_recipe
-    from lorgnette.recipe import build, load_data
+    from lorgnette.checkpoint import RunFolder, load_data, load_recipe
+    from lorgnette.recipe import build
     from lorgnette.systems import room_name
 
     folder = RunFolder(options.resume)

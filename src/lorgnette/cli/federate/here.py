@@ -103,9 +103,9 @@ def _run(
     one_each: bool = False,
 ) -> int:
     """Run it. `one_each`: nobody said how many clients, and so each of several folders of data is one."""
+    from lorgnette.checkpoint import load_data
     from lorgnette.federate.rounds.round_report import ProgressLines
     from lorgnette.federate.run import federate
-    from lorgnette.recipe import load_data
 
     if tiny:
         loaded = room(name).tiny()[1:]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorgnette.checkpoint import load_data
 from lorgnette.common.files import make_folder, take_lock
 from lorgnette.common.parts import FILE
 from lorgnette.federate.deploy.board import Board
@@ -23,7 +24,6 @@ from lorgnette.federate.deploy.deployment import SETTINGS_FILE, Deployment, read
 from lorgnette.federate.rounds.transport import Reply, Transport
 from lorgnette.federate.run import FederationFolder, Server, deal, differences
 from lorgnette.federate.wire.messages import facts_of
-from lorgnette.recipe import load_data
 from lorgnette.systems.protocol import RoomRecipe
 
 SERVING = "LORGNETTE_SERVING"  # environment: an identifier of this start of the server

@@ -7,10 +7,10 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from lorgnette.checkpoint import load_data
 from lorgnette.federate.deploy.deployment import read_deployment
 from lorgnette.federate.run import FederationFolder, deal, local_clients
 from lorgnette.federate.wire.messages import facts_of
-from lorgnette.recipe import load_data
 
 
 def answer(folder: Path, index: int, kind: str, round: int, data: bytes) -> bytes:
