@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.images.division import Fits, divided, judged
 from lorgnette.images.file import Image, write_image
 from lorgnette.images.folders import find_items
-from lorgnette.images.judging import LeftOut
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.images.file import read_image
-from lorgnette.images.judging import LeftOut, look_at, say_left_out
+from lorgnette.images.judging import look_at, say_left_out
 
 SUFFIXES = ("png", "jpg", "bmp", "webp", "tif")
 

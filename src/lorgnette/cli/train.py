@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
+from lorgnette.cli import one_line
+from lorgnette.cli.arguments import Arguments, add_config, add_json, add_strict, given_settings, left_out
 from lorgnette.common.files import write_json
 from lorgnette.common.parts import FILE, Parts
 from lorgnette.common.text import number, table
 from lorgnette.systems import ROOMS, option_files, room
+from lorgnette.train.events import Evaluated, Stepped
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
     from lorgnette.systems.protocol import RoomRecipe
     from lorgnette.train.batches import Batches, HeldOut
-    from lorgnette.train.events import Finished
+    from lorgnette.train.events import Event, Finished
     from lorgnette.train.task import Task
 
 RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
@@ -41,7 +43,8 @@ def run(words: list[str]) -> int:
         print(ROOMS_PAGE.format(rooms=", ".join(ROOMS)))
         return 0 if words and words[0] in ("-h", "--help") else 2
     options = arguments(words[0]).read(words[1:])
-    return (_resume if options.resume else _start)(words[0], options)
+    with left_out(options.strict):
+        return (_resume if options.resume else _start)(words[0], options)
 
 
 def arguments(name: str) -> Arguments:
@@ -58,6 +61,7 @@ def arguments(name: str) -> Arguments:
     parser.add_argument("--out", metavar="FOLDER", help="where the run goes; unset: runs/ROOM-DATE-TIME")
     resume = "go on with a run that was interrupted; the result is as if it had not been"
     parser.add_argument("--resume", metavar="FOLDER", help=resume)
+    add_strict(parser)
     add_json(parser)
     return parser
 
@@ -127,19 +131,26 @@ def _fit(
     go_on = f"To go on:\n  lorgnette train {name} --resume {shlex.quote(str(folder.path))}"
     if _is_main_process():
         print(_plan(recipe, folder, batches, test, snapshot), flush=True)
-    started = time.perf_counter()
+    started, reached = time.perf_counter(), Reached(held_out=len(test) > 0)
     try:
         end = fit(
             task,
             batches,
             recipe.train,
-            [*run_listeners(folder.path), Checkpoints(folder, recipe.train.save_every)],
+            [reached, *run_listeners(folder.path), Checkpoints(folder, recipe.train.save_every)],
             test=test if len(test) else None,
             resume=snapshot,
         )
     except KeyboardInterrupt:  # the second Ctrl-C: the step was not even finished
         print(f"\nStopped at once, with what was saved before. {go_on}")
         return 130
+    except Exception as error:  # a picture that went away, a full disk, a loss that is no number
+        if not (reached.step and _is_main_process()):
+            raise
+        save(task, recipe, folder.adapter)
+        if isinstance(error, ValueError | OSError):
+            raise ValueError(f"{one_line(error)}; the adapter of step {reached.step} is in {folder.adapter}") from error
+        raise
     if not _is_main_process():
         return 0
     save(task, recipe, folder.adapter)
@@ -153,6 +164,24 @@ def _fit(
         print(f"\nInterrupted after step {end.step} of {recipe.train.steps}; everything is saved. {go_on}")
         return 130
     return 0
+
+
+class Reached:
+    """A listener that knows which step's weights `fit` leaves in a task where it fails: 0 where it learnt nothing.
+
+    Args:
+        held_out: whether the task is scored.
+    """
+
+    def __init__(self, held_out: bool):
+        self.held_out, self.step = held_out, 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Evaluated() if event.is_best:
+                self.step = event.step
+            case Stepped() if not self.held_out:
+                self.step = event.step
 
 
 def _is_main_process() -> bool:
@@ -182,7 +211,8 @@ def _plan(
 ) -> str:
     start = f"from step {snapshot['step']} on, " if snapshot else ""
     proof = f"{test.samples} held-out tests" if len(test) else "nothing held out: no proof of what it gains"
-    return f"{start}{recipe.train.steps} steps on {len(batches)} samples; {proof}; {folder.path}"
+    without = f", {len(batches.parts.left_out)} left out" if batches.parts and batches.parts.left_out else ""
+    return f"{start}{recipe.train.steps} steps on {len(batches)} samples{without}; {proof}; {folder.path}"
 
 
 def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, originals: list[str]) -> str:
@@ -195,7 +225,10 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, or
         lines += ["", table([f"held out, step {end.best_step}", "before", "after", "change"], rows)]
     if end.reason == "stopped early":
         lines += ["", f"Stopped at step {end.step}: no progress for {recipe.train.patience} evaluations."]
-    if not end.improved and end.reason != "interrupted":
+    learnt = end.improved and end.step > 0
+    if not learnt and end.reason == "interrupted":
+        lines += ["", "Nothing better than before training so far: what was kept changes nothing yet."]
+    elif not learnt:
         lines += [
             "",
             "Adaptation did not help: on the held-out data nothing was better than the model as it was, so",
@@ -204,7 +237,7 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, or
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"also     {folder.path / file}" for file in originals]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
-    for verb, words in room(name).ABOUT.verbs.items():
+    for verb, words in room(name).ABOUT.verbs.items() if learnt else ():
         lines += [f"use      lorgnette {verb} {words} --adapter {shlex.quote(str(folder.adapter))}"]
     return "\n".join(lines)
 

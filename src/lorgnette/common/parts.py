@@ -7,7 +7,7 @@ learnt from. Imports no torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,19 @@ FORMAT_VERSION = 1
 FILE = "data.json"
 """Its name in the folder of a run."""
 NEW = "it was not there when the run began"
+
+
+class LeftOut(UserWarning, ValueError):
+    """Something that was asked for is left out. `warnings.simplefilter("error", LeftOut)` refuses it instead.
+
+    Args:
+        line: what is said.
+        names: of what is left out.
+    """
+
+    def __init__(self, line: str, names: Iterable[str] = ()):
+        super().__init__(line)
+        self.names = list(names)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,8 @@ class Parts:
         if not isinstance(kept, dict) or kept.get("format_version") != FORMAT_VERSION:
             raise ValueError(f"{path} does not say which items a run has in a way this program reads")
         try:
-            return cls(**{part: {str(name): str(value) for name, value in kept[part].items()} for part in PARTS})
+            training, held_out, left_out = ({str(n): str(v) for n, v in kept[part].items()} for part in PARTS)
+            return cls(training, held_out, left_out)
         except (KeyError, AttributeError):
             raise ValueError(f"{path} is damaged") from None
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorgnette.common.parts import NEW, Parts
+from lorgnette.common.parts import NEW, LeftOut, Parts
 from lorgnette.images.folders import Folders, Item, find_items, pair_images
-from lorgnette.images.judging import SHOWN, LeftOut, Look, look_at, say_left_out
+from lorgnette.images.judging import SHOWN, Look, look_at, say_left_out
 from lorgnette.images.patches import split
 
 Fits = Callable[[tuple[Path, Path], tuple[int, int], tuple[int, int]], object]
@@ -134,7 +134,7 @@ def divide(
         say_left_out(left_out, len(every) + len(left_out) - len(new))
         if gone := [name for name in gone if name not in left_out]:
             names = ", ".join([*gone[:SHOWN], *(["..."] if len(gone) > SHOWN else [])])
-            warnings.warn(LeftOut(f"{len(gone)} images that the run began with are gone: {names}"), stacklevel=3)
+            warnings.warn(LeftOut(f"{len(gone)} images that the run began with are gone: {names}", gone), stacklevel=3)
     return Parts({name: every[name] for name in kept}, {name: every[name] for name in held_out}, left_out)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 from tqdm import tqdm
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.images.exif import upright
 from lorgnette.images.file import MAX_PIXELS, read_image
 
@@ -53,10 +54,6 @@ def look_at(files: Iterable[Path]) -> dict[Path, Look]:
         return dict(zip(wanted, bar, strict=True))
 
 
-class LeftOut(UserWarning, ValueError):
-    """Something that was asked for is left out. `warnings.simplefilter("error", LeftOut)` refuses it instead."""
-
-
 def say_left_out(left_out: Mapping[str, str], of: int) -> None:
     """Warn of files that are left out, in one line.
 
@@ -74,7 +71,7 @@ def say_left_out(left_out: Mapping[str, str], of: int) -> None:
     line = f"{len(left_out)} of {of} images left out: {'; '.join(reasons + rest)}"
     if len(left_out) == of:
         raise ValueError(f"no image is left to work with: {line}")
-    warnings.warn(LeftOut(line), stacklevel=3)
+    warnings.warn(LeftOut(line, left_out), stacklevel=3)
 
 
 def _look(path: Path) -> Look:

@@ -43,7 +43,8 @@ def fit(
     """Train what requires gradients in `task`, in place.
 
     With `test`, the task is scored before training, on the way and at the end, and leaves with the best weights
-    seen (which may be those it came with). Ctrl-C ends training after the current step; a second one at once.
+    seen (which may be those it came with), also where an error ends it. Ctrl-C ends training after the current step; a
+    second one at once.
 
     Args:
         task: on any device; moved to that of `config.device`.
@@ -74,7 +75,11 @@ def fit(
         run = _Run(task, config, config.steps, accelerator, listeners, test)
         if resume is not None:
             run.restore(resume)
-        return run.to_the_end(source, interrupted)
+        try:
+            return run.to_the_end(source, interrupted)
+        except Exception:
+            run.leave_the_best()
+            raise
 
 
 def evaluate(task: Task, batches: Iterable[Any], precision: str = "fp32") -> dict[str, float]:
@@ -223,15 +228,19 @@ class _Run:
 
     def finish(self, reason: str) -> Finished:
         final = self.snapshot()
+        self.leave_the_best()
+        best, best_step = self.best.get("metrics", {}), self.best.get("step", self.step)
+        event = Finished(self.step, reason, self.first, best, best_step, not self.best or best_step > 0, lambda: final)
+        self.emit(event)
+        return event
+
+    def leave_the_best(self) -> None:
+        """Leave the task with the best weights seen; where nothing is held out, with the last (or average) ones."""
         if self.best:
             copy_into(self.trained | self.buffers, self.best["weights"])
         else:
             copy_into(self.trained, self.averaged.mean)
         self.task.eval()
-        best, best_step = self.best.get("metrics", {}), self.best.get("step", self.step)
-        event = Finished(self.step, reason, self.first, best, best_step, not self.best or best_step > 0, lambda: final)
-        self.emit(event)
-        return event
 
     def snapshot(self) -> dict[str, Any]:
         """All that resuming needs: tensors and plain containers, so that `torch.load(weights_only=True)` reads it."""

@@ -13,7 +13,7 @@ import pytest
 
 from lorgnette import build
 from lorgnette.cli import main
-from lorgnette.images.judging import LeftOut
+from lorgnette.common.parts import LeftOut
 from lorgnette.systems import clip
 from lorgnette.systems.clip.classes import class_names
 from lorgnette.systems.clip.names import class_key

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
+from lorgnette.cli.arguments import Arguments, add_config, add_json, add_strict, given_settings, left_out
 from lorgnette.common.files import write_json
 from lorgnette.common.text import number, size, table
 from lorgnette.federate.settings import FederateConfig, Settings
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def run(words: list[str]) -> int:
     """Run the verb for the room `words[0]`; returns the exit status."""
     options = arguments(words[0]).read(words[1:])
-    return (_resume if options.resume else _start)(words[0], options)
+    with left_out(options.strict):
+        return (_resume if options.resume else _start)(words[0], options)
 
 
 def arguments(name: str | None) -> Arguments:
@@ -44,6 +45,7 @@ def arguments(name: str | None) -> Arguments:
     parser.add_argument("--out", metavar="FOLDER", help=out)
     resume = "go on with a federation that was interrupted; the result is as if it had not been"
     parser.add_argument("--resume", metavar="FOLDER", help=resume)
+    add_strict(parser)
     add_json(parser)
     add_federation(parser)
     add_config(parser, name)
@@ -174,6 +176,8 @@ def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFo
         up, down = (sum(line[way] for line in done) for way in ("bytes_up", "bytes_down"))
         counted = sum(len(line["answered"]) for line in done)
         said += ["", f"travelled {size(up)} up, {size(down)} down, in {counted} updates"]
+    if not any(line["counted"] for line in done) or (best and not outcome.saved.best_round):
+        said += ["", "Nothing better than the start so far: what was kept changes nothing."]
     said += [f"kept      {folder.adapter}", f"report    {folder.report}"]
     return "\n".join(said)
 

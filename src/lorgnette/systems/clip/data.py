@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.common.parts import Parts
+from lorgnette.common.parts import LeftOut, Parts
 from lorgnette.common.store import BoundedStore
 from lorgnette.images.division import divide
 from lorgnette.images.file import read_image
 from lorgnette.images.folders import SUFFIXES, Folders, by_folder, find_images, folders
-from lorgnette.images.judging import LeftOut, look_at, say_left_out
+from lorgnette.images.judging import look_at, say_left_out
 from lorgnette.images.patches import split
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.classes import PRESET_CLASSES, class_names, shown
@@ -248,7 +248,7 @@ def loaders(
     parts = divide(there, tests, data.holdout, train.seed, broken, before)
     parts = replace(parts, left_out={**parts.left_out, **unread})
     if missing := _missing(classes, pictures, parts.training):
-        warnings.warn(LeftOut(f"data.root: of {shown(missing)} there is no image to learn from"), stacklevel=2)
+        warnings.warn(LeftOut(f"data.root: of {shown(missing)} there is no image to learn from", missing), stacklevel=2)
     kept = pictures.places(parts.training)
     dataset = LabelledPictures(pictures, kept, data)
     of = by_folder([pictures.files[place] for place in kept], folders(data.root))
