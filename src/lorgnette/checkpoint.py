@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 
 from lorgnette import lora
 from lorgnette.common.files import atomic_write, make_folder, write_text
+from lorgnette.common.parts import FILE as PARTS_FILE, Parts
 from lorgnette.common.tensors import read_tensors
 from lorgnette.recipe import FORMAT_VERSION, build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
+from lorgnette.systems import room_of
 from lorgnette.systems.protocol import RoomRecipe
 from lorgnette.train.batches import Batches, HeldOut
 from lorgnette.train.events import Event, Finished, Stepped
@@ -129,6 +131,19 @@ def load_recipe(folder: str | os.PathLike[str]) -> Any:
     return recipe_from_dict(read_yaml(path), str(path))
 
 
+def load_data(recipe: RoomRecipe, run: str | os.PathLike[str] | None = None) -> tuple[Batches, HeldOut]:
+    """Training and held-out batches of a recipe, by its room.
+
+    Args:
+        recipe: a `Recipe` of any room.
+        run: the folder of a run that goes on: what it learnt from and what it held out stay so, whatever has become of
+            the folders of data since.
+    """
+    before = None if run is None else Parts.read(Path(run) / PARTS_FILE)
+    loaders: Any = room_of(recipe).loaders
+    return loaders(recipe.data, recipe.train, *([] if before is None else [before]))
+
+
 class RunFolder:
     """The folder of one training run, and where things are in it."""
 
@@ -140,11 +155,13 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
 
-    def start(self, recipe: RoomRecipe) -> None:
-        """Make the folder and write the recipe: from here on the run can be resumed."""
+    def start(self, recipe: RoomRecipe, parts: Parts | None = None) -> None:
+        """Make the folder and write the recipe, and what is learnt from: from here on the run can be resumed."""
         if self.snapshot_file.exists():
             raise ValueError(f"{self.path} holds a run already; --resume {self.path} goes on with it")
         make_folder(self.path)
+        if parts is not None:
+            parts.write(self.path / PARTS_FILE)
         write_text(self.path / RECIPE_FILE, recipe_text(recipe))
 
     @property

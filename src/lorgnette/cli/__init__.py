@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from lorgnette.common.text import nearest
 
@@ -46,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
-    python_s_own, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         try:
             status = _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -65,18 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"lorgnette: error: {one_line(error)}", file=sys.stderr)
         return 2
-    finally:
-        warnings.formatwarning = python_s_own
-
-
-def _warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
-    """Warnings of our own kinds in one line, without a place in the code; others as Python says them."""
-    if category.__module__.startswith("lorgnette"):
-        return f"lorgnette: warning: {' '.join(str(message).split())}\n"
-    return _python_s_own(message, category, *where, **more)
-
-
-_python_s_own = warnings.formatwarning
 
 
 def one_line(error: Exception) -> str:

@@ -6,12 +6,16 @@ A verb that takes the settings of a room reads them as options like its own: `--
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from lorgnette import settings
+from lorgnette.common.parts import LeftOut
 from lorgnette.systems import room
 
 
@@ -157,6 +161,33 @@ def kept_folder(text: str) -> str:
     from lorgnette.lora import adapter_folder
 
     return str(adapter_folder(text))
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """The option --strict."""
+    about = "refuse the data where something of it would be left out, such as an image that cannot be read"
+    parser.add_argument("--strict", action="store_true", help=about)
+
+
+@contextlib.contextmanager
+def left_out(strict: bool) -> Iterator[list[LeftOut]]:
+    """Within the block, what is left out of the data is said on stderr and gathered in a list; or refused."""
+    gathered: list[LeftOut] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if strict else "always", LeftOut)
+        usual: Callable[..., None] = warnings.showwarning
+
+        def show(message: Warning | str, *where: Any, **more: Any) -> None:
+            if not isinstance(message, LeftOut):
+                return usual(message, *where, **more)
+            gathered.append(message)
+            print(f"lorgnette: warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        try:
+            yield gathered
+        except LeftOut as refusal:
+            raise ValueError(f"--strict: {refusal}") from None
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

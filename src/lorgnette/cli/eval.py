@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli.arguments import Arguments, add_device, add_json, kept_folder, progress_bar
+from lorgnette.cli.arguments import Arguments, add_device, add_json, add_strict, kept_folder, left_out, progress_bar
 from lorgnette.common.files import write_json
+from lorgnette.common.parts import LeftOut
 from lorgnette.common.text import metrics_table
 from lorgnette.systems import ROOMS, option_files, room, with_option_files
 from lorgnette.systems.protocol import TestOption
@@ -19,10 +20,14 @@ from lorgnette.systems.protocol import TestOption
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
-    return _option_file(options) if options.opt else _folder(options)
+    with left_out(options.strict) as gathered:
+        (_option_file if options.opt else _folder)(options, gathered)
+    if gathered:
+        raise ValueError(f"{len(_names(gathered))} images could not be scored (named above); the others were")
+    return 0
 
 
-def _folder(options: argparse.Namespace) -> int:
+def _folder(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
     """Score on the folder `--data`."""
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
@@ -57,11 +62,10 @@ def _folder(options: argparse.Namespace) -> int:
     print(metrics_table(rows, Path(options.data).name))
     if options.json:
         kept = {"adapter": options.adapter, "room": home.ABOUT.name, "data": options.data, "whole": options.whole}
-        write_json(options.json, kept | {"rows": _finite(rows)})
-    return 0
+        write_json(options.json, kept | {"rows": _finite(rows), "left_out": _names(gathered)})
 
 
-def _option_file(options: argparse.Namespace) -> int:
+def _option_file(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
     """Score the network of an option file on every data set that it names, whole."""
     from lorgnette import settings
     from lorgnette.common.devices import to_device
@@ -85,13 +89,16 @@ def _option_file(options: argparse.Namespace) -> int:
         print(metrics_table(rows, name), flush=True)
         scores[name] = _finite(rows)
     if options.json:
-        write_json(options.json, {"opt": options.opt, "sets": scores})
-    return 0
+        write_json(options.json, {"opt": options.opt, "sets": scores, "left_out": _names(gathered)})
 
 
 def _test_options() -> dict[str, TestOption]:
     """What the rooms let choose of a test, by the name of the argument of `evaluation`."""
     return {name: option for home in map(room, ROOMS) for name, option in home.ABOUT.test_options.items()}
+
+
+def _names(gathered: Sequence[LeftOut]) -> list[str]:
+    return [name for one in gathered for name in one.names]
 
 
 def _finite(rows: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -134,6 +141,7 @@ def _arguments() -> Arguments:
         action="store_true",
         help="score whole images, as published tables do; unset: their middle, as during training",
     )
+    add_strict(parser)
     add_device(parser)
     add_json(parser)
     return parser

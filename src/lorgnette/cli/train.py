@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
+from lorgnette.cli import one_line
+from lorgnette.cli.arguments import Arguments, add_config, add_json, add_strict, given_settings, left_out
 from lorgnette.common.files import write_json
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.common.text import number, table
 from lorgnette.systems import ROOMS, option_files, room
+from lorgnette.train.events import Evaluated, Stepped
 
 if TYPE_CHECKING:
     from lorgnette.checkpoint import RunFolder
     from lorgnette.systems.protocol import RoomRecipe
     from lorgnette.train.batches import Batches, HeldOut
-    from lorgnette.train.events import Finished
+    from lorgnette.train.events import Event, Finished
     from lorgnette.train.task import Task
 
 RESUMABLE = ("train.workers", "train.device")  # what may differ when a run goes on: the result does not
@@ -40,7 +43,8 @@ def run(words: list[str]) -> int:
         print(ROOMS_PAGE.format(rooms=", ".join(ROOMS)))
         return 0 if words and words[0] in ("-h", "--help") else 2
     options = arguments(words[0]).read(words[1:])
-    return (_resume if options.resume else _start)(words[0], options)
+    with left_out(options.strict):
+        return (_resume if options.resume else _start)(words[0], options)
 
 
 def arguments(name: str) -> Arguments:
@@ -57,6 +61,7 @@ def arguments(name: str) -> Arguments:
     parser.add_argument("--out", metavar="FOLDER", help="where the run goes; unset: runs/ROOM-DATE-TIME")
     resume = "go on with a run that was interrupted; the result is as if it had not been"
     parser.add_argument("--resume", metavar="FOLDER", help=resume)
+    add_strict(parser)
     add_json(parser)
     return parser
 
@@ -71,10 +76,10 @@ def _start(name: str, options: argparse.Namespace) -> int:
         given = settings.override(_from_option_file(name, recipe_class, options.opt), given)
     recipe = settings.make_recipe(recipe_class, given)
 
-    from lorgnette.checkpoint import RunFolder
+    from lorgnette.checkpoint import RunFolder, load_data
     from lorgnette.recipe import build
 
-    batches, test = room(name).loaders(recipe.data, recipe.train)
+    batches, test = load_data(recipe)
     if recipe.train.steps is None:
         patience = recipe.train.patience if "train.patience" in given else PATIENCE
         steps = room(name).default_steps(len(batches), recipe)
@@ -83,7 +88,7 @@ def _start(name: str, options: argparse.Namespace) -> int:
     task = build(recipe)
     recipe = task.completed(recipe)
     if _is_main_process():
-        folder.start(recipe)
+        folder.start(recipe, batches.parts)
     return _fit(name, recipe, folder, task, (batches, test), None, options.json)
 
 
@@ -95,7 +100,7 @@ def _resume(name: str, options: argparse.Namespace) -> int:
         allowed = ", ".join(f"--{option}" for option in RESUMABLE)
         raise ValueError(f"--resume goes on with the run's own settings: {refused[0]} cannot change; {allowed} can")
 
-    from lorgnette.checkpoint import RunFolder, load_recipe
+    from lorgnette.checkpoint import RunFolder, load_data, load_recipe
     from lorgnette.recipe import build
     from lorgnette.systems import room_name
 
@@ -105,7 +110,7 @@ def _resume(name: str, options: argparse.Namespace) -> int:
         raise ValueError(f"{folder.path} is a run of {room_name(recipe)}, not of {name}")
     train = {option.removeprefix("train."): value for option, value in changes.items()}
     recipe = replace(recipe, train=replace(recipe.train, **train))
-    loaded = room(name).loaders(recipe.data, recipe.train)
+    loaded = load_data(recipe, folder.path)
     return _fit(name, recipe, folder, build(recipe), loaded, folder.latest_snapshot(), options.json)
 
 
@@ -128,19 +133,26 @@ def _fit(
     if _is_main_process():
         print(_plan(recipe, folder, batches, test, snapshot), flush=True)
         write_json(folder.path / ABOUT_FILE, {"notes": _notes(name, folder, test), "panels": list(task.panels)})
-    started = time.perf_counter()
+    started, reached = time.perf_counter(), Reached(held_out=len(test) > 0)
     try:
         end = fit(
             task,
             batches,
             recipe.train,
-            [*run_listeners(folder.path), Checkpoints(folder, recipe.train.save_every)],
+            [reached, *run_listeners(folder.path), Checkpoints(folder, recipe.train.save_every)],
             test=test if len(test) else None,
             resume=snapshot,
         )
     except KeyboardInterrupt:  # the second Ctrl-C: the step was not even finished
         print(f"\nStopped at once, with what was saved before. {go_on}")
         return 130
+    except Exception as error:  # a picture that went away, a full disk, a loss that is no number
+        if not (reached.step and _is_main_process()):
+            raise
+        save(task, recipe, folder.adapter)
+        if isinstance(error, ValueError | OSError):
+            raise ValueError(f"{one_line(error)}; the adapter of step {reached.step} is in {folder.adapter}") from error
+        raise
     if not _is_main_process():
         return 0
     seconds = time.perf_counter() - started
@@ -155,6 +167,24 @@ def _fit(
         print(f"\nInterrupted after step {end.step} of {recipe.train.steps}; everything is saved. {go_on}")
         return 130
     return 0
+
+
+class Reached:
+    """A listener that knows which step's weights `fit` leaves in a task where it fails: 0 where it learnt nothing.
+
+    Args:
+        held_out: whether the task is scored.
+    """
+
+    def __init__(self, held_out: bool):
+        self.held_out, self.step = held_out, 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Evaluated() if event.is_best:
+                self.step = event.step
+            case Stepped() if not self.held_out:
+                self.step = event.step
 
 
 def _is_main_process() -> bool:
@@ -184,7 +214,8 @@ def _plan(
 ) -> str:
     start = f"from step {snapshot['step']} on, " if snapshot else ""
     proof = f"{test.samples} held-out tests" if len(test) else "nothing held out: no proof of what it gains"
-    return f"{start}{recipe.train.steps} steps on {len(batches)} samples; {proof}; {folder.path}"
+    without = f", {len(batches.parts.left_out)} left out" if batches.parts and batches.parts.left_out else ""
+    return f"{start}{recipe.train.steps} steps on {len(batches)} samples{without}; {proof}; {folder.path}"
 
 
 def _uses(name: str, folder: RunFolder) -> list[str]:
@@ -210,7 +241,10 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, or
         lines += ["", table([f"held out, step {end.best_step}", "before", "after", "change"], rows)]
     if end.reason == "stopped early":
         lines += ["", f"Stopped at step {end.step}: no progress for {recipe.train.patience} evaluations."]
-    if not end.improved and end.reason != "interrupted":
+    learnt = end.improved and end.step > 0
+    if not learnt and end.reason == "interrupted":
+        lines += ["", "Nothing better than before training so far: what was kept changes nothing yet."]
+    elif not learnt:
         lines += [
             "",
             "Adaptation did not help: on the held-out data nothing was better than the model as it was, so",
@@ -219,7 +253,7 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, or
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"also     {folder.path / file}" for file in originals]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []
-    lines += [f"use      {command}" for command in _uses(name, folder)]
+    lines += [f"use      {command}" for command in (_uses(name, folder) if learnt else ())]
     return "\n".join(lines)
 
 
@@ -227,6 +261,7 @@ def _figures(end: Finished, recipe: RoomRecipe, folder: RunFolder, task: Task, s
     from lorgnette.train.listeners.record import finite
 
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    parts = Parts.read(folder.path / FILE)
     return {
         "run": str(folder.path),
         "adapter": str(folder.adapter),
@@ -236,6 +271,7 @@ def _figures(end: Finished, recipe: RoomRecipe, folder: RunFolder, task: Task, s
         "before": finite(end.first),
         "after": finite(end.best),
         "best_step": end.best_step,
+        "left_out": dict(parts.left_out) if parts else {},
         "improved": end.improved,
         "trained_parameters": trained,
         "all_parameters": sum(p.numel() for p in task.parameters()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from lorgnette.checkpoint import load_recipe, recipe_text, save
+from lorgnette.common import parts
 from lorgnette.common.files import make_folder, read_json, write_text
 from lorgnette.federate.aggregation.aggregate import Global
 from lorgnette.federate.rounds.client import LocalClient, Place, Places
@@ -20,7 +22,7 @@ from lorgnette.federate.rounds.loop import Outcome, Rounds
 from lorgnette.federate.rounds.round_events import RoundListener
 from lorgnette.federate.rounds.round_journal import RoundJournal
 from lorgnette.federate.rounds.round_report import RoundReport
-from lorgnette.federate.rounds.split import Indices, read_manifest, split, write_manifest
+from lorgnette.federate.rounds.split import Indices, by_folder, read_manifest, split, write_manifest
 from lorgnette.federate.rounds.transport import InProcess
 from lorgnette.federate.settings import FederateConfig, Settings
 from lorgnette.recipe import build, recipe_to_dict
@@ -43,6 +45,7 @@ class FederationFolder:
         self.adapter = self.path / "adapter"
         self.report = self.path / "report.html"
         self.split = self.path / SPLIT_FILE
+        self.data = self.path / parts.FILE
         self.journal = RoundJournal(self.path)
 
     @property
@@ -131,6 +134,29 @@ class Server:
         folder = self.folder.adapter if client is None else self.folder.path / "adapters" / client.name
         return save(self.task, self.recipe, folder)
 
+    @contextlib.contextmanager
+    def keeping(self, clients: Iterable[LocalClient] = ()) -> Iterator[None]:
+        """Within the block, whatever ends it: what the rounds have come to is kept, and a ValueError says where.
+
+        Args:
+            clients: with layers of their own, each to be kept as well.
+        """
+        try:
+            yield
+        except BaseException as error:
+            reached = self.rounds.reached()
+            if reached is None:
+                raise
+            try:
+                folder = self.keep(reached)
+                for client in clients:
+                    self.keep(reached, client)
+            except (ValueError, OSError):  # a full disk, say: what ended the rounds is told
+                raise error from None
+            if isinstance(error, ValueError):
+                raise ValueError(f"{error}; the adapter after round {reached.saved.round} is in {folder}") from None
+            raise
+
 
 def federate(
     recipe: RoomRecipe,
@@ -152,28 +178,50 @@ def federate(
 
     Returns:
         The outcome, and the server; the adapter has been written.
+
+    Raises:
+        ValueError: too few clients answered in several rounds in a row. If a round had counted before, the adapter of
+            the rounds so far has been written all the same; so it is whatever else ends them.
     """
     home = FederationFolder(folder)
     if home.started and home.settings() != (recipe, config):
         raise ValueError(f"{home.path} holds a federation with other settings; another folder works")
     batches, test = as_batches(loaded[0], recipe.train.batch_size), loaded[1]
     count = len(batches)
-    parts = read_manifest(home.split, count) if home.started else deal(batches, config)
+    if home.started:
+        _check_same(home, batches.parts)
+    shares = read_manifest(home.split, count) if home.started else deal(batches, config)
     server = Server(recipe, config, home, test, listeners)
     if not home.started:
-        write_manifest(home.split, parts, count, tiny)
+        write_manifest(home.split, shares, count, tiny)
+        if batches.parts is not None:
+            batches.parts.write(home.data)
         home.start(recipe, config)
-    clients = local_clients(recipe, config, home, parts, (batches, test))
-    outcome = server.rounds.run(InProcess(clients))
+    clients = local_clients(recipe, config, home, shares, (batches, test))
+    own = clients.values() if config.personal else ()
+    with server.keeping(own):
+        outcome = server.rounds.run(InProcess(clients))
     server.keep(outcome)
-    if config.personal:
-        for client in clients.values():
-            server.keep(outcome, client)
+    for client in own:
+        server.keep(outcome, client)
     return outcome, server
 
 
+def _check_same(home: FederationFolder, now: parts.Parts | None) -> None:
+    """Refuse to go on with other samples under the same numbers."""
+    before = parts.Parts.read(home.data)
+    if before is None or now is None:
+        return
+    pairs = zip(before.training.items(), now.training.items(), strict=False)
+    if len(before.training) != len(now.training) or any(a != b and c != d for (a, c), (b, d) in pairs):
+        raise ValueError(
+            f"{home.path} began with other images to learn from than there are now ({len(before.training)} then,"
+            f" {len(now.training)} now): put them back, or begin another federation"
+        )
+
+
 def local_clients(
-    recipe: RoomRecipe, config: FederateConfig, home: FederationFolder, parts: Mapping[str, Indices], loaded: Loaded
+    recipe: RoomRecipe, config: FederateConfig, home: FederationFolder, shares: Mapping[str, Indices], loaded: Loaded
 ) -> dict[str, LocalClient]:
     """Clients of this process, each with its part of the training batches; they share their tasks.
 
@@ -181,13 +229,13 @@ def local_clients(
         recipe: of the room.
         config: how the federation runs.
         home: where they keep what they keep from round to round.
-        parts: who has which samples, as `deal` says.
+        shares: who has which samples, as `deal` says.
         loaded: training and held-out batches.
     """
     batches, test = as_batches(loaded[0], recipe.train.batch_size), loaded[1]
     places = Places(lambda: build(recipe))
     clients = {}
-    for number, (name, indices) in enumerate(sorted(parts.items())):
+    for number, (name, indices) in enumerate(sorted(shares.items())):
         own = batches.part(indices, derived_seed(config.seed, number))
         store = home.store(name)
         clients[name] = LocalClient(name, places, own, own.samples, recipe.train, store, test, config.personal)
@@ -195,9 +243,15 @@ def local_clients(
 
 
 def deal(batches: Batches | Sequence[Any], config: FederateConfig) -> dict[str, Indices]:
-    """Who gets which items, by name."""
+    """Who gets which items, by name.
+
+    Raises:
+        ValueError: there are too few items, or the folders they are from do not suit the settings.
+    """
     batches = as_batches(batches)
-    parts = split(
+    if config.split == "folders" or (config.split == "auto" and batches.folders is not None):
+        return by_folder(batches.folders or {}, config.clients, config.min_size)
+    shares = split(
         config.split,
         len(batches),
         batches.labels,
@@ -207,7 +261,7 @@ def deal(batches: Batches | Sequence[Any], config: FederateConfig) -> dict[str, 
         config.seed,
     )
     digits = len(str(config.clients))
-    return {f"client-{number:0{digits}d}": indices for number, indices in enumerate(parts, start=1)}
+    return {f"client-{number:0{digits}d}": indices for number, indices in enumerate(shares, start=1)}
 
 
 def _device(name: str) -> torch.device:

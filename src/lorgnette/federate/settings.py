@@ -17,7 +17,7 @@ class FederateConfig:
     """Rounds in which clients train one adapter, each on its own data; only adapters travel."""
 
     clients: int = 8
-    """How many clients the data is split over."""
+    """How many clients the data is split over. With one folder for each: as many as folders."""
     rounds: int = 20
     """Rounds of training and aggregating."""
     scheme: SchemeName = "svd"
@@ -60,9 +60,9 @@ class FederateConfig:
     """Every client scores what it has trained on the held-out data (always, with personal layers)."""
     patience: int = 0
     """Stop after this many rounds in a row without a better one. 0: never."""
-    split: Literal["auto", "dirichlet", "iid", "sizes"] = "auto"
-    """How data is split: by a Dirichlet draw for each label, evenly, or evenly into clients of unequal size.
-    auto: dirichlet where there are labels, iid elsewhere."""
+    split: Literal["auto", "folders", "dirichlet", "iid", "sizes"] = "auto"
+    """How data is split: a folder for each client, by a Dirichlet draw for each label, evenly, or evenly into clients
+    of unequal size. auto: folders where several are given, else dirichlet where there are labels, iid elsewhere."""
     concentration: float = 0.3
     """Of the Dirichlet draws: small for clients unlike each other."""
     min_size: int = 1

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorgnette.common.parts import NEW, Parts
+from lorgnette.common.parts import NEW, LeftOut, Parts
 from lorgnette.images.folders import Folders, Item, find_items, pair_images
-from lorgnette.images.judging import SHOWN, LeftOut, Look, look_at, say_left_out
+from lorgnette.images.judging import SHOWN, Look, look_at, say_left_out
 from lorgnette.images.patches import split
 
 Fits = Callable[[tuple[Path, Path], tuple[int, int], tuple[int, int]], object]
@@ -126,12 +126,15 @@ def divide(
         kept, held_out, gone = before.found_in(every)
         kept = [name for name in kept if name in there]
         held_out = [name for name in held_out if name in (there if test is None else test)]
-        new = [name for name in every if name not in {*kept, *held_out}]
+        known = {*kept, *held_out}
+        new = [name for name in every if name not in known]
+        if before.grows:
+            kept, new = [*kept, *(name for name in new if name in there)], []
         left_out = {**left_out, **{name: f"{name}: {NEW}" for name in new}}
         say_left_out(left_out, len(every) + len(left_out) - len(new))
         if gone := [name for name in gone if name not in left_out]:
             names = ", ".join([*gone[:SHOWN], *(["..."] if len(gone) > SHOWN else [])])
-            warnings.warn(LeftOut(f"{len(gone)} images that the run began with are gone: {names}"), stacklevel=3)
+            warnings.warn(LeftOut(f"{len(gone)} images that the run began with are gone: {names}", gone), stacklevel=3)
     return Parts({name: every[name] for name in kept}, {name: every[name] for name in held_out}, left_out)
 
 

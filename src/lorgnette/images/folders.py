@@ -172,15 +172,18 @@ def find_items(
     return [item for both in zip(folders(degraded), folders(clean), strict=True) for item in pair(*both)]
 
 
-def origins(files: Sequence[Path], folders: Sequence[str]) -> list[str] | None:
-    """The folder that each file is from, by a short name; None where there is one folder only."""
+def by_folder(files: Sequence[Path], folders: Sequence[str]) -> dict[str, list[int]] | None:
+    """The places in the list of the files from each folder, by its short name; None where there is one folder only."""
     if len(folders) < 2:
         return None
     names = [Path(folder).resolve().name for folder in folders]
-    if len(set(names)) < len(names):
+    if len({name.casefold() for name in names}) < len(names):
         names = [f"{number}-{name}" for number, name in enumerate(names, start=1)]
-    places = sorted(zip(map(Path, folders), names, strict=True), key=lambda place: -len(place[0].parts))
-    return [next(name for folder, name in places if file.is_relative_to(folder)) for file in files]
+    deepest = sorted(zip(map(Path, folders), names, strict=True), key=lambda pair: -len(pair[0].parts))
+    found: dict[str, list[int]] = {name: [] for name in names}
+    for place, file in enumerate(files):
+        found[next(name for folder, name in deepest if file.is_relative_to(folder))].append(place)
+    return found
 
 
 def _by_name(files: Iterable[Path], folder: str | os.PathLike[str], clean) -> dict[str, Path]:

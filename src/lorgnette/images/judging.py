@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 from tqdm import tqdm
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.images.exif import upright
 from lorgnette.images.file import MAX_PIXELS, read_image
 
@@ -25,6 +26,7 @@ THREADS = 2
 BAR_SECONDS = 2.0  # of looking, before there is a bar
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_LUMA = (0.299, 0.587, 0.114)  # as a JPEG file's grey
 
 
 class Look(NamedTuple):
@@ -43,17 +45,13 @@ class Look(NamedTuple):
 def look_at(files: Iterable[Path]) -> dict[Path, Look]:
     """Look at each file: its header, its pixels, its bytes. With a bar on a terminal, where it takes long.
 
-    JPEG files are decoded at an eighth of their size, which finds what is cut off; all others as for training.
+    JPEG files are decoded at a part of their size, which finds what is cut off; all others as for training.
     """
     wanted = list(dict.fromkeys(files))
     with ThreadPoolExecutor(THREADS) as pool:
         looks = pool.map(_look, wanted)
         bar = tqdm(looks, "looking at the images", len(wanted), leave=False, disable=None, delay=BAR_SECONDS)
         return dict(zip(wanted, bar, strict=True))
-
-
-class LeftOut(UserWarning, ValueError):
-    """Something that was asked for is left out. `warnings.simplefilter("error", LeftOut)` refuses it instead."""
 
 
 def say_left_out(left_out: Mapping[str, str], of: int) -> None:
@@ -73,7 +71,7 @@ def say_left_out(left_out: Mapping[str, str], of: int) -> None:
     line = f"{len(left_out)} of {of} images left out: {'; '.join(reasons + rest)}"
     if len(left_out) == of:
         raise ValueError(f"no image is left to work with: {line}")
-    warnings.warn(LeftOut(line), stacklevel=3)
+    warnings.warn(LeftOut(line, left_out), stacklevel=3)
 
 
 def _look(path: Path) -> Look:
@@ -98,7 +96,7 @@ def _quick(path: Path) -> tuple[tuple[int, int], NDArray[np.float32]] | None:
         turned = file.getexif().get(_ORIENTATION, 1)
         if width * height > MAX_PIXELS:
             return None
-        file.draft("L", (1, 1))
+        file.draft("L", (4 * THUMBNAIL, 4 * THUMBNAIL))
         grey = np.asarray(file.convert("L"), np.float32) / 255
         return ((width, height) if turned in _TURNED else (height, width)), _small(upright(grey, turned))
     return None
@@ -106,7 +104,7 @@ def _quick(path: Path) -> tuple[tuple[int, int], NDArray[np.float32]] | None:
 
 def _whole(path: Path) -> tuple[tuple[int, int], NDArray[np.float32]]:
     pixels = read_image(path).pixels
-    return pixels.shape[:2], _small(pixels.mean(-1))
+    return pixels.shape[:2], _small(pixels @ np.array(_LUMA, np.float32))
 
 
 def _small(grey: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -98,7 +98,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
         points = _points(flat, name)
         before = points[0][1] if points and points[0][0] == 0 else None
         charts.append(line_chart(name, points, baseline=before, mark=best))
-    for name in _keys(steps, leave_out={"event", "step", "lr", "seconds"}):
+    for name in _keys(steps, leave_out={"event", "step", "lr", "seconds", "skipped"}):
         charts.append(line_chart(name, _points(steps, name), noisy=True))
     charts = [chart for chart in charts if chart]
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""

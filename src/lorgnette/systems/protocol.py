@@ -141,6 +141,9 @@ class Room(Protocol[RecipeT, DataT]):
     def loaders(self, data: DataT, train: TrainConfig | None = None, /) -> tuple[Batches, HeldOut]:
         """Training batches and held-out batches.
 
+        A room whose `Batches.parts` are not None takes those of a run that goes on as a third argument, and then learns
+        from the same and holds out the same.
+
         Raises:
             ValueError: no data is named, or it does not do.
             FileNotFoundError: it is not there.

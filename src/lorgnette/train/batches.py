@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import util
@@ -69,8 +69,8 @@ class Batches(BatchStream, Protocol):
         ...
 
     @property
-    def origins(self) -> Sequence[str] | None:
-        """The folder that each item is from, by a short name; None where there is one folder, or none."""
+    def folders(self) -> Mapping[str, Sequence[int]] | None:
+        """Which items are from which folder, by a short name; None where there is one folder, or none."""
         ...
 
     @property
@@ -130,7 +130,7 @@ class DrawnBatches:
         seed: of the order and of the draws.
         workers: loading processes; the batches are the same for any number.
         parts: see `Batches`.
-        origins: see `Batches`.
+        folders: see `Batches`.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class DrawnBatches:
         seed: int = 0,
         workers: int = 0,
         parts: Parts | None = None,
-        origins: Sequence[str] | None = None,
+        folders: Mapping[str, Sequence[int]] | None = None,
     ):
         if len(dataset) == 0:
             raise ValueError("the training data is empty")
-        self.parts, self.origins = parts, origins
+        self.parts, self.folders = parts, folders
         self.dataset, self.batch_size, self.seed, self.workers = dataset, batch_size, seed, workers
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ class ListedBatches:
     """
 
     labels: Sequence[int] | None = None
-    origins: Sequence[str] | None = None
+    folders: Mapping[str, Sequence[int]] | None = None
     parts: Parts | None = None
 
     def __init__(self, batches: Sequence[Any], batch_size: int = 1):

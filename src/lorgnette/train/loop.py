@@ -44,7 +44,8 @@ def fit(
     """Train what requires gradients in `task`, in place.
 
     With `test`, the task is scored before training, on the way and at the end, and leaves with the best weights
-    seen (which may be those it came with). Ctrl-C ends training after the current step; a second one at once.
+    seen (which may be those it came with), also where an error ends it. Ctrl-C ends training after the current step; a
+    second one at once.
 
     Args:
         task: on any device; moved to that of `config.device`.
@@ -75,7 +76,11 @@ def fit(
         run = _Run(task, config, config.steps, accelerator, listeners, test)
         if resume is not None:
             run.restore(resume)
-        return run.to_the_end(source, interrupted)
+        try:
+            return run.to_the_end(source, interrupted)
+        except Exception:
+            run.leave_the_best()
+            raise
 
 
 def evaluate(task: Task, batches: Iterable[Any], precision: str = "fp32") -> dict[str, float]:
@@ -168,7 +173,7 @@ class _Run:
             if self.test is not None and (self.step % every == 0 or self.step == self.total):
                 self.evaluate()
             # Last, so that a snapshot holds all that happened at its step.
-            self.emit(Stepped(self.step, losses, grad_norm, lr, seconds, self.snapshot))
+            self.emit(Stepped(self.step, losses, grad_norm, lr, seconds, self.snapshot, applied=self.skipped == 0))
         return self.finish(reason)
 
     def one_step(self, stream: Iterator[Any]) -> tuple[dict[str, float], float, float, float]:
@@ -192,14 +197,15 @@ class _Run:
                 losses[name] = losses.get(name, 0.0) + float(value.detach()) / accumulate
         self.scaler.unscale_(self.optimizer)
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), config.clip_norm or math.inf)
-        if norm is None or math.isfinite(norm):
+        # The loss as well: of a NaN in a target, L1 has a gradient of zero.
+        if (norm is None or math.isfinite(norm)) and self.everywhere(math.isfinite(losses["loss"])):
             self.scaler.step(self.optimizer)
             self.skipped = 0
         else:  # one bad batch must not turn every weight into nan
             self.skipped += 1
             if self.skipped == MAX_SKIPPED:
                 raise ValueError(
-                    f"the gradients were not finite in {MAX_SKIPPED} steps in a row, up to step {self.step + 1}; "
+                    f"loss or gradients were not finite in {MAX_SKIPPED} steps in a row, up to step {self.step + 1}; "
                     f"a smaller train.lr than {config.lr} or more train.warmup_steps may help"
                 )
         self.scaler.update()
@@ -208,6 +214,11 @@ class _Run:
         self.averaged.update(self.step)
         known = math.nan if norm is None else float(norm)
         return losses, known, self.optimizer.param_groups[0]["lr"], time.perf_counter() - started
+
+    def everywhere(self, holds: bool) -> bool:
+        """Whether it holds in all processes, which have to do the same."""
+        failures: Any = self.accelerator.reduce(torch.tensor(float(not holds), device=self.accelerator.device))
+        return float(failures) == 0
 
     def evaluate(self) -> None:
         assert self.test is not None
@@ -226,15 +237,19 @@ class _Run:
 
     def finish(self, reason: str) -> Finished:
         final = self.snapshot()
+        self.leave_the_best()
+        best, best_step = self.best.get("metrics", {}), self.best.get("step", self.step)
+        event = Finished(self.step, reason, self.first, best, best_step, not self.best or best_step > 0, lambda: final)
+        self.emit(event)
+        return event
+
+    def leave_the_best(self) -> None:
+        """Leave the task with the best weights seen; where nothing is held out, with the last (or average) ones."""
         if self.best:
             copy_into(self.trained | self.buffers, self.best["weights"])
         else:
             copy_into(self.trained, self.averaged.mean)
         self.task.eval()
-        best, best_step = self.best.get("metrics", {}), self.best.get("step", self.step)
-        event = Finished(self.step, reason, self.first, best, best_step, not self.best or best_step > 0, lambda: final)
-        self.emit(event)
-        return event
 
     def snapshot(self) -> dict[str, Any]:
         """All that resuming needs: tensors and plain containers, so that `torch.load(weights_only=True)` reads it."""

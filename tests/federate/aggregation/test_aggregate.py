@@ -193,6 +193,42 @@ def test_many_rounds_keep_the_sizes(scheme: str):
         assert all(product.rank <= product.full_rank for product in state.folded.values() if round > 3)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_error_of_a_round_is_that_of_dense_arithmetic(scheme: str):
+    """Over all layers: Frobenius norms are added as squares."""
+    before, updates = updates_of([3, 2, 4])
+    result = aggregate(scheme, before, updates)
+    missed, wanted = [], []
+    for name, old in before.adapter.factors.items():
+        clients = [update.state.factors[name] for update in updates]
+        if SCHEMES[scheme].sends == "B" or SCHEMES[scheme].trains(1) == "B":
+            mean = factors.total(clients, [1 / 6, 2 / 6, 3 / 6]).dense()
+        else:
+            mean = sum(update.weight / 6 * p.dense().double() for update, p in zip(updates, clients, strict=True))
+        now = result.after.adapter.factors[name].dense().double()
+        if name in result.after.folded:
+            now = now + result.after.folded[name].dense().double()
+        missed.append(float((now - mean).norm()))
+        wanted.append(float(mean.norm()))
+        assert result.errors[name] == pytest.approx(missed[-1] / wanted[-1], rel=1e-4, abs=1e-6), (name, old.rank)
+    whole = (sum(m**2 for m in missed) / sum(w**2 for w in wanted)) ** 0.5
+    assert result.error == pytest.approx(whole, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["svd", "stack"])
+def test_rows_that_a_scheme_makes_are_as_long_as_those_that_were_trained(scheme: str):
+    """Else the learning rate would mean something else in every round. `stack` makes its rows of random numbers."""
+    before, updates = updates_of([3, 4, 4], size=7.0)
+    longer = {name: Product(7 * p.A, p.B) for name, p in before.adapter.factors.items()}
+    before = Global(replace(before.adapter, factors=longer))
+    after = aggregate(scheme, before, updates).after
+    for name, product in after.adapter.factors.items():
+        trained = torch.cat([update.state.factors[name].A for update in updates], -2)
+        like = trained if scheme == "svd" else before.adapter.factors[name].A
+        size, wanted = (float(rows.double().square().sum(-1).mean().sqrt()) for rows in (product.A, like))
+        assert size == pytest.approx(wanted, rel=1e-4 if scheme == "svd" else 0.7), name
+
+
 def test_svd_goes_on_learning_in_every_row():
     """After a round in which no client learnt anything (B is zero) the rows of A are as long as they were."""
     base = base_model()

@@ -387,6 +387,95 @@ def test_it_stops_early_and_keeps_the_best():
     assert torch.equal(best.best.adapter.factors["a"].B, start().factors["a"].B)
 
 
+def scripted(config: FederateConfig, scores: list[float], min_delta: float = 0.0, journal: Any = None) -> Outcome:
+    """A run whose rounds are scored so, one after another; the first score is that of the start."""
+    left = iter(scores)
+    run = rounds(config, journal, evaluate=lambda _: {"s": next(left)}, objective=lambda m: m["s"], min_delta=min_delta)
+    return run.run(InProcess({n: Walker(n) for n in "ab"}))
+
+
+@pytest.mark.parametrize(
+    ("scores", "min_delta", "ends", "best"),
+    [
+        ([0, 1, 0, 0, 2, 1, 1, 1, 9], 0.0, 7, 4),  # two without a better one, a better one, then three
+        ([0, 1, 2, 3, 4, 5, 6], 0.0, 6, 6),
+        ([5, 1, 1, 1, 9], 0.0, 3, 0),
+        ([0, 1, 1.4, 1.4, 1.4, 9], 0.5, 4, 1),  # a rise of 0.4 is none
+        ([0, 0.4, 0.8, 1.2, 9], 0.5, 4, 4),  # 0.8 is one: it is reckoned from the best, not from the last
+        ([0, 1, 1, 1, 1, 9], 0.0, 4, 1),  # as good is not better
+    ],
+)
+def test_patience_counts_rounds_without_a_better_one(scores, min_delta, ends, best, tmp_path: Path):
+    config = FederateConfig(clients=2, rounds=len(scores) - 1, patience=3)
+    outcome = scripted(config, scores, min_delta, RoundJournal(tmp_path))
+    assert (outcome.saved.round, outcome.saved.best_round) == (ends, best)
+    assert outcome.reason == ("stopped early" if ends < len(scores) - 1 else "done")
+    saved = RoundJournal(tmp_path).latest()
+    assert saved is not None
+    assert (saved.best_round, saved.since_best) == (best, outcome.saved.since_best)
+
+
+class Absent(Walker):
+    """Does not answer in some rounds."""
+
+    def __init__(self, name: str, away: set[int]):
+        super().__init__(name)
+        self.away = away
+
+    def train(self, round: int, work: bytes, cancelled: threading.Event | None = None) -> bytes:
+        if round in self.away:
+            raise OSError("unreachable")
+        return super().train(round, work, cancelled)
+
+
+def test_rounds_without_a_quorum_are_counted_in_a_row():
+    away = {1, 2, 4, 5, 7, 8}  # never three in a row
+    clients = {n: Absent(n, away) for n in "ab"}
+    outcome = rounds(FederateConfig(clients=2, rounds=9)).run(InProcess(clients))
+    assert (outcome.saved.round, outcome.saved.void) == (9, 0)
+    assert outcome.saved.record["counted"]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_what_the_good_rounds_came_to_is_known_however_the_rounds_end(resumed: bool, tmp_path: Path):
+    clients = {n: Absent(n, {3, 4, 5, 6}) for n in "ab"}
+    config = FederateConfig(clients=2, rounds=9)
+    good = rounds(replace(config, rounds=2, schedule="constant")).run(InProcess({n: Walker(n) for n in "ab"}))
+    seen: list[Any] = []
+    run = rounds(replace(config, schedule="constant"), RoundJournal(tmp_path), seen.append)
+    with pytest.raises(ValueError, match="quorum"):
+        run.run(InProcess(clients))
+    assert isinstance(seen[-1], events.RoundsEnded)
+    assert seen[-1].reason == "failed"
+    if resumed:  # one that has not begun knows by the journal
+        run = rounds(replace(config, schedule="constant"), RoundJournal(tmp_path))
+    reached = run.reached()
+    assert reached is not None
+    assert reached.saved.round == 4
+    assert torch.equal(reached.best.adapter.factors["a"].B, good.last.adapter.factors["a"].B)
+
+
+def test_where_no_round_counted_nothing_was_reached(tmp_path: Path):
+    run = rounds(FederateConfig(clients=1, rounds=9), RoundJournal(tmp_path))
+    assert run.reached() is None
+    with pytest.raises(ValueError, match="quorum"):
+        run.run(InProcess({"a": Absent("a", set(range(99)))}))
+    assert run.reached() is None
+
+
+def test_steps_that_were_skipped_stand_in_the_journal():
+    class Skipping(Walker):
+        def train(self, round: int, work: bytes, cancelled: threading.Event | None = None) -> bytes:
+            given = decode_work(work, start(), BASE)
+            return rounded_update(given, BASE, given.state, {}, 10, 0.5, {}, skipped=2)[0]
+
+    record = (
+        rounds(FederateConfig(clients=2, rounds=1)).run(InProcess({"a": Walker("a"), "b": Skipping("b")})).saved.record
+    )
+    assert record["clients"]["b"]["skipped"] == 2
+    assert "skipped" not in record["clients"]["a"]
+
+
 def test_each_rank_gets_its_own_truncation_and_ranks_may_differ():
     config = FederateConfig(clients=3, rounds=2, ranks=(1, 2, 3))
     sent: dict[str, int] = {}

@@ -13,7 +13,7 @@ import pytest
 
 from lorgnette import build
 from lorgnette.cli import main
-from lorgnette.images.judging import LeftOut
+from lorgnette.common.parts import LeftOut
 from lorgnette.systems import clip
 from lorgnette.systems.clip.classes import class_names
 from lorgnette.systems.clip.names import class_key
@@ -142,7 +142,7 @@ def test_sites_are_not_taken_for_classes_unless_it_is_said(tmp_path: Path):
     assert class_names(both) == ("cat", "dog")
     assert labels(both) == [0] * 8 + [1] * 8
     batches, _ = clip.loaders(both)
-    assert set(batches.origins or ()) == {"north", "south"}
+    assert set(batches.folders or ()) == {"north", "south"}
 
 
 def test_images_one_folder_deeper_are_those_of_their_class(tmp_path: Path):

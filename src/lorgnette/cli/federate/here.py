@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli.arguments import Arguments, add_config, add_json, given_settings
+from lorgnette.cli.arguments import Arguments, add_config, add_json, add_strict, given_settings, left_out
 from lorgnette.common.files import write_json
 from lorgnette.common.text import number, size, table
 from lorgnette.federate.settings import FederateConfig, Settings
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def run(words: list[str]) -> int:
     """Run the verb for the room `words[0]`; returns the exit status."""
     options = arguments(words[0]).read(words[1:])
-    return (_resume if options.resume else _start)(words[0], options)
+    with left_out(options.strict):
+        return (_resume if options.resume else _start)(words[0], options)
 
 
 def arguments(name: str | None) -> Arguments:
@@ -35,7 +36,8 @@ def arguments(name: str | None) -> Arguments:
         f"federate {name}",
         f"lorgnette federate {name} --data.root photos --clients 8 --rounds 20",
         "Clients train one adapter, each on its own part of the data; the adapter, a report and a journal stay in a "
-        "folder. Here all clients run on this machine, one after another.",
+        "folder. Here all clients run on this machine, one after another. Of several folders (--data.root north south) "
+        "each is a client.",
     )
     tiny = "the room in miniature, with data made on the spot: to see it work"
     parser.add_argument("--tiny", action="store_true", help=tiny)
@@ -43,6 +45,7 @@ def arguments(name: str | None) -> Arguments:
     parser.add_argument("--out", metavar="FOLDER", help=out)
     resume = "go on with a federation that was interrupted; the result is as if it had not been"
     parser.add_argument("--resume", metavar="FOLDER", help=resume)
+    add_strict(parser)
     add_json(parser)
     add_federation(parser)
     add_config(parser, name)
@@ -72,7 +75,8 @@ def _start(name: str, options: argparse.Namespace) -> int:
     folder = FederationFolder(options.out or Path("runs") / f"federate-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.started:
         raise ValueError(f"{folder.path} holds a federation already; --resume {folder.path} goes on with it")
-    return _run(name, recipe, config, folder, options.tiny, options.json)
+    counted = any(setting == "federate.clients" for setting, _ in options.federation)
+    return _run(name, recipe, config, folder, options.tiny, options.json, one_each=not counted)
 
 
 def _resume(name: str, options: argparse.Namespace) -> int:
@@ -92,17 +96,26 @@ def _resume(name: str, options: argparse.Namespace) -> int:
 
 
 def _run(
-    name: str, recipe: RoomRecipe, config: FederateConfig, folder: FederationFolder, tiny: bool, json_file: str | None
+    name: str,
+    recipe: RoomRecipe,
+    config: FederateConfig,
+    folder: FederationFolder,
+    tiny: bool,
+    json_file: str | None,
+    one_each: bool = False,
 ) -> int:
+    """Run it. `one_each`: nobody said how many clients, and so each of several folders of data is one."""
+    from lorgnette.checkpoint import load_data
     from lorgnette.federate.rounds.round_report import ProgressLines
     from lorgnette.federate.run import federate
 
-    home = room(name)
     if tiny:
-        _, batches, test = home.tiny()
-        loaded = batches, test
+        loaded = room(name).tiny()[1:]
     else:
-        loaded = home.loaders(recipe.data, recipe.train)
+        loaded = load_data(recipe, folder.path)
+        folders = loaded[0].folders
+        if one_each and folders is not None and config.split in ("auto", "folders"):
+            config = replace(config, clients=len(folders))
     started = time.perf_counter()
     go_on = f"To go on:\n  lorgnette federate {name} --resume {shlex.quote(str(folder.path))}"
     try:
@@ -163,6 +176,8 @@ def _summary(outcome: Outcome, lines: list[dict[str, Any]], folder: FederationFo
         up, down = (sum(line[way] for line in done) for way in ("bytes_up", "bytes_down"))
         counted = sum(len(line["answered"]) for line in done)
         said += ["", f"travelled {size(up)} up, {size(down)} down, in {counted} updates"]
+    if not any(line["counted"] for line in done) or (best and not outcome.saved.best_round):
+        said += ["", "Nothing better than the start so far: what was kept changes nothing."]
     said += [f"kept      {folder.adapter}", f"report    {folder.report}"]
     return "\n".join(said)
 

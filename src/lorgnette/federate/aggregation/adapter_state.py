@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -19,6 +19,9 @@ from lorgnette.lora.several.stacking import holder
 
 Trained = Literal["AB", "A", "B"]
 """Which factors a round trains."""
+VARIANCE = "running_var"
+RUNNING = ("running_mean", VARIANCE, "num_batches_tracked")
+"""The statistics of PyTorch's norms, known by their names also where nobody says what they are."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,20 @@ class AdapterState:
     """By the name of the adapted layer."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Base tensors that are trained with it (`modules_to_save`), by their names."""
+    statistics: frozenset[str] = frozenset()
+    """Names of those `tensors` that no optimiser trains, such as running means: they describe the data."""
 
     def at(self, ranks: int | None) -> AdapterState:
         """Every layer cut to this rank at most: its first rows and columns."""
         if ranks is None:
             return self
-        return AdapterState({name: narrowed(p, ranks) for name, p in self.factors.items()}, self.tensors)
+        return replace(self, factors={name: narrowed(p, ranks) for name, p in self.factors.items()})
 
     def best_at(self, rank: int | None) -> AdapterState:
         """Every layer truncated to this rank at most, as near as possible; rows of A keep their norm."""
         if rank is None:
             return self
-        return AdapterState({name: _cut(p, rank) for name, p in self.factors.items()}, self.tensors)
+        return replace(self, factors={name: _cut(p, rank) for name, p in self.factors.items()})
 
     def without(self, names: Iterable[str]) -> AdapterState:
         """The state without these names."""
@@ -52,6 +57,7 @@ class AdapterState:
         return AdapterState(
             {name: p for name, p in self.factors.items() if name not in left_out},
             {name: t for name, t in self.tensors.items() if name not in left_out},
+            self.statistics - left_out,
         )
 
     def only(self, names: Iterable[str]) -> AdapterState:
@@ -61,7 +67,14 @@ class AdapterState:
 
     def updated(self, other: AdapterState) -> AdapterState:
         """This state with the values of `other` where it has some."""
-        return AdapterState({**self.factors, **other.factors}, {**self.tensors, **other.tensors})
+        return AdapterState(
+            {**self.factors, **other.factors}, {**self.tensors, **other.tensors}, self.statistics | other.statistics
+        )
+
+    def is_statistic(self, name: str) -> bool:
+        """Whether a tensor is no weight: it is averaged, and never moved by what a server's optimiser remembers."""
+        counts = not self.tensors[name].is_floating_point()
+        return counts or name in self.statistics or name.rpartition(".")[2] in RUNNING
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
         """The names meant by `patterns`: whole, their last dotted parts, a module above, or a regular expression.
@@ -105,6 +118,7 @@ class Adapter:
         self.model, self.layers = model, layers
         self.base = base_digest(model)
         self.sites = sites(model)
+        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._plain: dict[str, Tensor] = {}  # base weights of what was folded into, as they were
         sharing: dict[int, list[LowRank]] = {}
         for module in model.modules():
@@ -121,7 +135,7 @@ class Adapter:
                 A, B = A.flatten(1), B.flatten(1)
             factors[name] = Product(A.clone(), B * layer.scaling)
         tensors = {name: t.detach().cpu().clone() for name, t in trained_tensors(self.model).items()}
-        return AdapterState(factors, tensors)
+        return AdapterState(factors, tensors, frozenset(tensors.keys() - self._parameters))
 
     @torch.no_grad()
     def write(self, state: AdapterState, folded: Mapping[str, Product] | None = None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lorgnette.federate.aggregation.adapter_state import AdapterState
+from lorgnette.federate.aggregation.adapter_state import VARIANCE, AdapterState
 from lorgnette.federate.aggregation.factors import Product, compressed, distance, norm, total
 from lorgnette.federate.aggregation.schemes import SCHEMES, Layer, Scheme
 from lorgnette.federate.aggregation.server_optimizer import ServerOptimizer
@@ -39,7 +39,7 @@ class Global:
             name: compressed(total([product, self.folded[name]])) if name in self.folded else product
             for name, product in self.adapter.factors.items()
         }
-        return AdapterState({name: _float(product) for name, product in factors.items()}, self.adapter.tensors)
+        return replace(self.adapter, factors={name: _float(product) for name, product in factors.items()})
 
 
 class Aggregated(NamedTuple):
@@ -100,10 +100,15 @@ def aggregate(
         size = norm(target)
         errors[name] = miss / size if size else 0.0
         lost, wanted = lost + miss**2, wanted + size**2
-    tensors = {name: _mean(name, t, updates, weights, optimizer) for name, t in before.adapter.tensors.items()}
+    tensors = {}
+    for name, old in before.adapter.tensors.items():
+        mean = _mean(name, old, updates, weights)
+        if optimizer is not None and not before.adapter.is_statistic(name):
+            mean = optimizer.tensor(name, old, mean)
+        tensors[name] = mean.to(old.dtype)
     error = (lost / wanted) ** 0.5 if wanted else 0.0
     ordered = {name: factors[name] for name in before.adapter.factors}
-    return Aggregated(Global(AdapterState(ordered, tensors), folded), error, errors)
+    return Aggregated(Global(replace(before.adapter, factors=ordered, tensors=tensors), folded), error, errors)
 
 
 def aggregation_error(after: Product, clients: Sequence[Product], weights: Sequence[float]) -> float:
@@ -120,15 +125,16 @@ def _moved(optimizer: ServerOptimizer, name: str, old: Product, mean: Product, t
     return Product(A, B)
 
 
-def _mean(
-    name: str, old: Tensor, updates: Sequence[ClientUpdate], weights: Sequence[float], optimizer: ServerOptimizer | None
-) -> Tensor:
-    """The mean of an unfrozen tensor; counters, such as batches seen, are rounded."""
+def _mean(name: str, old: Tensor, updates: Sequence[ClientUpdate], weights: Sequence[float]) -> Tensor:
+    """The mean of an unfrozen tensor or a statistic, in float64; counters, such as batches seen, are rounded.
+
+    A variance that noise or rounding on the way made negative stays what it was.
+    """
     pairs = zip(updates, weights, strict=True)
     mean = torch.stack([update.state.tensors[name].double() * weight for update, weight in pairs]).sum(0)
-    if not old.is_floating_point():
-        return mean.round().to(old.dtype)
-    return (mean if optimizer is None else optimizer.tensor(name, old, mean)).to(old.dtype)
+    if name.rpartition(".")[2] == VARIANCE:
+        mean = torch.where(mean >= 0, mean, old.double())
+    return mean if old.is_floating_point() else mean.round()
 
 
 def _float(product: Product) -> Product:

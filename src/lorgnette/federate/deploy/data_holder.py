@@ -15,10 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorgnette.common.files import make_folder
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.federate.deploy.deployment import Deployment, read_deployment, with_own_settings
 from lorgnette.federate.deploy.keys import write_private
 from lorgnette.federate.deploy.programs import end_group_with_input
@@ -29,6 +31,7 @@ from lorgnette.federate.wire.messages import facts_of
 from lorgnette.recipe import build
 from lorgnette.systems import room_of
 from lorgnette.systems.protocol import RoomRecipe
+from lorgnette.train.batches import Batches, HeldOut
 from lorgnette.version import __version__
 
 
@@ -46,7 +49,7 @@ class DataHolder:
     """
 
     def __init__(self, name: str, deployment: Deployment, recipe: RoomRecipe, store: Path):
-        batches, test = room_of(recipe).loaders(recipe.data, recipe.train)
+        batches, test = _loaded(recipe, store / FILE)
         places = Places(lambda: build(recipe))
         with places.lent() as place:  # built now, so that the first round need not wait for it
             self.facts = facts_of(place.adapter, place.made, deployment.config.personal)
@@ -63,6 +66,17 @@ class DataHolder:
             facts = {"version": __version__, "samples": self.samples, "clock": time.time(), **self.facts}
             return json.dumps(facts).encode()
         return self.client.train(round, data, hung_up)
+
+
+def _loaded(recipe: RoomRecipe, file: Path) -> tuple[Batches, HeldOut]:
+    """A site's data. What it once held out stays so; new images are learnt from, as a site goes on for months."""
+    before, loaders = Parts.read(file), room_of(recipe).loaders
+    more: list[Any] = [] if before is None else [replace(before, grows=True)]
+    batches, test = loaders(recipe.data, recipe.train, *more)
+    if batches.parts is not None:
+        make_folder(file.parent)
+        batches.parts.write(file)
+    return batches, test
 
 
 def noise_seed(file: Path) -> int:

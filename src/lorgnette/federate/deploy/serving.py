@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorgnette.checkpoint import load_data
 from lorgnette.common.files import make_folder, take_lock
+from lorgnette.common.parts import FILE
 from lorgnette.federate.deploy.board import Board
 from lorgnette.federate.deploy.deployment import SETTINGS_FILE, Deployment, read_deployment
 from lorgnette.federate.rounds.transport import Reply, Transport
 from lorgnette.federate.run import FederationFolder, Server, deal, differences
 from lorgnette.federate.wire.messages import facts_of
-from lorgnette.systems import room_of
 from lorgnette.systems.protocol import RoomRecipe
 
 SERVING = "LORGNETTE_SERVING"  # environment: an identifier of this start of the server
@@ -60,7 +61,7 @@ def run_rounds(folder: Path, connect: Callable[..., Network]) -> None:
     try:
         deployment = read_deployment(folder)
         if SIMULATED in os.environ:
-            names = simulated_clients(deployment)
+            names = simulated_clients(deployment, run)
             deployment = replace(deployment, gather=0.0)  # a refused client will not come back with other data
         else:
             names = sorted(public_keys(folder).values())
@@ -115,7 +116,9 @@ def _run(
     elif home.settings() != (recipe, config):
         changed = ", ".join(differences(home.settings(), (recipe, config)))
         raise ValueError(f"{SETTINGS_FILE} changed since the rounds began ({changed}): put it back, or move run/ away")
-    test = held_out(recipe, dealt_out=SIMULATED in os.environ) if deployment.evaluate else []
+    test = []
+    if deployment.evaluate:
+        test = held_out(recipe, True, home.path) if SIMULATED in os.environ else held_out(recipe)
     server = Server(recipe, config, home, test, [board])
     if SIMULATED in os.environ:
         name_of = simulated_names(connect([], lambda node: str(node.node_id)), len(names), SIMULATION_SECONDS).get
@@ -124,33 +127,54 @@ def _run(
         keys = public_keys(folder)
         network = connect(names, lambda node: keys.get(node.public_key), config.quorum, deployment.gather)
     saved = home.journal.latest()
-    if saved is None or saved.round < config.rounds:  # else all rounds are done and only the adapter is left to write
-        gather(network, deployment, facts_of(server.adapter, server.made, deployment.config.personal), board)
-    outcome = server.rounds.run(network)
-    if outcome.reason == "interrupted":
-        raise KeyboardInterrupt
+    with server.keeping():
+        if saved is None or saved.round < config.rounds:  # else all are done and only the adapter is left to write
+            gather(network, deployment, facts_of(server.adapter, server.made, deployment.config.personal), board)
+        outcome = server.rounds.run(network)
+        if outcome.reason == "interrupted":
+            raise KeyboardInterrupt
     server.keep(outcome)
     board.finish("finished" if outcome.reason == "done" else outcome.reason)
 
 
-def held_out(recipe: RoomRecipe, dealt_out: bool = False) -> Sequence[Any]:
+def keep_reached(folder: Path) -> str:
+    """Write `run/adapter` from the journal, where the rounds were cut short before they could do it themselves.
+
+    Returns:
+        What was written, in words; empty where nothing is left to write.
+    """
+    home = FederationFolder(folder / "run")
+    if not home.started or not home.journal.is_later_than(home.adapter):
+        return ""
+    with _alone(home.path / "lock"):
+        server = Server(*home.settings(), home)
+        reached = server.rounds.reached()
+        if reached is None:
+            return ""
+        return f"the adapter after round {reached.saved.round} is in {server.keep(reached)}"
+
+
+def held_out(recipe: RoomRecipe, dealt_out: bool = False, run: Path | None = None) -> Sequence[Any]:
     """The batches that the server scores rounds with: all images of its own folder, since it trains on none.
 
     Args:
         recipe: with the server's data.
         dealt_out: whether the folder is also what clients of a simulation train on; then a part is held out.
+        run: the folder of a simulation, which says which part.
 
     Raises:
         ValueError, FileNotFoundError: no data is set, or it is not there.
     """
     own = None if dealt_out else recipe.data.all_held_out()
-    return room_of(recipe).loaders(own or recipe.data, recipe.train)[1]
+    return load_data(replace(recipe, data=own or recipe.data), run)[1]
 
 
-def simulated_clients(deployment: Deployment) -> list[str]:
-    """The names of the clients among which the data is dealt out."""
-    recipe = deployment.recipe
-    return sorted(deal(room_of(recipe).loaders(recipe.data, recipe.train)[0], deployment.config))
+def simulated_clients(deployment: Deployment, run: Path) -> list[str]:
+    """The names of the clients among which the data is dealt out; which it is, is written down in `run`."""
+    batches, _ = load_data(deployment.recipe, run)
+    if batches.parts is not None and not (run / FILE).exists():
+        batches.parts.write(run / FILE)
+    return sorted(deal(batches, deployment.config))
 
 
 def simulated_names(network: Network, count: int, seconds: float) -> dict[str, str]:

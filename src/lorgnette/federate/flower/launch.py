@@ -72,7 +72,7 @@ def serve(
     copy_settings_to_sites(folder)
     run = make_folder(folder / "run")
     serving = secrets.token_hex(8)
-    with _superlink(folder, deployment, serving) as link:
+    with _keeping(folder, show), _superlink(folder, deployment, serving) as link:
         flower = FlowerCommand(run / "flower", link, f"127.0.0.1:{deployment.port}", folder / "server" / "ca.crt")
         for file in public_keys:
             flower.register(file)
@@ -111,6 +111,7 @@ def simulate(
     env = environment(run / "flower") | {"LORGNETTE_FEDERATION": str(folder), "LORGNETTE_SIMULATED": "1"}
     env |= {"LORGNETTE_SERVING": serving, "RAY_USAGE_STATS_ENABLED": "0"}
     with (
+        _keeping(folder, show),
         tempfile.TemporaryDirectory(prefix="l-") as scratch,  # Ray's sockets need a short path
         child(words, env, log) as link,
         started(link, log, lambda: listens(port)),
@@ -173,6 +174,20 @@ def _take_part(*args: Any) -> None:
     from lorgnette.federate.flower.node import take_part  # two seconds, while the worker starts beside it
 
     take_part(*args)
+
+
+@contextlib.contextmanager
+def _keeping(folder: Path, show: Show) -> Iterator[None]:
+    """Within the block, whatever ends it: once the programs are gone, what the rounds have come to is kept."""
+    try:
+        yield
+    except BaseException:
+        from lorgnette.federate.deploy.serving import keep_reached
+
+        with contextlib.suppress(ValueError, OSError):  # what ended the rounds is told
+            if said := keep_reached(folder):
+                show(said)
+        raise
 
 
 @contextlib.contextmanager

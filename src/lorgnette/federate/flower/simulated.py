@@ -7,10 +7,10 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from lorgnette.checkpoint import load_data
 from lorgnette.federate.deploy.deployment import read_deployment
 from lorgnette.federate.run import FederationFolder, deal, local_clients
 from lorgnette.federate.wire.messages import facts_of
-from lorgnette.systems import room_of
 
 
 def answer(folder: Path, index: int, kind: str, round: int, data: bytes) -> bytes:
@@ -29,5 +29,5 @@ def answer(folder: Path, index: int, kind: str, round: int, data: bytes) -> byte
 def _clients(folder: Path):
     deployment = read_deployment(folder)
     recipe, config = deployment.recipe, deployment.config
-    batches, test = room_of(recipe).loaders(recipe.data, recipe.train)
+    batches, test = load_data(recipe, folder / "run")
     return local_clients(recipe, config, FederationFolder(folder / "run"), deal(batches, config), (batches, test))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -116,7 +115,7 @@ class LocalClient:
         own = _with_tensors(made.only(at_home), kept)
         adapter.write(made.updated(own).updated(work.state), work.folded)
         adapter.freeze(work.trained)
-        loss = self._fit(place.task, work.local, round, cancelled)
+        loss, skipped = self._fit(place.task, work.local, round, cancelled)
         trained = adapter.read()
         metrics: dict[str, float] = {}
         if self.test and work.local.metrics:
@@ -124,12 +123,18 @@ class LocalClient:
         seed = derived_seed(work.local.seed if self.noise_seed is None else self.noise_seed, round, self._number)
         shared = privatised(trained.without(at_home), work.state, work.trained, work.local, seed)
         errors = {name.removeprefix(_ERRORS): t for name, t in kept.items() if name.startswith(_ERRORS)}
-        message, lost = rounded_update(work, adapter.base, shared, errors, self.samples, loss, metrics)
+        message, lost = rounded_update(work, adapter.base, shared, errors, self.samples, loss, metrics, skipped)
         self.store.keep(round, _named(trained.only(at_home)) | {f"{_ERRORS}{name}": t for name, t in lost.items()})
         return message
 
-    def _fit(self, task: Task, local: Local, round: int, cancelled: threading.Event | None) -> float:
-        """Train, and give the mean loss."""
+    def _fit(self, task: Task, local: Local, round: int, cancelled: threading.Event | None) -> tuple[float, int]:
+        """Train, and give the mean loss and how many steps were skipped.
+
+        Raises:
+            ValueError: all were, or there was none: who learnt nothing must not count as if it had learnt to stay.
+        """
+        if self.samples < 1 or local.steps < 1:
+            raise ValueError(f"it learnt nothing: {local.steps} steps on {self.samples} samples")
         config = replace(
             self.config,
             steps=local.steps,
@@ -145,7 +150,7 @@ class LocalClient:
 
         def listen(event: Event) -> None:
             if isinstance(event, Stepped):
-                losses.append(event.losses["loss"])
+                losses.extend([event.losses["loss"]] * event.applied)
                 if cancelled is not None and cancelled.is_set():
                     raise Cancelled
 
@@ -153,7 +158,11 @@ class LocalClient:
         end = fit(task, _Later(self.batches, (round - 1) * local.steps * config.accumulate), config, [listen])
         if end.reason == "interrupted":
             raise KeyboardInterrupt
-        return sum(losses) / len(losses) if losses else math.nan
+        if not losses:
+            raise ValueError(
+                f"it learnt nothing: in all {end.step} steps the loss or its gradients were no finite numbers"
+            )
+        return sum(losses) / len(losses), end.step - len(losses)
 
 
 class Proximal(Task):
@@ -201,4 +210,4 @@ def _with_tensors(state: AdapterState, kept: Mapping[str, Tensor]) -> AdapterSta
         name: Product(named.get(f"{name}.lora_A", product.A), named.get(f"{name}.lora_B", product.B))
         for name, product in state.factors.items()
     }
-    return AdapterState(factors, {name: named.get(name, tensor) for name, tensor in state.tensors.items()})
+    return replace(state, factors=factors, tensors={n: named.get(n, tensor) for n, tensor in state.tensors.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -88,4 +89,4 @@ class Inbox:
 
 def _zero(state: AdapterState) -> AdapterState:
     factors = {name: type(p)(p.A * 0, p.B * 0) for name, p in state.factors.items()}
-    return AdapterState(factors, {name: tensor * 0 for name, tensor in state.tensors.items()})
+    return replace(state, factors=factors, tensors={name: tensor * 0 for name, tensor in state.tensors.items()})

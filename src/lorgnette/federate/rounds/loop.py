@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     """That of the best round; the last one where nothing was held out."""
     saved: Saved
     reason: str
-    """"done", "stopped early" or "interrupted"."""
+    """"done", "stopped early", "interrupted" or "failed"."""
 
 
 class Rounds:
@@ -75,6 +75,7 @@ class Rounds:
         if config.server_optimizer != "none":
             self.optimizer = ServerOptimizer(config.server_optimizer, config.server_lr, config.server_momentum)
         self._best: Global = start
+        self._saved: Saved | None = None
 
     def run(self, transport: Transport) -> Outcome:
         """Run all rounds that are left. Ctrl-C ends it after the last saved round.
@@ -88,6 +89,7 @@ class Rounds:
         elif self.optimizer is not None:
             self.optimizer.restore(saved.optimizer)
         self._best = (self.journal.best() if self.journal else None) or saved.state
+        self._saved = saved
         clients = sorted(transport.clients())
         self._emit(RoundsStarted(saved.round, self.config.rounds, clients, saved.record))
         reason = "done"
@@ -96,11 +98,23 @@ class Rounds:
                 if self.config.patience and saved.since_best >= self.config.patience:
                     reason = "stopped early"
                     break
-                saved = self._round(transport, saved)
+                self._saved = saved = self._round(transport, saved)
         except KeyboardInterrupt:
             reason = "interrupted"
+        except Exception:
+            self._emit(RoundsEnded(saved.round, "failed", saved.best_round, saved.best))
+            raise
         self._emit(RoundsEnded(saved.round, reason, saved.best_round, saved.best))
         return Outcome(saved.state, self._best if saved.best else saved.state, saved, reason)
+
+    def reached(self) -> Outcome | None:
+        """What the rounds have come to, now or according to the journal; None where none has counted yet."""
+        saved, best = self._saved, self._best
+        if saved is None and self.journal is not None and (saved := self.journal.latest()) is not None:
+            best = self.journal.best() or saved.state
+        if saved is None or saved.round == saved.void:
+            return None
+        return Outcome(saved.state, best if saved.best else saved.state, saved, "failed")
 
     def _first(self) -> Saved:
         metrics = dict(self.evaluate(self.start)) if self.evaluate else {}
@@ -159,6 +173,7 @@ class Rounds:
                 "bytes_up": one.size,
                 "bytes_down": len(messages[name][0]),
                 "metrics": one.received.metrics,
+                **({"skipped": one.received.skipped} if one.received.skipped else {}),
             }
             for name, one in sorted(counted.items())
         }

@@ -53,7 +53,8 @@ class RoundDone:
 
     `record` is its line in journal.jsonl: `round`, `asked`, `answered`, `refused` (client -> reason), `missing`,
     `counted` (false: no quorum, nothing changed), `aggregation_error`, `bytes_up`, `bytes_down`, `metrics`,
-    `is_best`, `clients` (name -> samples, loss, update_norm, bytes_up, bytes_down, metrics) and `seconds`.
+    `is_best`, `clients` (name -> samples, loss, update_norm, bytes_up, bytes_down, metrics and, where there are some,
+    skipped: steps that changed nothing) and `seconds`.
     """
 
     round: int
@@ -62,7 +63,7 @@ class RoundDone:
 
 @dataclass(frozen=True)
 class RoundsEnded:
-    """No more rounds: `reason` is "done", "stopped early" or "interrupted"."""
+    """No more rounds: `reason` is "done", "stopped early", "interrupted" or, where an error ended them, "failed"."""
 
     round: int
     reason: str

@@ -85,6 +85,11 @@ class RoundJournal:
         """What the server had after the best round."""
         return _read(self._best).state if self._best.is_file() else None
 
+    def is_later_than(self, adapter: Path) -> bool:
+        """Whether a round was kept since the files of this folder were written, or the folder is not there."""
+        written = [file.stat().st_mtime_ns for file in adapter.rglob("*") if file.is_file()]
+        return self._state.is_file() and self._state.stat().st_mtime_ns > max(written, default=0)
+
     def lines(self) -> list[dict[str, Any]]:
         """The line of every round that is closed; that of round 0 has the metrics at the start."""
         return read_metrics(self.lines_file) if self.lines_file.is_file() else []
@@ -134,6 +139,7 @@ def _write(path: Path, saved: Saved) -> None:
         "since_best": saved.since_best,
         "void": saved.void,
         "clients": list(saved.clients),
+        "statistics": sorted(saved.state.adapter.statistics),
     }
     contiguous = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     try:
@@ -158,7 +164,7 @@ def _read(path: Path) -> Saved:
         folded = {name: Product(A, parts["folded_B"][name]) for name, A in parts["folded_A"].items()}
         return Saved(
             facts["round"],
-            Global(AdapterState(factors, parts["tensor"]), folded),
+            Global(AdapterState(factors, parts["tensor"], frozenset(facts.get("statistics", ()))), folded),
             facts["record"],
             parts["optimizer"],
             facts["best_round"],

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.common.text import duration, number, size
 from lorgnette.federate.rounds.round_events import (
     Answered,
@@ -125,7 +126,7 @@ class RoundReport:
 
 def in_words(event: RoundsEnded) -> str:
     """How the rounds ended, for a person."""
-    opening = {"done": "Done", "stopped early": "Stopped early", "interrupted": "Interrupted"}[event.reason]
+    opening = {"failed": "Ended by an error"}.get(event.reason, event.reason.capitalize())
     text = f"{opening} after round {event.round}."
     if event.best:
         name, value = next(iter(event.best.items()))
@@ -140,7 +141,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
     rounds = read_metrics(lines_file) if lines_file.is_file() else []
     texts = [path.read_text(encoding="utf-8") for path in (config, recipe) if path.is_file()]
     noise = float(read_yaml(config).get("noise", 0.0)) if config.is_file() else 0.0
-    picture = participation(rounds)
+    picture, parts = participation(rounds), Parts.read(folder / FILE)
     caption = "Who took part (a row is a client, a column a round): green counted, orange missing, red refused"
     write_report(
         folder / "report.html",
@@ -149,7 +150,7 @@ def write_federation_report(folder: str | os.PathLike[str], summary: str) -> Non
         metrics=curves(rounds),
         table=client_table(rounds, noise),
         pictures=[(caption, picture)] if picture.size else [],
-        summary=summary,
+        summary=summary if parts is None else f"{summary}\n\n{parts.in_words()}",
     )
 
 
@@ -189,8 +190,10 @@ def client_table(rounds: Sequence[Mapping[str, Any]], noise: float = 0.0) -> lis
                 "samples": last.get("samples"),
                 "asked": asked,
                 "counted": len(own),
-                "refused": sum(name in line.get("refused", {}) for line in rounds),
+                "refused": len(_refusals(rounds, name)),
                 "missing": sum(name in line.get("missing", ()) for line in rounds),
+                **({"last refusal": refusals[-1]} if (refusals := _refusals(rounds, name)) else {}),
+                **({"skipped steps": skipped} if (skipped := sum(entry.get("skipped", 0) for entry in own)) else {}),
                 "last training": last.get("loss"),
                 "last update": last.get("update_norm"),
                 "bytes up": sum(entry["bytes_up"] for entry in own),
@@ -200,6 +203,10 @@ def client_table(rounds: Sequence[Mapping[str, Any]], noise: float = 0.0) -> lis
             }
         )
     return rows
+
+
+def _refusals(rounds: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    return [line["refused"][name] for line in rounds if name in line.get("refused", {})]
 
 
 def participation(rounds: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:

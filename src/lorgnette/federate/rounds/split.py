@@ -57,6 +57,27 @@ def by_size(n: int, clients: int, concentration: float = 0.3, min_size: int = 1,
     return dirichlet(np.zeros(n, int), clients, concentration, min_size, seed)
 
 
+def by_folder(folders: Mapping[str, Sequence[int]], clients: int, min_size: int = 1) -> dict[str, Indices]:
+    """One client for each folder, under its name.
+
+    Raises:
+        ValueError: there are not as many folders as clients, or one has too few samples.
+    """
+    if len(folders) < 2:
+        raise ValueError("split: folders needs several folders, one for each client, as --data.root north south")
+    if len(folders) != clients:
+        raise ValueError(
+            f"clients: {clients} does not go with {len(folders)} folders of data, one for each client; {len(folders)}"
+            " works, or split iid, which mixes them"
+        )
+    for name, indices in folders.items():
+        if len(indices) < min_size:
+            raise ValueError(
+                f"data: the folder {name} has {len(indices)} samples to learn from; at least {min_size} work"
+            )
+    return {name: np.sort(np.asarray(indices, np.int64)) for name, indices in folders.items()}
+
+
 def split(
     kind: str, n: int, labels: ArrayLike | None, clients: int, concentration: float, min_size: int, seed: int
 ) -> list[Indices]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import safetensors.torch
@@ -240,7 +240,7 @@ def unflatten(tensors: Mapping[str, Tensor], like: AdapterState) -> AdapterState
         name: Product(tensors.get(f"{name}.lora_A", product.A), tensors.get(f"{name}.lora_B", product.B))
         for name, product in like.factors.items()
     }
-    return AdapterState(factors, {name: tensors.get(name, value) for name, value in like.tensors.items()})
+    return replace(like, factors=factors, tensors={n: tensors.get(n, value) for n, value in like.tensors.items()})
 
 
 def floats(schema: Schema) -> Iterator[str]:

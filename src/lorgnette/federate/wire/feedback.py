@@ -29,6 +29,7 @@ def rounded_update(
     samples: int,
     loss: float,
     metrics: Mapping[str, float],
+    skipped: int = 0,
 ) -> tuple[bytes, dict[str, Tensor]]:
     """An update in the precision that the work asks for.
 
@@ -40,13 +41,14 @@ def rounded_update(
         samples: of this client.
         loss: mean of its training.
         metrics: its scores.
+        skipped: steps that changed nothing.
 
     Returns:
         The message, and what is lost now.
     """
     now = flatten(trained, work.trained)
     if work.precision == "fp32":
-        return encode_update(work, base, now, samples, loss, metrics), {}
+        return encode_update(work, base, now, samples, loss, metrics, skipped), {}
     errors = _that_fit(errors, trained)
     start = flatten(work.state, work.trained)
     schema = Schema.of(work.state, work.trained)
@@ -63,7 +65,7 @@ def rounded_update(
         changes[name] = value - start[name] if value.is_floating_point() else value
         if f"{_ELEMENT}{name}" in errors:
             changes[name] = changes[name] + errors[f"{_ELEMENT}{name}"]
-    data = encode_update(work, base, changes, samples, loss, metrics)
+    data = encode_update(work, base, changes, samples, loss, metrics, skipped)
     arrived = decode(data, schema, work.precision).tensors
     lost: dict[str, Tensor] = {}
     for name in floats(schema):

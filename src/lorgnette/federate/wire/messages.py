@@ -57,6 +57,8 @@ class Received(NamedTuple):
     samples: int
     loss: float
     metrics: dict[str, float]
+    skipped: int = 0
+    """Steps that changed nothing, because their gradients were not finite."""
 
 
 def down_precision(up: Precision) -> Precision:
@@ -152,6 +154,7 @@ def encode_update(
     samples: int,
     loss: float,
     metrics: Mapping[str, float],
+    skipped: int = 0,
 ) -> bytes:
     """The answer to some work: `tensors` are the values themselves in fp32, else what they changed by."""
     schema = Schema.of(work.state, work.trained)
@@ -163,7 +166,7 @@ def encode_update(
         "samples": samples,
         "loss": loss if math.isfinite(loss) else None,
         "metrics": {name: float(value) for name, value in metrics.items() if math.isfinite(value)},
-    }
+    } | ({"skipped": skipped} if skipped else {})
     return encode(facts, tensors, schema, work.precision)
 
 
@@ -184,6 +187,9 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
     samples, loss, metrics = facts.get("samples"), facts.get("loss"), facts.get("metrics")
     if type(samples) is not int or not 1 <= samples <= 10**12:
         raise Refused(f"it claims {ascii(samples)[:40]} samples")
+    skipped = facts.get("skipped", 0)
+    if type(skipped) is not int or not 0 <= skipped <= 10**12:
+        raise Refused("it does not say how many steps it skipped")
     if not isinstance(metrics, dict) or len(metrics) > _MOST_METRICS:
         raise Refused("its metrics are not a table")
     for name, value in metrics.items():
@@ -194,7 +200,8 @@ def decode_update(data: bytes, work: Work, base: str) -> Received:
     if work.precision != "fp32":
         start = flatten(work.state, work.trained)
         tensors = {name: value + start[name] if value.is_floating_point() else value for name, value in tensors.items()}
-    return Received(unflatten(tensors, work.state), samples, _number(loss), {n: float(v) for n, v in metrics.items()})
+    scores = {name: float(value) for name, value in metrics.items()}
+    return Received(unflatten(tensors, work.state), samples, _number(loss), scores, skipped)
 
 
 def facts_of(adapter: Adapter, made: AdapterState, personal: Sequence[str]) -> dict[str, str]:

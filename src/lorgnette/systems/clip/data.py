@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorgnette.common.parts import Parts
+from lorgnette.common.parts import LeftOut, Parts
 from lorgnette.common.store import BoundedStore
 from lorgnette.images.division import divide
 from lorgnette.images.file import read_image
-from lorgnette.images.folders import SUFFIXES, Folders, find_images, folders, origins
-from lorgnette.images.judging import LeftOut, look_at, say_left_out
+from lorgnette.images.folders import SUFFIXES, Folders, by_folder, find_images, folders
+from lorgnette.images.judging import look_at, say_left_out
 from lorgnette.images.patches import split
 from lorgnette.systems.clip import glyphs
 from lorgnette.systems.clip.classes import PRESET_CLASSES, class_names, shown
@@ -68,7 +68,6 @@ class FolderPictures:
                 self.files.append(file)
                 labels.append(number)
         self.labels = np.array(labels)
-        self.origins = origins(self.files, folders(root))
         self._place = {str(file): place for place, file in enumerate(self.files)}
         self._kept = BoundedStore(CACHE_BYTES)
 
@@ -249,11 +248,11 @@ def loaders(
     parts = divide(there, tests, data.holdout, train.seed, broken, before)
     parts = replace(parts, left_out={**parts.left_out, **unread})
     if missing := _missing(classes, pictures, parts.training):
-        warnings.warn(LeftOut(f"data.root: of {shown(missing)} there is no image to learn from"), stacklevel=2)
+        warnings.warn(LeftOut(f"data.root: of {shown(missing)} there is no image to learn from", missing), stacklevel=2)
     kept = pictures.places(parts.training)
-    origins = pictures.origins and [pictures.origins[place] for place in kept]
     dataset = LabelledPictures(pictures, kept, data)
-    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, origins)
+    of = by_folder([pictures.files[place] for place in kept], folders(data.root))
+    batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestPictures(testing, testing.places(parts.held_out), data.image_size)
 
 

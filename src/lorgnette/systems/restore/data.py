@@ -15,7 +15,7 @@ from lorgnette.common.parts import Parts
 from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
 from lorgnette.images.file import read_image
-from lorgnette.images.folders import Item, find_images, folders, origins, pair_images
+from lorgnette.images.folders import Item, by_folder, find_images, folders, pair_images
 from lorgnette.images.patches import (
     TrainingCrops,
     at_least,
@@ -210,7 +210,7 @@ def loaders(
     else:
         pairs = PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
         dataset = pairs if frames == 1 else Windows(pairs, pairs.files, lambda both: both[1], frames)
-    of = origins(dataset.first if isinstance(dataset, Windows) else files, folders(clean))
+    of = by_folder(dataset.first if isinstance(dataset, Windows) else files, folders(clean))
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data, data.test_crop)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lorgnette.common.parts import Parts
 from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
-from lorgnette.images.folders import folders, origins
+from lorgnette.images.folders import by_folder, folders
 from lorgnette.images.patches import (
     TrainingCrops,
     random_corner,
@@ -180,7 +180,7 @@ def loaders(
         if data.lr is None
         else PairedFolders([(lr, hr) for lr, hr in items if lr is not None], data)
     )
-    of = origins([hr for _, hr in items], folders(clean))
+    of = by_folder([hr for _, hr in items], folders(clean))
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data.test_scales, data.test_crop)
 

@@ -18,7 +18,8 @@ def record(event: Event) -> dict[str, Any]:
             return {"event": "start", "step": event.step, "total": event.total, **counts}
         case Stepped():
             own = {**finite({"grad_norm": event.grad_norm}), "lr": float(event.lr), "seconds": round(event.seconds, 4)}
-            return {"event": "step", "step": event.step, **finite(event.losses), **own}
+            skipped = {} if event.applied else {"skipped": True}
+            return {"event": "step", "step": event.step, **finite(event.losses), **own, **skipped}
         case Evaluated():
             metrics = finite(event.metrics)
             rows = {name: finite(scores) for name, scores in event.compared.items()}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from lorgnette.common.files import read_json
+from lorgnette.common.parts import FILE, Parts
 from lorgnette.report.page import write_report
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
 from lorgnette.train.listeners.metrics_file import read_metrics
@@ -45,6 +46,7 @@ class Report:
     def _write(self, summary: str) -> None:
         about = read_json(self.folder / ABOUT_FILE) if (self.folder / ABOUT_FILE).is_file() else {}
         metrics_file, recipe = self.folder / "metrics.jsonl", self.folder / "recipe.yaml"
+        parts = Parts.read(self.folder / FILE)
         metrics = read_metrics(metrics_file) if metrics_file.is_file() else []
         evaluations = [line for line in metrics if line["event"] == "eval"]
         best = [line for line in evaluations if line["is_best"]][-1:]
@@ -60,7 +62,7 @@ class Report:
             metrics=metrics,
             table=table,
             pictures=before_and_after(self.folder / "samples", best[0]["step"] if best else 0),
-            summary="\n\n".join([summary, *about.get("notes", [])]),
+            summary="\n\n".join([summary, *([parts.in_words()] if parts else []), *about.get("notes", [])]),
             panels=about.get("panels", []),
         )
         self._written = time.monotonic()
