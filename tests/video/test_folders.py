@@ -7,7 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import PIL.Image
 import pytest
+from tests.images.files import with_chunks
 from tests.video.clips import decoded, make_clip, pixels, scene, times
 from tests.video.tasks import frames_folder
 
@@ -45,3 +47,19 @@ def test_deep_frames_become_deep_pictures(cleaner: Task, tmp_path: Path):
     source = make_clip(tmp_path / "in.mkv", scene(1, (24, 32)), pixel_format="yuv420p10le")
     enhance_video(cleaner, source, tmp_path / "frames")
     assert read_image(tmp_path / "frames" / "000001.png").bits == 16
+
+
+def test_what_is_left_out_of_frames_is_said_once(cleaner: Task, tmp_path: Path):
+    frames_folder(tmp_path / "in")
+    for file in (tmp_path / "in").iterdir():
+        with_chunks(file, (b"bKGD", bytes(6)))
+    done = enhance_video(cleaner, tmp_path / "in", tmp_path / "out")
+    assert list(done.notes) == [f"{tmp_path}/out/8.png and 3 more: without the chunk bKGD"]
+
+
+def test_frames_of_a_format_that_is_not_written_become_png(cleaner: Task, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for number in (1, 2):
+        PIL.Image.new("RGB", (24, 16), (number, 0, 0)).save(tmp_path / "in" / f"{number}.gif")
+    enhance_video(cleaner, tmp_path / "in", tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["1.png", "2.png"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
-from lorgnette.cli.notes import told
 from lorgnette.cli.sizes import wanted, width_by_height
 from lorgnette.common.files import check_writable
 from lorgnette.common.values import factor, whole
+from lorgnette.images.notes import told
 from lorgnette.systems import rooms_with
 
 

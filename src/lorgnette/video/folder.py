@@ -12,6 +12,7 @@ from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.folders import SUFFIXES
+from lorgnette.images.notes import Notes
 from lorgnette.video import lost
 from lorgnette.video.clip import RGB, Clip, Colour, Frame, Progress
 from lorgnette.video.journal import FRAMES, Journal
@@ -95,10 +96,13 @@ class FolderTarget:
             raise ValueError(f"{folder} is a file: frames go into a folder")
         self.folder, self.names, self.quality, self.clip = folder, names, quality, clip
         self.notes: list[str] = []
+        self._said = Notes(lambda path: self.folder / path.name)
 
     def keep(self, frame: Frame, image: Image, journal: Journal) -> bytes:
         """Write a frame to the working folder."""
-        write_image(self._path(journal, frame.index), image, quality=self.quality)
+        path = self._path(journal, frame.index)
+        with self._said.of(path):
+            write_image(path, image, quality=self.quality)
         return b""
 
     def picture(self, journal: Journal, index: int) -> Image:
@@ -112,6 +116,7 @@ class FolderTarget:
         self.notes = lost.of_file(self.clip.beside, (), where)
         self.notes += [f"{what} {value} is not kept in {where}" for what, value in self.clip.said().items()]
         self.notes += lost.of_frames(journal.about, where, kept=(PROFILE, EXIF))
+        self.notes += self._said.lines()
         done = journal.folder / FRAMES
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -77,7 +77,7 @@ def read(path: Path, max_pixels: int, number: int | None) -> tuple[NDArray, Desc
     with path.open("rb") as stream, pillow.open_file(path, stream, check_size, number) as file:
         file.load()  # raises when the file is cut off, which OpenCV would pass over
         said = said or pillow.describe(path, file)
-        if kind == "PNG":
+        if kind == "PNG" and not number:  # the first of an animation; Pillow reads 8 bits of the others
             return png.read_png(path), said
         if file.mode == "CMYK":
             file, said = pillow.cmyk_to_srgb(file, said.icc), replace(said, icc=None)
