@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from lorgnette.images.formats.table import READABLE, WRITABLE
+from lorgnette.images.formats.table import BY_SUFFIX, READABLE
 
 SUFFIXES = READABLE
 """Of the picture files that are read; those that are written are fewer (`lorgnette.images.formats.table`)."""
@@ -46,8 +46,9 @@ def find_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def written_as(path: Path) -> Path:
-    """The path of the result for a picture: the same where that format is written, and a PNG otherwise."""
-    return path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
+    """The path of the result for a picture: the same where that format is written here, and a PNG otherwise."""
+    format = BY_SUFFIX.get(path.suffix.lower())
+    return path if format is not None and format.is_written_here else path.with_suffix(".png")
 
 
 def pair_images(lr_folder: str | os.PathLike[str], hr_folder: str | os.PathLike[str]) -> list[tuple[Path, Path]]:
