@@ -42,9 +42,9 @@ def test_written(name: str, tmp_path: Path):
 
 def test_a_gif_is_read_and_its_result_is_a_png(tmp_path: Path):
     see_through = PIL.Image.fromarray(scene()).quantize(8)
-    see_through.save(tmp_path / "a.gif", transparency=see_through.tobytes()[0], comment=b"by hand")
+    see_through.save(tmp_path / "a.gif", transparency=0, comment=b"by hand")
     image = read_image(tmp_path / "a.gif")
-    assert image.alpha[0, 0] == 0
+    assert 0 < image.alpha.mean() < 1
     assert image.about.comment == "by hand"
     assert written_as(tmp_path / "a.gif") == tmp_path / "a.png"
     assert written_as(tmp_path / "b.JPG") == tmp_path / "b.JPG"

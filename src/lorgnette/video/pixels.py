@@ -60,7 +60,7 @@ def _alpha(frame: av.VideoFrame) -> NDArray[np.float32] | None:
     part = frame.format.components[-1]
     if frame.format.has_palette:
         levels, peak = _resampled(frame, "rgba", FULL).to_ndarray()[..., 3], 255
-        return None if levels.min() == peak else levels.astype(np.float32) / peak
+        return None if levels.min() == peak else levels.astype(np.float32) / np.float32(peak)
     if not part.is_alpha:
         return None
     if frame.format.is_planar and part.plane == len(frame.planes) - 1:
