@@ -111,6 +111,18 @@ def test_resolution_in_other_units(tmp_path: Path):
     assert read_image(tmp_path / "c.jpg").about.dpi is None
 
 
+def test_pixels_that_are_not_square_are_named(tmp_path: Path):
+    """Where the file says their shape alone; with a resolution for each axis that is kept."""
+    files.png(tmp_path / "a.png", files.scene(), 8, 2, (b"pHYs", struct.pack(">IIB", 2, 1, 0)))
+    assert written(tmp_path / "b.png", read_image(tmp_path / "a.png")).endswith("than square ((2, 1))")
+    data = files.bytes_of(PIL.Image.new("RGB", (8, 6)), "JPEG", dpi=(200, 100))
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert read_image(tmp_path / "a.jpg").about == About(dpi=(200.0, 100.0))
+    at = data.index(b"JFIF\0") + 7
+    (tmp_path / "b.jpg").write_bytes(data[:at] + b"\x00" + data[at + 1 :])
+    assert written(tmp_path / "c.jpg", read_image(tmp_path / "b.jpg")).endswith("than square ((200, 100))")
+
+
 def test_exif_resolution_follows(tmp_path: Path):
     data = PIL.Image.Exif()
     data[282], data[283], data[296] = 72, 72, 2

@@ -82,5 +82,10 @@ def test_free_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytes
     assert memory.free_memory() == 1_500_000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_memory() == 8_192_000
+    (tmp_path / "status").write_text("VmPeak: 9000 kB\nVmSize:\t3000 kB\n")
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "status")
+    monkeypatch.setattr("resource.getrlimit", lambda what: (4_000_000, 8_000_000))  # ulimit -v
+    assert memory.free_memory() == 4_000_000 - 3_072_000
+    monkeypatch.setattr("resource.getrlimit", lambda what: (-1, -1))
     (tmp_path / "meminfo").unlink()
     assert memory.free_memory() is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,25 @@ def test_smaller_versions_and_masks_within_a_tiff_are_no_pictures(tmp_path: Path
     np.testing.assert_array_equal(to_uint8(read_image(tmp_path / "a.tif").pixels), scene())
 
 
+def test_frames_of_an_animation_of_16_bits(tmp_path: Path):
+    """Those after the first come with 8 bits, but they come."""
+    from tests.images.files import chunk
+
+    def packed(samples: np.ndarray) -> bytes:
+        return zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples))
+
+    frames = [np.full((4, 5, 3), level, np.uint16) for level in (10_000, 50_000)]
+    control = struct.pack(">IIIIHHBB", 5, 4, 0, 0, 1, 10, 0, 0)
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0)), chunk(b"acTL", struct.pack(">II", 2, 0))]
+    parts += [chunk(b"fcTL", struct.pack(">I", 0) + control), chunk(b"IDAT", packed(frames[0]))]
+    parts += [chunk(b"fcTL", struct.pack(">I", 1) + control)]
+    parts += [chunk(b"fdAT", struct.pack(">I", 2) + packed(frames[1])), chunk(b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    first, second = read_images(tmp_path / "a.png")
+    assert (first.bits, first.pixels[0, 0, 0]) == (16, np.float32(10_000 / 65535))
+    assert second.pixels[0, 0, 0] == pytest.approx(50_000 / 65535, abs=1 / 255)
+
+
 def test_several_need_a_tiff(tmp_path: Path):
     pictures = [Image(np.zeros((3, 4, 3), np.float32))] * 2
     with pytest.raises(ImageError, match=r"a\.png: PNG holds one picture here, and there are 2; use \.tif"):
@@ -107,3 +128,18 @@ def test_several_need_a_tiff(tmp_path: Path):
     with pytest.raises(ValueError, match="images: none"):
         write_images(tmp_path / "a.tif", [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_verb_says_it_in_one_line(tmp_path: Path):
+    """`classify` and the others have no notes of their own."""
+    import subprocess
+    import sys
+
+    several(tmp_path / "a.gif")
+    code = (
+        "import sys; from lorgnette.cli import main; import lorgnette.cli.info as verb; "
+        "from lorgnette.images import read_image; "
+        "verb.run = lambda words: (read_image(words[0]), 0)[1]; sys.exit(main(['info', sys.argv[1]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.gif"], capture_output=True, text=True, check=True)
+    assert done.stderr == f"lorgnette: {tmp_path}/a.gif: only the first of its 3 pictures is read\n"

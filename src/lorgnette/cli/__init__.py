@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lorgnette.common.text import nearest
+from lorgnette.images.notes import in_one_line
 
 VERBS = {
     "demo": "adapt the shipped model to a camera and show what that gains, in a few minutes",
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+            with in_one_line():
+                status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         except SystemExit as end:  # argparse ends so after --help
             status = end.code if isinstance(end.code, int) else 0
         sys.stdout.flush()  # here, where a reader that is gone can be forgiven, and not when Python ends

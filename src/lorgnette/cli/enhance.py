@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
-from lorgnette.cli.notes import told
 from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
+from lorgnette.images.notes import told
 from lorgnette.systems import rooms_with
 
 

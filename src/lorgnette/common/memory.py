@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_SYSTEM = Path("/proc/meminfo")
+_SYSTEM, _PROCESS = Path("/proc/meminfo"), Path("/proc/self/status")
 _GROUP = Path("/sys/fs/cgroup")
 # Of a container: its limit, what is taken, and the name of what of that is files which can be forgotten (version 2, 1).
 _LIMITS = (
@@ -20,8 +20,23 @@ _LIMITS = (
 
 def free_memory() -> int | None:
     """Bytes that this process may still take, within the limit of its container; None where Linux does not say."""
-    known = [_bytes(_SYSTEM, "MemAvailable:", 1024), *(_of_the_container(*names) for names in _LIMITS)]
+    known = [
+        _bytes(_SYSTEM, "MemAvailable:", 1024),
+        _of_the_process(),
+        *(_of_the_container(*names) for names in _LIMITS),
+    ]
     return min((free for free in known if free is not None), default=None)
+
+
+def _of_the_process() -> int | None:
+    """Within what `ulimit -v` allows."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return None if limit == resource.RLIM_INFINITY else max(0, limit - (_bytes(_PROCESS, "VmSize:", 1024) or 0))
+    except (ImportError, OSError):
+        return None
 
 
 def _of_the_container(limit: str, taken: str, statistics: str, files: str) -> int | None:

@@ -73,10 +73,10 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, numbe
     """
     path = Path(path)
     with decoding(path):
-        count = count_of(path, max_pixels)
-        if number is not None and not 0 <= number < count:
-            raise ImageError(f"{path} has no picture of number {number}: it holds {count}, from 0 on")
-        image = _image(*read(path, max_pixels, number))
+        if number is not None and number not in range(there := count_of(path, max_pixels)):
+            raise ImageError(f"{path} has no picture of number {number}: it holds {there}, from 0 on")
+        samples, said, count = read(path, max_pixels, number)
+        image = _image(samples, said)
     if number is None and count > 1:
         warnings.warn(f"{path}: only the first of its {count} pictures is read", ImageWarning, stacklevel=2)
     return image

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lorgnette.images.formats.table import READABLE, WRITABLE
+from lorgnette.images.formats.table import BY_SUFFIX, READABLE
 
 SUFFIXES = READABLE
 """Of the picture files that are read; those that are written are fewer (`lorgnette.images.formats.table`)."""
@@ -112,8 +112,9 @@ def _refuse(error: OSError) -> None:
 
 
 def written_as(path: Path) -> Path:
-    """The path of the result for a picture: the same where that format is written, and a PNG otherwise."""
-    return path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
+    """The path of the result for a picture: the same where that format is written here, and a PNG otherwise."""
+    format = BY_SUFFIX.get(path.suffix.lower())
+    return path if format is not None and format.is_written_here else path.with_suffix(".png")
 
 
 def in_order(path: Path) -> list[tuple[int, str]]:

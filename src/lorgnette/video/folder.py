@@ -11,11 +11,15 @@ from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.folders import SUFFIXES, in_order
+from lorgnette.images.formats.kept import said
+from lorgnette.images.notes import Notes
 from lorgnette.video import lost
 from lorgnette.video.clip import RGB, Clip, Colour, Frame, Progress
 from lorgnette.video.journal import FRAMES, Journal
 
-PROFILE, EXIF = "colour profile", "EXIF data"
+# What a picture says of itself, beside a resolution, which means nothing in a clip.
+SAID = {"icc": "colour profile", "exif": "EXIF data", "xmp": "XMP data", "iptc": "IPTC data", "comment": "comment"}
+SAID |= {"texts": "texts", "colour": "what a PNG says of its colours"}
 
 
 class FolderSource:
@@ -102,11 +106,15 @@ class FolderTarget:
         if folder.is_file():
             raise ValueError(f"{folder} is a file: frames go into a folder")
         self.folder, self.names, self.quality, self.clip = folder, names, quality, clip
-        self.format, self.notes = format, []
+        self.format = format
+        self.notes: list[str] = []
+        self._said = Notes(lambda path: self.folder / path.name)
 
     def keep(self, frame: Frame, image: Image, journal: Journal) -> bytes:
         """Write a frame to the working folder."""
-        write_image(self._path(journal, frame.index), image, quality=self.quality)
+        path = self._path(journal, frame.index)
+        with self._said.of(path):
+            write_image(path, image, quality=self.quality)
         return b""
 
     def picture(self, journal: Journal, index: int) -> Image:
@@ -119,7 +127,8 @@ class FolderTarget:
         where = "a folder of pictures"
         self.notes = lost.of_file(self.clip.beside, (), where)
         self.notes += [f"{what} {value} is not kept in {where}" for what, value in self.clip.said().items()]
-        self.notes += lost.of_frames(journal.about, where, kept=(PROFILE, EXIF))
+        self.notes += lost.of_frames(journal.about, where, kept=tuple(SAID.values()))
+        self.notes += self._said.lines()
         done = journal.folder / FRAMES
         journal.allow_replacing()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
@@ -138,4 +147,4 @@ class FolderTarget:
 
 
 def _beside(image: Image) -> tuple[str, ...]:
-    return tuple(name for name, data in ((PROFILE, image.icc), (EXIF, image.exif)) if data)
+    return tuple(SAID[kind] for kind, _ in said(image.icc, image.exif, image.about) if kind in SAID)

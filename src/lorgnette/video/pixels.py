@@ -33,7 +33,7 @@ _BT601 = (0.299, 0.114)  # under several code points
 
 
 def to_image(frame: av.VideoFrame, colour: Colour, clip: Clip) -> Image:
-    """The pixels of a frame of a clip, whose numbers mean `colour`."""
+    """The pixels of a frame of a clip, whose numbers mean `colour`; with alpha where it has that."""
     name = frame.format.name
     if frame.format.is_rgb or frame.format.has_palette:
         levels = _resampled(frame, "rgb24" if clip.bits <= 8 else "rgb48le", FULL).to_ndarray()
@@ -52,7 +52,24 @@ def to_image(frame: av.VideoFrame, colour: Colour, clip: Clip) -> Image:
             levels = _resampled(frame, "yuv444p16le", FULL if name.startswith("yuvj") else LIMITED).to_ndarray()
             levels = levels.astype(np.float32) / 2 ** (16 - depth)
         pixels = cv2.transform(levels.astype(np.float32), _to_rgb(colour, (frame.height, frame.width), depth))
-    return Image(np.clip(pixels, 0, 1), grey=clip.grey, bits=8 if clip.bits <= 8 else 16)
+    return Image(np.clip(pixels, 0, 1), grey=clip.grey, alpha=_alpha(frame), bits=8 if clip.bits <= 8 else 16)
+
+
+def _alpha(frame: av.VideoFrame) -> NDArray[np.float32] | None:
+    """(H, W) in [0, 1] of a frame that has it; it is of full range whatever the colours are."""
+    part = frame.format.components[-1]
+    if frame.format.has_palette:
+        levels, peak = _resampled(frame, "rgba", FULL).to_ndarray()[..., 3], 255
+        return None if levels.min() == peak else levels.astype(np.float32) / np.float32(peak)
+    if not part.is_alpha:
+        return None
+    if frame.format.is_planar and part.plane == len(frame.planes) - 1:
+        levels, peak = _planes(frame, np.uint8 if part.bits <= 8 else np.uint16)[-1], 2**part.bits - 1
+    elif part.bits <= 8:
+        levels, peak = _resampled(frame, "rgba", FULL).to_ndarray()[..., 3], 255
+    else:
+        levels, peak = _resampled(frame, "rgba64le", FULL).to_ndarray()[..., 3], 65535
+    return levels.astype(np.float32) / np.float32(peak)
 
 
 def to_frame(image: Image, encoding: Encoding) -> av.VideoFrame:

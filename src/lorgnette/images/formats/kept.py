@@ -23,7 +23,7 @@ def kept_by(format: Format, size: tuple[int, int], icc: bytes | None, exif: byte
         about = replace(about, xmp=xmp_for(about.xmp, width, height, about.dpi))
     exif = exif_data.resized(exif, width, height, about.dpi, add=format.name in _RESOLUTION_IN_EXIF)
     keeps = format.keeps.difference(pillow.too_long(format, exif, about))
-    lost = [name for kind, name in _said(icc, exif, about) if kind not in keeps]
+    lost = [name for kind, name in said(icc, exif, about) if kind not in keeps]
     kept = replace(
         about,
         xmp=about.xmp if "xmp" in keeps else None,
@@ -33,7 +33,7 @@ def kept_by(format: Format, size: tuple[int, int], icc: bytes | None, exif: byte
     return icc if "icc" in keeps else None, exif if "exif" in keeps else None, kept, [*lost, *about.lost]
 
 
-def _said(icc: bytes | None, exif: bytes | None, about: About) -> Iterator[tuple[str, str]]:
+def said(icc: bytes | None, exif: bytes | None, about: About) -> Iterator[tuple[str, str]]:
     """What there is: the kind, as `Format.keeps` has it, and how it is named."""
     found = {"icc": (icc, "colour profile"), "exif": (exif, "EXIF data"), "xmp": (about.xmp, "XMP data")}
     found |= {"iptc": (about.iptc, "IPTC data"), "dpi": (about.dpi, "resolution (dpi)")}

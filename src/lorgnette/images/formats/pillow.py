@@ -141,12 +141,14 @@ def _about(path: Path, file: Any, exif: bytes | None) -> About:
     if file.format == "PNG":
         texts = {word: text for word, text in file.text.items() if not _is_copy(word)}
         colour, lost = png.read_chunks(path)
+        lost += _shape(info.get("aspect"))
     elif file.format in ("JPEG", "MPO"):
         unit = {1: 1.0, 2: CENTIMETRES}.get(info.get("jfif_unit", 0))
         dpi = tuple(n * unit for n in info["jfif_density"]) if unit and min(info["jfif_density"]) > 0 else None
         iptc = info.get("photoshop", {}).get(_IPTC)
         segments = [(name, data) for name, data in file.applist if name != "COM" and not data.startswith(_SEGMENTS)]
-        lost = tuple(dict.fromkeys(f"the segment {name} {_title(data)}".rstrip() for name, data in segments))
+        lost = () if unit else _shape(info.get("jfif_density"))
+        lost += tuple(dict.fromkeys(f"the segment {name} {_title(data)}".rstrip() for name, data in segments))
     elif file.format in ("AVIF", "HEIF"):
         colour, lost = _of_boxes(path)
     elif file.format == "JXL":
@@ -159,6 +161,11 @@ def _about(path: Path, file: Any, exif: bytes | None) -> About:
 def _is_copy(keyword: str) -> bool:
     """Whether the text of a PNG is what Pillow hands out as EXIF or XMP data."""
     return keyword == png.XMP or keyword in ("Raw profile type exif", "Raw profile type xmp", "Raw profile type APP1")
+
+
+def _shape(sides: tuple[int, int] | None) -> tuple[str, ...]:
+    """What is lost where pixels are not square, and nothing else is known of their size."""
+    return () if sides is None or sides[0] == sides[1] else (f"pixels of another shape than square ({sides})",)
 
 
 def _decoded(comment: bytes) -> str:

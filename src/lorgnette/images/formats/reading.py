@@ -60,28 +60,37 @@ def count_of(path: Path, max_pixels: int) -> int:
     if _kind(path) == "TIFF":
         return len(tiff.pictures(path))
     with path.open("rb") as stream, pillow.open_file(path, stream, _size_check(path, max_pixels)) as file:
-        return getattr(file, "n_frames", 1)
+        return _frames(file)
 
 
-def read(path: Path, max_pixels: int, number: int | None) -> tuple[NDArray, Described]:
-    """A picture as it is stored, and what is said of it: `(H, W)` or `(H, W, C)`, integers or floats in [0, 1]."""
+def _frames(file: PIL.Image.Image) -> int:
+    return getattr(file, "n_frames", 1)
+
+
+def read(path: Path, max_pixels: int, number: int | None) -> tuple[NDArray, Described, int]:
+    """A picture as it is stored, what is said of it, and how many there are.
+
+    Its shape is `(H, W)` or `(H, W, C)`, of integers or floats in [0, 1].
+    """
     kind, check_size = _kind(path), _size_check(path, max_pixels)
-    said: Described | None = None
+    said, pages = None, []
     if kind == "TIFF":
-        number = tiff.pictures(path)[number or 0]
+        pages = tiff.pictures(path)
+        number = pages[number or 0]
         said = tiff.describe(path, number)
         if said.deep:
-            return tiff.read_tiff(path, number, check_size), said
+            return tiff.read_tiff(path, number, check_size), said, len(pages)
         said = replace(said, orientation=1)  # Pillow turns it
     # A stream rather than a path: Pillow (13.0) garbles memory-mapped TIFFs of some orientations.
     with path.open("rb") as stream, pillow.open_file(path, stream, check_size, number) as file:
+        count = len(pages) or _frames(file)
         file.load()  # raises when the file is cut off, which OpenCV would pass over
         said = said or pillow.describe(path, file)
-        if kind == "PNG":
-            return png.read_png(path), said
+        if kind == "PNG" and not number:  # the first of an animation; Pillow reads 8 bits of the others
+            return png.read_png(path), said, count
         if file.mode == "CMYK":
             file, said = pillow.cmyk_to_srgb(file, said.icc), replace(said, icc=None)
-        return np.asarray(pillow.simple(path, file)), said
+        return np.asarray(pillow.simple(path, file)), said, count
 
 
 def _size_check(path: Path, max_pixels: int) -> pillow.CheckSize:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Format:
     """What teaches Pillow to read it, where Pillow cannot: a package of the extra 'formats'."""
     title: str = ""
     """As people call it; unset: the name."""
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether it is written, and what that needs is installed."""
+        return self.written and (not self.module or find_spec(self.module) is not None)
 
     def __str__(self) -> str:
         return self.title or self.name

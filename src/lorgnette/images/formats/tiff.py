@@ -131,9 +131,10 @@ def _in_range(samples: NDArray) -> NDArray[np.float32]:
     if not (np.isfinite(least) and np.isfinite(most)):
         raise UnsupportedTiff("it holds values that are no numbers (NaN or infinity): replace them first")
     if least < 0 or most > 1:
+        shifted = f"(x - {least:g})" if least > 0 else f"(x + {-least:g})" if least < 0 else "x"
         raise UnsupportedTiff(
             f"its floating-point values go from {least:g} to {most:g}, and 0 to 1 is read, as black to white: "
-            f"bring them there first, such as (x - {least:g}) / {max(most - least, 1e-9):g}"
+            f"bring them there first, such as {shifted} / {max(most - least, 1e-9):g}"
         )
     return samples.astype(np.float32)
 
