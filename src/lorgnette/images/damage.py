@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lorgnette.common.text import nearest
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[Any]
 Range = tuple[float, float]
 
 FILTERS = {
@@ -121,7 +121,7 @@ class Damage:
     def _on_sensor(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         if self.photons is None:
             return image
-        white = math.exp(rng.uniform(*map(math.log, self.photons)))
+        white = math.exp(rng.uniform(math.log(self.photons[0]), math.log(self.photons[1])))
         light = (image if self.linear else to_linear(image)).clip(0, 1) * white
         noise = rng.poisson(light) - light + rng.normal(0, rng.uniform(*self.reading), light.shape)
         if rng.random() < self.mosaic and image.shape[2] == 3:
@@ -199,7 +199,7 @@ def to_srgb(light: Pixels) -> Pixels:
 
 def _resized(image: Pixels, size: tuple[int, int], way: PIL.Image.Resampling) -> Pixels:
     planes = [PIL.Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, -1, 0)]
-    return np.stack([np.asarray(plane.resize(size[::-1], way)) for plane in planes], -1)
+    return np.stack([np.asarray(plane.resize((size[1], size[0]), way)) for plane in planes], -1)
 
 
 def _filtered(image: Pixels, kernel: Pixels | None) -> Pixels:
