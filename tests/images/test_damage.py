@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from lorgnette.images.damage import DAMAGES, FILTERS, Damage, damage, to_linear, to_srgb
+from lorgnette.images.kinds import Kind, kind
 
 
 def scene(h: int = 96, w: int = 128, channels: int = 3) -> np.ndarray:
@@ -177,3 +180,10 @@ def test_red_stays_red():
     made = Damage(quality=(95, 95))(red, rng())
     assert made[..., 0].mean() > 0.95
     assert made[..., 2].mean() < 0.05
+
+
+def test_settings_and_options_name_the_same_kinds():
+    assert get_args(Kind) == ("", *DAMAGES)
+    assert [kind(word) for word in ("none", *DAMAGES)] == list(get_args(Kind))
+    with pytest.raises(ValueError, match="damage: 'fone' is not known; none, photo"):
+        kind("fone")

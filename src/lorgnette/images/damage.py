@@ -87,8 +87,8 @@ class Damage:
             size: (h, w) of the damaged picture, at most that of the scene; None: that of the scene.
 
         Returns:
-            (h, w, C) float32: 8-bit levels in [0, 1]; with `linear` what was counted, over the light at white, which noise
-            may take below 0 or above 1.
+            (h, w, C) float32: 8-bit levels in [0, 1]; with `linear` what was counted, over the light at white, beyond
+            0 and 1 too.
         """
         h, w = size or scene.shape[:2]
         factor = math.sqrt(scene.shape[0] * scene.shape[1] / (h * w))

@@ -14,9 +14,12 @@ from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
 from lorgnette.images.folders import Item, find_images, folders, origins, pair_images
 from lorgnette.images.patches import (
+    JPEG_BLOCK,
     TrainingCrops,
     at_least,
     augmented,
+    damaged,
+    damaged_for_tables,
     random_corner,
     random_crop,
     square,
@@ -27,7 +30,7 @@ from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
-JPEG_BLOCK = 8
+DRAWS = (1, 2, 3)  # of named damage, for each held-out image
 
 
 class ImageFolder(TrainingCrops[Path, Data]):
@@ -36,11 +39,15 @@ class ImageFolder(TrainingCrops[Path, Data]):
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """lq (C, p, p) and gt (C, s p, s p) in [0, 1]; noise goes beyond."""
         data, rng = self.data, draw.rng()
-        # Crops of real JPEG files rarely start at a block's edge: compress a larger crop, then cut within a block.
-        spare = JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
+        spare = JPEG_BLOCK * data.scale if data.damage else JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
         gt = random_crop(rng, self.pixels(self.files[draw.index]), data.patch * data.scale + spare, data.augment)
         gt = as_grey(gt) if data.grey else gt
-        if data.degradation == "denoise":
+        if data.damage:
+            side, scale = data.patch, data.scale
+            lq = damaged(gt, data.damage, rng, (side + JPEG_BLOCK, side + JPEG_BLOCK))
+            y, x = rng.integers(JPEG_BLOCK, size=2)
+            lq, gt = square(lq, y, x, side), square(gt, y * scale, x * scale, side * scale)
+        elif data.degradation == "denoise":
             lq = noisy(gt, rng.uniform(*data.sigmas), rng)
         elif data.degradation == "jpeg":
             lq = compressed(gt, int(rng.integers(data.qualities[0], data.qualities[1] + 1)))
@@ -99,9 +106,9 @@ class TestImages(HeldOutImages, HeldOut):
     def __init__(self, items: Iterable[Item], data: Data, crop: int = 0):
         levels: dict[str, Sequence[float]]
         levels = {"denoise": data.test_sigmas, "jpeg": data.test_qualities, "sr": (data.scale,)}
-        super().__init__(items, levels[data.degradation], crop)
+        super().__init__(items, DRAWS if data.damage else levels[data.degradation], crop)
         self.data = data
-        luma = data.degradation != "denoise" if data.test_y_channel is None else data.test_y_channel
+        luma = data.degradation != "denoise" and not data.damage if data.test_y_channel is None else data.test_y_channel
         shave = (data.scale if data.degradation == "sr" else 0) if data.crop_border is None else data.crop_border
         self.scoring = {"luma": luma, "shave": shave}
 
@@ -111,7 +118,10 @@ class TestImages(HeldOutImages, HeldOut):
     def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
         scale = self.data.scale
         gt = gt[:, : gt.shape[1] // scale * scale, : gt.shape[2] // scale * scale]
-        if self.data.degradation == "denoise":
+        if self.data.damage:
+            size = (gt.shape[1] // scale, gt.shape[2] // scale)
+            lq, label = damaged_for_tables(gt, self.data.damage, int(level), size), self.data.damage
+        elif self.data.degradation == "denoise":
             lq, label = noisy_for_tables(gt, level), f"sigma{level:g}"
         elif self.data.degradation == "jpeg":
             lq, label = compressed(gt, int(level)), f"q{level:g}"
