@@ -11,11 +11,11 @@ from typing import Any
 
 from lorgnette.cli import enhance_clip, one_line
 from lorgnette.cli.arguments import progress_bar
-from lorgnette.cli.notes import told
 from lorgnette.common.files import check_writable, write_json
 from lorgnette.common.results import DONE, Results
 from lorgnette.images.folders import told as passed_over, walk
 from lorgnette.images.formats.table import WRITABLE
+from lorgnette.images.notes import told
 from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from lorgnette.common.store import BoundedStore
 from lorgnette.images.file import read_image
+from lorgnette.images.kinds import Kind
 from lorgnette.images.pixels import seen_colours
 from lorgnette.images.resize import imresize
 
 T = TypeVar("T")
 Settings = TypeVar("Settings")
 
+JPEG_BLOCK = 8  # pixels; crops of real files rarely start at a block's edge: damage a larger crop, then cut within one
 CACHE_BYTES = 2 * 2**30  # decoded images kept in memory, for each loading process
 
 
@@ -48,7 +51,9 @@ class TrainingCrops(Generic[T, Settings]):
 
 
 def unit(pixels: Tensor) -> Tensor:
-    """Integer levels as float32 in [0, 1]."""
+    """Integer levels as float32 in [0, 1]; what is so already stays."""
+    if pixels.is_floating_point():
+        return pixels
     return pixels.float() / (65535 if pixels.dtype == torch.uint16 else 255)
 
 
@@ -89,6 +94,18 @@ def augmented(rng: np.random.Generator, image: Tensor) -> Tensor:
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Smaller by bicubic, then rounded to 8 bits as a file would be: (C, H, W) in [0, 1] -> (C, *size)."""
     return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
+
+
+def damaged(image: Tensor, kind: Kind, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Tensor:
+    """Damaged as the world does it, by `lorgnette.images.damage`: (C, H, W) in [0, 1] -> (C, *size)."""
+    from lorgnette.images.damage import damage
+
+    return channels_first(damage(kind)(image.permute(1, 2, 0).numpy(), rng, size)).contiguous()
+
+
+def damaged_for_tables(image: Tensor, kind: Kind, draw: int, size: tuple[int, int] | None = None) -> Tensor:
+    """The same, each time alike: everything random is a function of the image and `draw`."""
+    return damaged(image, kind, np.random.default_rng((zlib.crc32(image.numpy().tobytes()), draw)), size)
 
 
 def channels_first(pixels: np.ndarray) -> Tensor:

@@ -199,3 +199,37 @@ def test_network_and_data_have_to_agree():
         Recipe(model=Model(upscale=2, upsampler="pixelshuffle"))
     with pytest.raises(ValueError, match=r"^data.grey: False does not go with model.in_chans 1"):
         Recipe(model=Model(in_chans=1))
+
+
+@pytest.mark.parametrize(("damage", "scale"), [("scan", 1), ("web", 1), ("sharpened", 2)])
+def test_named_damage_keeps_its_place(tmp_path: Path, damage: Any, scale: int):
+    y, x = np.mgrid[:90, :110].astype(np.float32) / 110
+    write_image(tmp_path / "ramp.png", Image(np.stack([y, x, 0.5 + 0 * x], -1), bits=8))
+    data = Data(damage=damage, scale=scale, patch=24, augment=False, grey=damage == "web")
+    folder, corners = ImageFolder([tmp_path / "ramp.png"], data), set()
+    for step in range(8):
+        draw = Draw(seed=1, step=step, slot=0, index=0)
+        sample, again = folder[draw], folder[draw]
+        assert torch.equal(sample["lq"], again["lq"])
+        channels = 1 if data.grey else 3
+        assert sample["lq"].shape == (channels, 24, 24)
+        assert sample["gt"].shape == (channels, 24 * scale, 24 * scale)
+        small = sample["gt"].unfold(1, scale, scale).unfold(2, scale, scale).mean((-1, -2))
+        assert (sample["lq"] - small).mean().abs() < 0.02
+        rise = [image[0].mean(0)[-8:].mean() - image[0].mean(0)[:8].mean() for image in (sample["lq"], small)]
+        assert abs(float(rise[0] - rise[1])) < 0.05
+        corners.add(tuple(small.mean((1, 2)).tolist()))
+    assert len(corners) == 8
+
+
+def test_an_adapter_is_scored_on_the_damage_it_learnt(folder: Path):
+    data = Data(root=str(folder), test=str(folder), damage="camera", test_crop=0)
+    held_out = loaders(data)[1]
+    assert len(held_out) == 3 * 4
+    assert {batch["label"] for batch in held_out} == {"camera"}
+    assert not any(batch["luma"] for batch in held_out)
+    first = [batch["lq"] for batch in held_out]
+    assert all(torch.equal(a, batch["lq"]) for a, batch in zip(first, loaders(data)[1], strict=True))
+    assert not torch.equal(first[0], first[1])  # three draws of each
+    with pytest.raises(ValueError, match=r"data.damage: is made of clean images"):
+        Data(lq="a", gt="b", damage="camera")

@@ -355,3 +355,44 @@ def test_the_low_resolution_image_is_the_published_one(tmp_path: Path):
     batch = TestImages([(None, file)], (2.0,))[0]
     reference = imresize(batch["gt"], 0.5).clamp(0, 1)
     torch.testing.assert_close(batch["lq"], (reference * 255).round() / 255)
+
+
+# ------------------------------------------------------------------------------------------------ named damage
+
+
+@pytest.mark.parametrize("scales", [(2.0, 2.0), (1.3, 3.7)])
+def test_points_of_a_damaged_crop_lie_where_they_belong(tmp_path: Path, scales: tuple[float, float]):
+    """On a ramp, colours of the damaged crop at a point's place are those of the point, but for the damage."""
+    file = write(tmp_path / "ramp.png", ramp(200, 220), bits=8)
+    data = Data(patch=16, points=200, scales=scales, damage="sharpened")
+    places = set()
+    for draw in draws(12):
+        sample = ImageFolder([file], data)[draw]
+        again = ImageFolder([file], data)[draw]
+        assert all(torch.equal(sample[name], again[name]) for name in sample)
+        assert sample["lq"].shape == (3, 16, 16)
+        slope, middle = fit_planes(sample["lq"])
+        wanted = middle + sample["coord"] @ slope.T
+        assert (wanted - sample["gt"]).abs().max() < 0.03
+        assert float((sample["gt"][:, :2].amax(0) - sample["gt"][:, :2].amin(0)).max()) > 0.1
+        places.add(tuple(sample["lq"].mean((1, 2)).tolist()))
+    assert len(places) == 12
+
+
+def test_held_out_images_are_damaged_each_time_alike(tmp_path: Path):
+    for k in range(4):
+        write(tmp_path / f"{k}.png", noise(64, 64, k), bits=8)
+    _, plain = loaders(Data(root=str(tmp_path), test=str(tmp_path)))
+    _, held_out = loaders(Data(root=str(tmp_path), test=str(tmp_path), damage="web"))
+    for a, b, c in zip(held_out, held_out, plain, strict=True):
+        assert torch.equal(a["lq"], b["lq"])
+        assert torch.equal(a["gt"], c["gt"])
+        assert a["lq"].shape == c["lq"].shape
+        assert not torch.equal(a["lq"], c["lq"])
+
+
+def test_damage_is_made_of_clean_images_alone(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"data.damage: is made of clean images"):
+        Data(lr="a", hr="b", damage="phone")
+    with pytest.raises(ValueError, match=r"data.damage: 'phon' does not work \(did you mean 'phone'\?\)"):
+        Data(root="a", damage="phon")  # pyright: ignore[reportArgumentType]

@@ -17,11 +17,14 @@ from lorgnette.images.evaluation import HeldOutImages
 from lorgnette.images.file import read_image
 from lorgnette.images.folders import Item, by_folder, find_images, folders, pair_images
 from lorgnette.images.patches import (
+    JPEG_BLOCK,
     TrainingCrops,
     at_least,
     augmented,
     centre,
     channels_first,
+    damaged,
+    damaged_for_tables,
     random_corner,
     random_crop,
     square,
@@ -33,7 +36,7 @@ from lorgnette.systems.restore.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 
-JPEG_BLOCK = 8
+DRAWS = (1, 2, 3)  # of named damage, for each held-out image
 
 
 class ImageFolder(TrainingCrops[Path, Data]):
@@ -47,11 +50,15 @@ class ImageFolder(TrainingCrops[Path, Data]):
     def sample(self, file: Path, /, rng: np.random.Generator, own: np.random.Generator) -> dict[str, Tensor]:
         """The same from a file; `own` makes the noise."""
         data = self.data
-        # Crops of real JPEG files rarely start at a block's edge: compress a larger crop, then cut within a block.
-        spare = JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
+        spare = JPEG_BLOCK * data.scale if data.damage else JPEG_BLOCK - 1 if data.degradation == "jpeg" else 0
         gt = random_crop(rng, self.pixels(file), data.patch * data.scale + spare, data.augment)
         gt = as_grey(gt) if data.grey else gt
-        if data.degradation == "denoise":
+        if data.damage:
+            side, scale = data.patch, data.scale
+            y, x = rng.integers(JPEG_BLOCK, size=2)
+            lq = damaged(gt, data.damage, own, (side + JPEG_BLOCK, side + JPEG_BLOCK))
+            lq, gt = square(lq, y, x, side), square(gt, y * scale, x * scale, side * scale)
+        elif data.degradation == "denoise":
             lq = noisy(gt, rng.uniform(*data.sigmas), own)
         elif data.degradation == "jpeg":
             lq = compressed(gt, int(rng.integers(data.qualities[0], data.qualities[1] + 1)))
@@ -116,9 +123,9 @@ class TestImages(HeldOutImages, HeldOut):
     def __init__(self, items: Iterable[Item], data: Data, crop: int = 0):
         levels: dict[str, Sequence[float]]
         levels = {"denoise": data.test_sigmas, "jpeg": data.test_qualities, "sr": (data.scale,)}
-        super().__init__(items, levels[data.degradation], crop)
+        super().__init__(items, DRAWS if data.damage else levels[data.degradation], crop)
         self.data = data
-        luma = data.degradation != "denoise" if data.test_y_channel is None else data.test_y_channel
+        luma = data.degradation != "denoise" and not data.damage if data.test_y_channel is None else data.test_y_channel
         shave = (data.scale if data.degradation == "sr" else 0) if data.crop_border is None else data.crop_border
         self.scoring = {"luma": luma, "shave": shave}
 
@@ -156,7 +163,10 @@ class TestImages(HeldOutImages, HeldOut):
     def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
         scale = self.data.scale
         gt = gt[:, : gt.shape[1] // scale * scale, : gt.shape[2] // scale * scale]
-        if self.data.degradation == "denoise":
+        if self.data.damage:
+            size = (gt.shape[1] // scale, gt.shape[2] // scale)
+            lq, label = damaged_for_tables(gt, self.data.damage, int(level), size), self.data.damage
+        elif self.data.degradation == "denoise":
             lq, label = noisy_for_tables(gt, level), f"sigma{level:g}"
         elif self.data.degradation == "jpeg":
             lq, label = compressed(gt, int(level)), f"q{level:g}"

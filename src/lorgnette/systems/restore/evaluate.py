@@ -15,6 +15,7 @@ from torch import Tensor
 from lorgnette.images.division import judged
 from lorgnette.images.evaluation import Batch, Method, by_network, compare, interpolated
 from lorgnette.images.folders import Folders, find_items
+from lorgnette.images.kinds import kind
 from lorgnette.images.pixels import to_uint8
 from lorgnette.systems.restore.data import TestImages, check_pair, matched_by
 from lorgnette.systems.restore.recipe import Data
@@ -30,6 +31,7 @@ def evaluation(
     folder: Folders,
     levels: Sequence[float] | None = None,
     lr_folder: Folders | None = None,
+    damage: str | None = None,
     crop: int = 0,
     progress: Callable[[TestImages], Iterable[dict[str, Any]]] = iter,
 ) -> dict[str, dict[str, float]]:
@@ -40,6 +42,7 @@ def evaluation(
         folder: of clean images, or several.
         levels: deviations of noise (of 255) or JPEG qualities; None: those of the first task.
         lr_folder: of their damaged namesakes, instead of damage made here; as many as `folder`.
+        damage: a kind as in `data.damage`, or 'none'; None: that of the first task.
         crop: side to which images are cut around their centre. 0: whole, as published tables do.
         progress: wraps the images that the loop runs over, such as `tqdm.tqdm`.
 
@@ -57,8 +60,10 @@ def evaluation(
     if task is None:
         raise ValueError("there is no network to score: an untrained one is not scored; give an adapter or model.base")
     data = _test_data(task, levels)
+    if damage is not None:
+        data = replace(data, damage=kind(damage))
     methods: dict[str, Method] = {"input": interpolated}
-    if data.degradation == "denoise" and lr_folder is None:  # the strength of the noise is known
+    if data.degradation == "denoise" and not data.damage and lr_folder is None:  # the strength of the noise is known
         methods["non-local means"] = _denoised
     methods |= {name: by_network(task) for name, task in tasks.items()}
     fits = partial(check_pair, scale=data.scale)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from lorgnette.common.values import check_choices
 from lorgnette.images.folders import check_as_many
+from lorgnette.images.kinds import DAMAGE_HELP, Kind
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -24,6 +25,7 @@ ABOUT = About(
             several=True,
         ),
         "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
+        "damage": TestOption("damage", DAMAGE_HELP, metavar="KIND"),
     },
     crop="test_crop",
     option_files=True,
@@ -99,6 +101,9 @@ class Data:
     degradation: Literal["denoise", "jpeg", "sr"] = "denoise"
     """What is done to clean images: Gaussian noise, JPEG compression, or bicubic shrinking. It also decides how results
     are scored."""
+    damage: Kind = ""
+    """Instead, what lens, sensor, camera program and file do to pictures of this kind: photo, phone, camera, web,
+    sharpened, film, scan or counts (see the tutorial)."""
     scale: int = 1
     """Factor between damaged and clean images: model.upscale."""
     grey: bool = False
@@ -155,7 +160,7 @@ class Data:
             raise ValueError(f"data.filename_tmpl: {self.filename_tmpl!r} must hold {{}} once; '{{}}x4' works")
         if not 1 <= self.scale <= 8:
             raise ValueError(f"data.scale: {self.scale} is not a factor from 1 to 8")
-        if self.scale != 1 and self.degradation != "sr" and self.root is not None:
+        if self.scale != 1 and self.degradation != "sr" and not self.damage and self.root is not None:
             raise ValueError(
                 f"data.scale: {self.degradation!r} keeps the size; data.degradation 'sr' goes with a scale"
             )
@@ -165,6 +170,8 @@ class Data:
             raise ValueError("data.test_lq: needs data.test, the same scenes, clean")
         if self.root is not None and self.lq is not None:
             raise ValueError("data.root and data.lq/data.gt exclude each other: give one or the other")
+        if self.damage and self.lq is not None:
+            raise ValueError("data.damage: is made of clean images, and data.lq are damaged already; give data.root")
         check_as_many(self, ("lq", "gt"), ("test_lq", "test"))
 
     def all_held_out(self) -> Data | None:

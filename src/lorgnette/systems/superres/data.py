@@ -7,7 +7,8 @@ and `gt`, as in every room of images.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from torch import Tensor
 from lorgnette.common.parts import Parts
 from lorgnette.images.division import divided
 from lorgnette.images.evaluation import HeldOutImages
-from lorgnette.images.folders import by_folder, folders
+from lorgnette.images.folders import Item, by_folder, folders
+from lorgnette.images.kinds import Kind
 from lorgnette.images.patches import (
+    JPEG_BLOCK,
     TrainingCrops,
+    damaged,
+    damaged_for_tables,
     random_corner,
     random_crop,
     shrink,
@@ -59,10 +64,15 @@ class ImageFolder(TrainingCrops[Path, Data]):
         The scale is the same for the whole batch.
         """
         data, rng = self.data, draw.rng()
-        side = round(data.patch * draw.batch_rng().uniform(*data.scales))
+        scale = draw.batch_rng().uniform(*data.scales)
+        small = data.patch + (JPEG_BLOCK if data.damage else 0)
+        side = round(small * scale)
         hr = random_crop(rng, self.pixels(self.files[draw.index]), side, data.augment)
+        if data.damage:
+            lr = damaged(hr, data.damage, rng, (small, small))
+            return _crop_of_pair(rng, lr, hr, (side / small, side / small), replace(data, augment=False))
         axis = axis_coords(side)
-        return _sample(rng, shrink(hr, (data.patch, data.patch)), hr, axis, axis, [2 / side, 2 / side], data.points)
+        return _sample(rng, shrink(hr, (small, small)), hr, axis, axis, [2 / side, 2 / side], data.points)
 
 
 class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
@@ -70,24 +80,30 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         """As `ImageFolder`; the scale of each pair is that of its files."""
-        data, rng = self.data, draw.rng()
         lr_file, hr_file = self.files[draw.index]
         lr, hr = self.pixels(lr_file), self.pixels(hr_file)
-        sy, sx = check_crops((lr_file, hr_file), lr.shape[-2:], hr.shape[-2:], side := data.patch)
-        top, left = random_corner(rng, lr, side)
-        rows, y = _pixels_inside(top, side, sy, hr.shape[-2])
-        columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
-        lr, hr = square(lr, top, left, side), unit(hr[:, rows, columns])
-        cell = [2 / side / sy, 2 / side / sx]
-        if data.augment:  # the pixels of `hr` need not lie symmetrically in `lr`: flip their coordinates too
-            flip_y, flip_x, transpose = rng.random(3) < 0.5
-            if flip_y:
-                lr, hr, y = lr.flip(-2), hr.flip(-2), -y.flip(0)
-            if flip_x:
-                lr, hr, x = lr.flip(-1), hr.flip(-1), -x.flip(0)
-            if transpose and sy == sx:  # with unequal scales it would be another camera's sample
-                lr, hr, y, x = lr.mT, hr.mT, x, y
-        return _sample(rng, lr, hr, y, x, cell, data.points)
+        scales = check_crops((lr_file, hr_file), lr.shape[-2:], hr.shape[-2:], self.data.patch)
+        return _crop_of_pair(draw.rng(), lr, hr, scales, self.data)
+
+
+def _crop_of_pair(
+    rng: np.random.Generator, lr: Tensor, hr: Tensor, scales: tuple[float, float], data: Data
+) -> dict[str, Tensor]:
+    (sy, sx), side = scales, data.patch
+    top, left = random_corner(rng, lr, side)
+    rows, y = _pixels_inside(top, side, sy, hr.shape[-2])
+    columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
+    lr, hr = square(lr, top, left, side), unit(hr[:, rows, columns])
+    cell = [2 / side / sy, 2 / side / sx]
+    if data.augment:  # the pixels of `hr` need not lie symmetrically in `lr`: flip their coordinates too
+        flip_y, flip_x, transpose = rng.random(3) < 0.5
+        if flip_y:
+            lr, hr, y = lr.flip(-2), hr.flip(-2), -y.flip(0)
+        if flip_x:
+            lr, hr, x = lr.flip(-1), hr.flip(-1), -x.flip(0)
+        if transpose and sy == sx:  # with unequal scales it would be another camera's sample
+            lr, hr, y, x = lr.mT, hr.mT, x, y
+    return _sample(rng, lr, hr, y, x, cell, data.points)
 
 
 def check_crops(
@@ -122,13 +138,25 @@ class TestImages(HeldOutImages, HeldOut):
     """Held-out images by scale; see `lorgnette.images.evaluation`.
 
     The levels are scales, for the items without a low-resolution file.
+
+    Args:
+        items: (low-resolution file or None, high-resolution file).
+        scales: the levels.
+        crop: side to which images are cut around their centre. 0: whole.
+        damage: what is done to the small images beside making them small, as `data.damage`.
     """
 
     __test__ = False  # not a test case for pytest
 
+    def __init__(self, items: Iterable[Item], scales: Sequence[float], crop: int = 0, damage: Kind = ""):
+        super().__init__(items, scales, crop)
+        self.damage: Kind = damage
+
     def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
         h, w = (max(1, math.floor(n / level)) for n in gt.shape[-2:])
         gt = gt[:, : round(h * level), : round(w * level)]
+        if self.damage:
+            return damaged_for_tables(gt, self.damage, 0, (h, w)), gt, _scoring(level)
         return shrink(gt, (h, w)), gt, _scoring(level)
 
     def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -182,7 +210,7 @@ def loaders(
     )
     of = by_folder([hr for _, hr in items], folders(clean))
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
-    return batches, TestImages(held_out, data.test_scales, data.test_crop)
+    return batches, TestImages(held_out, data.test_scales, data.test_crop, data.damage)
 
 
 def default_steps(n_images: int, recipe: Recipe) -> int:

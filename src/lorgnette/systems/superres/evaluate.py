@@ -8,6 +8,7 @@ from typing import Any
 from lorgnette.images.division import judged
 from lorgnette.images.evaluation import by_network, compare, interpolated
 from lorgnette.images.folders import Folders, find_items
+from lorgnette.images.kinds import kind
 from lorgnette.systems.superres.data import TestImages, pair_scale
 from lorgnette.systems.superres.task import SuperResolution
 
@@ -17,6 +18,7 @@ def evaluation(
     folder: Folders,
     scales: Sequence[float] = (2.0, 3.0, 4.0),
     lr_folder: Folders | None = None,
+    damage: str = "none",
     crop: int = 0,
     progress: Callable[[TestImages], Iterable[dict[str, Any]]] = iter,
 ) -> dict[str, dict[str, float]]:
@@ -27,6 +29,7 @@ def evaluation(
         folder: of high-resolution images, or several.
         scales: factors; the low-resolution images are made by bicubic.
         lr_folder: low-resolution namesakes instead; the files then decide the factor.
+        damage: what is done to the small images beside making them small: 'none', or a kind as in `data.damage`.
         crop: side to which images are cut around their centre. 0: whole, as published tables do.
         progress: wraps the images that the loop runs over, such as `tqdm.tqdm`.
 
@@ -42,5 +45,5 @@ def evaluation(
     """
     methods = {"bicubic": interpolated} | {name: by_network(task) for name, task in tasks.items()}
     items = judged(find_items(folder, lr_folder), pair_scale).said().items.values()
-    rows = compare(methods, progress(TestImages(items, scales, crop)))
+    rows = compare(methods, progress(TestImages(items, scales, crop, kind(damage))))
     return {name: dict(sorted(metrics.items())) for name, metrics in rows.items()}

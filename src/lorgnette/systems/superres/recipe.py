@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from lorgnette.common.values import check_choices, factor
 from lorgnette.images.folders import check_as_many
+from lorgnette.images.kinds import DAMAGE_HELP, Kind
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -17,6 +18,7 @@ ABOUT = About(
     test_options={
         "scales": TestOption("scales", "factors of superres; unset: 2 3 4", read=factor, metavar="S", several=True),
         "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
+        "damage": TestOption("damage", DAMAGE_HELP, metavar="KIND"),
     },
     crop="test_crop",
 )
@@ -55,6 +57,9 @@ class Data:
     """A folder (or folders) of held-out high-resolution images. Unset: a part of the training images is held out."""
     test_lr: list[str] | str | None = None
     """Low-resolution namesakes of the images in `test`. Unset: they are made by bicubic."""
+    damage: Kind = ""
+    """What lens, sensor, camera program and file do to the small images of `root`: photo, phone, camera, web,
+    sharpened, film, scan or counts (see the tutorial). Unset: bicubic, and nothing else."""
     holdout: float = 0.15
     """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
     scales: tuple[float, float] = (1.0, 4.0)
@@ -71,6 +76,7 @@ class Data:
     """Held-out images are cut to this side around their centre for scoring during training. 0: whole."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "data")
         low, high = self.scales
         if not 1 <= low <= high <= 32:
             raise ValueError(f"data.scales: {low}, {high} must be two rising factors between 1 and 32")
@@ -86,6 +92,8 @@ class Data:
             raise ValueError("data.test_lr: needs data.test, the same scenes at high resolution")
         if self.root is not None and self.lr is not None:
             raise ValueError("data.root and data.lr/data.hr exclude each other: give one or the other")
+        if self.damage and self.lr is not None:
+            raise ValueError("data.damage: is made of clean images, and data.lr are damaged already; give data.root")
         check_as_many(self, ("lr", "hr"), ("test_lr", "test"))
 
     def all_held_out(self) -> Data | None:
