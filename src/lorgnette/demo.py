@@ -22,7 +22,7 @@ from lorgnette.checkpoint import RunFolder, load, recipe_text, save
 from lorgnette.common.files import make_folder
 from lorgnette.images.evaluation import image_scores, interpolated
 from lorgnette.images.file import Image, read_image, write_image
-from lorgnette.images.folders import pair_images
+from lorgnette.images.folders import find_items
 from lorgnette.images.pixels import to_uint8
 from lorgnette.images.resize import imresize
 from lorgnette.recipe import build
@@ -153,7 +153,7 @@ def run(
     task = build(recipe)
     assert isinstance(task, SuperResolution)
     parameters = lora.count_parameters(task.model)
-    sigma = best_sigma(TestImages(pair_images(data.lr or "", data.hr or ""), ()), camera)
+    sigma = best_sigma(TestImages(find_items(data.hr or "", data.lr), ()), camera)
     rows = [
         timed("bicubic", lambda: classical(test)),
         timed("bicubic after non-local means", lambda: classical(test, lambda photo: denoised(photo, sigma))),

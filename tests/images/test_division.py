@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from lorgnette.common.parts import LeftOut
 from lorgnette.images.division import Fits, divided, judged
 from lorgnette.images.file import Image, write_image
 from lorgnette.images.folders import find_items
+from lorgnette.images.patches import split
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -162,3 +164,25 @@ def test_a_run_that_goes_on_has_the_parts_it_began_with(tmp_path: Path):
         grown = divided(str(tmp_path), None, None, None, holdout=0.25, seed=3, before=replace(began.parts, grows=True))
     assert {gt.name for _, gt in grown.held_out} == {"zz.png", began.held_out[1][1].name}
     assert len(grown.training) == len(on.training) + 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.floats(0.01, 0.9), st.integers(0, 5))
+def test_a_share_of_every_class_is_held_out(kinds: list[int], share: float, seed: int):
+    items = list(range(len(kinds)))
+    kept, held_out = split(items, share, seed, kinds)
+    assert sorted(kept + held_out) == items
+    for kind in set(kinds):
+        n, own = kinds.count(kind), sum(kinds[i] == kind for i in held_out)
+        assert own == 0 if n == 1 else 1 <= own < n
+        assert abs(own - share * n) <= 1
+    assert split(items, share, seed, kinds) == (kept, held_out)
+    if len(items) > 30 and 0.2 < share < 0.8:
+        assert split(items, share, seed + 1, kinds)[1] != held_out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_share_without_classes_is_of_all(seed: int):
+    kept, held_out = split(range(40), 0.15, seed)
+    assert (len(kept), len(held_out)) == (34, 6)
+    assert held_out == sorted(np.random.default_rng((seed, 3)).permutation(40)[:6].tolist())

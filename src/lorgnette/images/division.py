@@ -104,6 +104,7 @@ def divide(
     seed: int,
     left_out: Mapping[str, str],
     before: Parts | None = None,
+    kinds: Mapping[str, int] | None = None,
 ) -> Parts:
     """Which items are learnt from and which are held out.
 
@@ -114,6 +115,7 @@ def divide(
         seed: see `split`.
         left_out: those that cannot be used, name -> why.
         before: the parts of a run that goes on: what it held out stays so, and what is new is left out.
+        kinds: the class of each item, where a share of every class is held out.
 
     Warns:
         LeftOut: of what is left out, and of what is gone.
@@ -121,7 +123,8 @@ def divide(
     every = {**there, **(test or {})}
     if before is None:
         say_left_out(left_out, len(there) + len(left_out))
-        kept, held_out = split(list(there), share, seed) if test is None else (list(there), list(test))
+        of = None if kinds is None else [kinds[name] for name in there]
+        kept, held_out = split(list(there), share, seed, of) if test is None else (list(there), list(test))
     else:
         kept, held_out, gone = before.found_in(every)
         kept = [name for name in kept if name in there]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -122,14 +122,28 @@ def centre(image: Tensor, side: int, step: int = 1) -> Tensor:
     return image
 
 
-def split(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
-    """(kept, held out): a random `share` of the items, at least one unless the share is 0."""
+def split(
+    items: Sequence[T], share: float, seed: int, kinds: Sequence[Hashable] | None = None
+) -> tuple[list[T], list[T]]:
+    """(kept, held out): a random `share` of the items, at least one unless the share is 0.
+
+    With `kinds`, the class of each item, it is that share of every class: one at least of two or more, none of one.
+    """
     if share == 0:
         return list(items), []
     if len(items) < 2:
         raise ValueError("data.holdout: there is one image only; add images, set data.test, or hold out 0")
-    n = min(len(items) - 1, max(1, round(share * len(items))))
-    chosen = set(np.random.default_rng((seed, 3)).permutation(len(items))[:n].tolist())
+    order = np.random.default_rng((seed, 3)).permutation(len(items)).tolist()
+    groups: dict[Hashable, list[int]] = {}
+    for i in order:
+        groups.setdefault(None if kinds is None else kinds[i], []).append(i)
+    counts = {kind: min(len(own) - 1, max(1, int(share * len(own)))) for kind, own in groups.items()}
+    while sum(counts.values()) < round(share * len(items)):  # the rest to those that are furthest below their share
+        short = {kind: share * len(own) - counts[kind] for kind, own in groups.items() if counts[kind] < len(own) - 1}
+        if not short:
+            break
+        counts[max(short, key=short.__getitem__)] += 1
+    chosen = {i for kind, own in groups.items() for i in own[: counts[kind]]}
     return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
 
 

@@ -96,3 +96,14 @@ def test_captions_say_what_is_drawn():
         assert glyphs.THINGS[picture.label] in picture.caption.split()
         seen.add(picture.label)
     assert seen == set(range(20))
+
+
+def test_rare_classes_are_held_out_too(tmp_path: Path):
+    for name, count in (("cat", 40), ("dog", 5), ("owl", 2)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            PIL.Image.fromarray(np.full((24, 24, 3), index, np.uint8)).save(tmp_path / name / f"{index}.png")
+    for seed in range(4):
+        batches, test = clip.loaders(clip.Data(root=str(tmp_path), image_size=16), TrainConfig(seed=seed))
+        assert np.bincount(batches.dataset.labels).tolist() == [30, 4, 1]
+        assert np.bincount(test[0]["label"]).tolist() == [10, 1, 1]

@@ -189,6 +189,8 @@ def test_a_pixel_counts_as_much_as_it_is_seen_when_made_smaller(scale: float, ta
     """On any ground, the small picture looks like the small version of what was seen there."""
     image = picture(40, 40, alpha=np.random.default_rng(1).random((40, 40)).astype(np.float32))
     small = enhance(task, image, scale)
+    assert image.alpha is not None
+    assert small.alpha is not None
     seen = imresize(torch.from_numpy(image.pixels * image.alpha[..., None]).permute(2, 0, 1), size=small.alpha.shape)
     shown = torch.from_numpy(small.pixels * small.alpha[..., None]).permute(2, 0, 1)
     torch.testing.assert_close(shown, torch.minimum(seen, torch.from_numpy(small.alpha)), atol=1e-5, rtol=0)

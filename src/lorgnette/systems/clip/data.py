@@ -245,7 +245,8 @@ def loaders(
         tests, unread = testing.sound()
         if testing is not pictures:
             say_left_out(unread, len(testing.files))
-    parts = divide(there, tests, data.holdout, train.seed, broken, before)
+    kinds = dict(zip(there, pictures.labels[pictures.places(there)].tolist(), strict=True))
+    parts = divide(there, tests, data.holdout, train.seed, broken, before, kinds)
     parts = replace(parts, left_out={**parts.left_out, **unread})
     if missing := _missing(classes, pictures, parts.training):
         warnings.warn(LeftOut(f"data.root: of {shown(missing)} there is no image to learn from", missing), stacklevel=2)

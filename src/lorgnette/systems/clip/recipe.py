@@ -63,7 +63,7 @@ class Data:
     image_size: int = 32
     """Side of the images in pixels, as the base reads them: 32 as shipped, 224 for most published ones."""
     holdout: float = 0.25
-    """Share of the images that is held out where `test` is not set. 0: none."""
+    """Share of the images of each class that is held out where `test` is not set. 0: none."""
     augment: bool = True
     """Cut the images at random in training: 70 to 100 % of their area."""
     flip: bool = False
@@ -104,6 +104,8 @@ class Data:
         check_different(self.classes)
 
 
+LR = 5e-3
+"""For the adapters of the shipped CLIP (docs/tutorials/classification.md); published ones, much larger, want 2e-4."""
 _LAYERS = r"encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.fc[12])"
 VISION_TARGETS = rf"vision_model\.{_LAYERS}"
 """Query, key, value and both linear layers of the MLP, in every layer of the vision tower."""
@@ -159,7 +161,7 @@ class Recipe:
     """Pictures and their classes."""
     lora: LoRAConfig | None = field(default_factory=_default_lora)
     """The adapter. null: train the whole network."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=LR))
     """How to train."""
 
     def __post_init__(self) -> None:
