@@ -103,7 +103,7 @@ class Data:
     are scored."""
     damage: Kind = ""
     """Instead, what lens, sensor, camera program and file do to pictures of this kind: photo, phone, camera, web,
-    sharpened, film, scan or counts (see the tutorial)."""
+    sharpened, film, scan or counts (docs/damage.md)."""
     scale: int = 1
     """Factor between damaged and clean images: model.upscale."""
     grey: bool = False
