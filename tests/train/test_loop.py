@@ -30,6 +30,7 @@ from lorgnette.cli import main
 from lorgnette.train.batches import Draw, DrawnBatches
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
+from lorgnette.train.listeners.record import in_words, record
 from lorgnette.train.loop import MAX_SKIPPED, evaluate, fit
 from lorgnette.train.task import Task
 
@@ -352,6 +353,22 @@ def test_the_best_weights_seen_are_left_even_those_it_came_with():
     assert evaluate(task, listed(4)) == end.best
     assert [event.step for event in saved.of(Evaluated) if event.is_best][-1] == end.best_step
     assert list(scores) == list(range(41))
+
+
+class Watched(Toy):
+    """Has something to say of every evaluation."""
+
+    def remarks(self, evaluations: Any, kept: int) -> list[str]:
+        return [f"{kept} of {sorted(evaluations)}", f"{evaluations[kept]['error']:.9f}"]
+
+
+def test_a_task_sees_all_evaluations_also_those_before_an_interruption():
+    config, test, saved = replace(BASE, steps=12, eval_every=3), listed(2, seed=9), Saved()
+    end = fit(Watched(), points(), config, [saved], test)
+    assert end.remarks == (f"{end.best_step} of [0, 3, 6, 9, 12]", f"{end.best['error']:.9f}")
+    assert in_words(record(end)).endswith(" ".join(end.remarks))
+    for step in (2, 7):
+        assert fit(Watched(seed=99), points(), config, [], test, resume=saved.snapshot(step)).remarks == end.remarks
 
 
 def test_a_rise_too_small_to_count_leaves_the_weights_it_came_with():
@@ -734,6 +751,7 @@ from dataclasses import replace
 import torch
 
 from tests.train.test_loop import BASE, Toy, points, listed
+from lorgnette.train.listeners.record import in_words, record
 from lorgnette.train.loop import fit
 
 if __name__ == "__main__":

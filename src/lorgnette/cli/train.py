@@ -250,6 +250,8 @@ def _summary(name: str, end: Finished, recipe: RoomRecipe, folder: RunFolder, or
             "Adaptation did not help: on the held-out data nothing was better than the model as it was, so",
             "what was kept changes nothing. More data, a smaller --train.lr or more --train.steps may help.",
         ]
+    for remark in end.remarks:
+        lines += ["", remark]
     lines += ["", f"kept     {folder.adapter}"]
     lines += [f"also     {folder.path / file}" for file in originals]
     lines += [f"report   {folder.report}"] if folder.report.exists() else []

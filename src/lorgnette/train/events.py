@@ -60,6 +60,7 @@ class Finished:
     best_step: int
     improved: bool  # False only if held-out batches say that training did not help
     snapshot: Snapshot
+    remarks: tuple[str, ...] = ()  # what the task says of the evaluations, in sentences
 
 
 Event = Started | Stepped | Evaluated | Finished

@@ -145,6 +145,7 @@ class _Run:
         self.step = 0
         self.first: dict[str, float] = {}
         self.best: dict[str, Any] = {}  # step, metrics, weights
+        self.evaluations: dict[int, dict[str, float]] = {}  # metrics by step
         self.evaluations_since_best = 0
         self.skipped = 0  # steps in a row without finite gradients
 
@@ -226,6 +227,7 @@ class _Run:
             rows, pictures = _evaluate(self.task, self.test, self.config.precision, compared=self.step == 0)
             metrics = rows.pop(NETWORK)
             self.first = self.first or metrics
+            self.evaluations[self.step] = metrics
             value = self.task.objective(metrics)
             best = self.task.objective(self.best["metrics"]) if self.best else math.nan
             is_best = value > best + self.task.min_delta or math.isnan(best)
@@ -239,7 +241,9 @@ class _Run:
         final = self.snapshot()
         self.leave_the_best()
         best, best_step = self.best.get("metrics", {}), self.best.get("step", self.step)
-        event = Finished(self.step, reason, self.first, best, best_step, not self.best or best_step > 0, lambda: final)
+        remarks = tuple(self.task.remarks(self.evaluations, best_step))
+        improved = not self.best or best_step > 0
+        event = Finished(self.step, reason, self.first, best, best_step, improved, lambda: final, remarks)
         self.emit(event)
         return event
 
@@ -263,6 +267,7 @@ class _Run:
             "scaler": self.scaler.state_dict(),
             "first": dict(self.first),
             "best": dict(self.best),
+            "evaluations": dict(self.evaluations),
             "evaluations_since_best": self.evaluations_since_best,
         }
 
@@ -283,6 +288,7 @@ class _Run:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(snapshot["scaler"])
         self.step, self.first, self.best = snapshot["step"], dict(snapshot["first"]), dict(snapshot["best"])
+        self.evaluations = dict(snapshot.get("evaluations", {}))  # runs of before have none
         self.evaluations_since_best = snapshot["evaluations_since_best"]
 
 

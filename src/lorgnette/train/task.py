@@ -51,6 +51,15 @@ class Task(nn.Module):
         """What a person should see of a prediction: name -> (H, W, 3) uint8. None by default."""
         return {}
 
+    def remarks(self, evaluations: Mapping[int, Mapping[str, float]], kept: int) -> list[str]:
+        """What a person should know of a run beside the objective, in sentences. Nothing by default.
+
+        Args:
+            evaluations: metrics by the step they were taken at.
+            kept: the step whose weights are kept.
+        """
+        return []
+
     @property
     def remembers(self) -> bool:
         """Whether the room's `enhance` of a frame depends on the frames before it in the same `stream`."""

@@ -88,6 +88,20 @@ class Classification(Task):
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["accuracy"]
 
+    def remarks(self, evaluations: Mapping[int, Mapping[str, float]], kept: int) -> list[str]:
+        """Whether it grew too sure of itself: right as often or more, and its probabilities worse than they were."""
+        if kept not in evaluations:
+            return []
+        nll = {step: metrics["nll"] for step, metrics in evaluations.items()}
+        best = min(nll, key=nll.__getitem__)
+        if nll[kept] <= 1.1 * nll[best] + 0.01:
+            return []
+        return [
+            f"Its probabilities are worse than they were: nll {nll[kept]:.3f} at step {kept}, which is kept for its"
+            f" accuracy, and {nll[best]:.3f} at step {best} (ece {evaluations[kept]['ece']:.3f} and"
+            f" {evaluations[best]['ece']:.3f}). More pictures, or --train.steps {max(best, 1)}, make it less sure."
+        ]
+
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """True classes in rows, what they were taken for in columns."""
         return {"confusion": confusion_picture(confusion(prediction, batch["label"]), self.classes)}

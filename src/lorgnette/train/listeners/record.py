@@ -34,6 +34,7 @@ def record(event: Event) -> dict[str, Any]:
                 "best": finite(event.best),
                 "best_step": event.best_step,
                 "improved": event.improved,
+                **({"remarks": list(event.remarks)} if event.remarks else {}),
             }
 
 
@@ -43,6 +44,10 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def in_words(finish: Mapping[str, Any]) -> str:
     """How a training ended, for a person. `finish` is the `record` of a `Finished` event."""
+    return " ".join([_ending(finish), *finish.get("remarks", ())])
+
+
+def _ending(finish: Mapping[str, Any]) -> str:
     openings = {"done": "Done", "stopped early": "Stopped early", "interrupted": "Interrupted"}
     opening = f"{openings.get(finish['reason'], finish['reason'])} at step {finish['step']}."
     if not finish["best"]:
