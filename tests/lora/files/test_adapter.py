@@ -206,13 +206,16 @@ class Bomb:
         return (Path.touch, (Path("bomb-went-off"),))
 
 
-def test_a_pickle_is_never_opened(net, tmp_path, monkeypatch):
+def test_a_pickle_is_never_run(net, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(FileNotFoundError, match=r"adapter_model\.bin is a pickle and is not opened"):
+    with pytest.raises(ValueError, match=r"adapter_model\.bin was refused unrun"):
         load_adapter(net, tmp_path)
-    (tmp_path / "adapter_model.bin").rename(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_model.bin").rename(tmp_path / "adapter_model.pt")
+    with pytest.raises(FileNotFoundError, match=r"adapter_model\.pt is a pickle and is not opened"):
+        load_adapter(net, tmp_path)
+    (tmp_path / "adapter_model.pt").rename(tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         load_adapter(net, tmp_path)
     assert not Path("bomb-went-off").exists()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorgnette.lora.files.peft_variants import FROM_BASE
+from lorgnette.lora.layers.tables import METHODS
 
 _UNSUPPORTED = (
     "use_qalora",
@@ -21,9 +22,9 @@ _UNSUPPORTED = (
 )
 _BIASES = ("none", "all", "lora_only")
 _READ = (
-    "peft_type", "peft_version", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias",
+    "peft_type", "peft_version", "r", "lora_alpha", "lora_dropout", "use_rslora", "bias", "lora_bias",
     "init_lora_weights", "target_modules", "exclude_modules", "target_parameters", "modules_to_save", "rank_pattern",
-    "alpha_pattern", "layers_to_transform",
+    "alpha_pattern", "layers_to_transform", *(name for method in METHODS.values() for name in method.peft or ()),
 )  # fmt: skip
 _WITHOUT_MEANING = (
     # whom it belongs to
