@@ -174,6 +174,15 @@ def test_a_wrapper_of_ones_own_before_the_injection_is_refused_and_after_it_righ
         torch.testing.assert_close(unload_lora(model)(X), unload_lora(by_hand)(X))
 
 
+def test_a_wrapper_around_an_encoder_layer_is_refused_too():
+    """Its fused evaluation reads the weights of its children, which no adapter reaches from there."""
+    model = base()
+    doubled(model.encoder)
+    for name in ("linear1", "self_attn"):
+        with pytest.raises(ValueError, match=r"is read raw by its nn\.TransformerEncoderLayer, on which a forward"):
+            inject_lora(model, target_modules=[name])
+
+
 def test_a_method_kept_elsewhere_outlives_the_adapter():
     model = inject_lora(base(), CONFIG)
     kept = model.head.forward
@@ -339,3 +348,23 @@ def test_an_offloaded_base_trains_its_adapter_and_keeps_it(tmp_path):
     with pytest.raises(ValueError, match="offloaded"):
         inject_lora(cpu_offload(small(), execution_device="cpu"), LoRAConfig(target_modules=["head"], use_dora=True))
     torch.testing.assert_close(unload_lora(far)(X), small()(X))
+
+
+def test_a_model_that_is_offloaded_with_its_adapter_goes_on_training_it(tmp_path):
+    torch.manual_seed(4)
+    model = inject_lora(small(), target_modules=["conv", "qkv", "head"], rank=2)
+    cpu_offload(model, execution_device="cpu")
+    assert model.head.weight.is_meta
+    optimizer = torch.optim.SGD(get_lora_params(model), lr=0.1)
+    before = model(X)
+    model(X).square().sum().backward()
+    optimizer.step()
+    trained = model(X)
+    assert not torch.equal(trained, before)
+    save_adapter(model, tmp_path)
+    again = small()
+    load_adapter(again, tmp_path)
+    torch.testing.assert_close(again(X), trained)
+    remove_hook_from_module(model, recurse=True)
+    torch.testing.assert_close(model(X), trained)
+    torch.testing.assert_close(merge_lora_weights(model)(X), trained)

@@ -93,6 +93,8 @@ def why_not(name: str, target: Target, modules: Mapping[str, nn.Module], parents
     if reason := _why_not_method(owner, target, parents):
         return reason
     for parent in parents:
+        if isinstance(parent, nn.TransformerEncoderLayer) and has_own_forward(parent):
+            return "is read raw by its nn.TransformerEncoderLayer, on which a forward of somebody's own is stored"
         if reads_raw(parent):
             return "is read raw by a sub-class of nn.MultiheadAttention, which would bypass the adapter"
     return None

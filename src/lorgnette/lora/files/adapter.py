@@ -93,7 +93,7 @@ def save_adapter(
     if not layers:
         raise ValueError(f"save_adapter: {type(model).__name__} has no adapter; inject_lora comes first")
     if away := [name for name, layer in layers.items() if layer.lora_A.is_meta]:
-        raise ValueError(f"save_adapter: the adapter of {away[0]!r} is offloaded with its layer: remove the hooks")
+        raise ValueError(f"save_adapter: the adapter of {away[0]!r} has no values (it is on the meta device)")
     warn_of("save_adapter", get_lora_state_dict(model))
     if moved := drifted_buffers(model):
         warnings.warn(

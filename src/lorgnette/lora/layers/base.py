@@ -15,7 +15,7 @@ from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.kernels.fused import no_autocast
 from lorgnette.lora.layers.in_place import InPlace, turn_back
 from lorgnette.lora.layers.method import PLAIN, Method
-from lorgnette.lora.layers.offloaded import home, shield, unshield
+from lorgnette.lora.layers.offloaded import home, shield, shielded, unshield
 
 LORA_TENSORS = ("lora_A", "lora_B")
 
@@ -206,6 +206,9 @@ class LoRALayer(LowRank, InPlace):
     def not_in_peft(self) -> list[str]:
         """Why PEFT cannot apply an adapter of this layer; empty where it can."""
         return [] if self.in_peft else [f"PEFT has no adapter of {self.base_class.__name__}"]
+
+    def _hooked(self, hook: Any) -> Any:
+        return shielded(self, hook, self.lora_tensors) if "lora_A" in self._parameters else hook
 
     def _adapts(self, parameter: str) -> bool:
         return parameter == "weight" and "lora_A" in self._parameters

@@ -11,6 +11,8 @@ from torch import nn
 _STORED = ("forward", "_old_forward")  # the second is where accelerate's hooks keep what they call
 
 _LOADING = "_lora_loading"
+HOOK = "_hf_hook"
+"""Where accelerate's hooks keep themselves on a layer."""
 
 
 class InPlace(nn.Module):
@@ -39,7 +41,11 @@ class InPlace(nn.Module):
                 f"the {name} of an adapted {self.base_class.__name__} cannot be replaced: its adapter was made for the"
                 f" one it has; merge_lora_weights or unload_lora comes first ({name}.data.copy_ keeps the adapter)"
             )
-        super().__setattr__(name, value)
+        super().__setattr__(name, self._hooked(value) if name == HOOK else value)
+
+    def _hooked(self, hook: Any) -> Any:
+        """What is kept of a hook of accelerate's."""
+        return hook
 
     def _adapts(self, parameter: str) -> bool:
         """Whether this module has an adapter of one of its parameters."""

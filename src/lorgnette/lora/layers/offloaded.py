@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_HOOK = "_hf_hook"
+from lorgnette.lora.layers.in_place import HOOK
 
 
 class Around:
@@ -34,19 +34,30 @@ class Around:
 
 def shield(layer: nn.Module, names: Collection[str]) -> None:
     """Keep these tensors of a layer from its hook."""
-    if (hook := vars(layer).get(_HOOK)) is not None:
-        vars(layer)[_HOOK] = Around(hook, names)
+    if (hook := vars(layer).get(HOOK)) is not None:
+        vars(layer)[HOOK] = Around(hook, names)
+
+
+def shielded(layer: nn.Module, hook: Any, names: Collection[str]) -> Around:
+    """A hook for a layer that has these tensors, which it is not to see; if it has taken them away, they come back."""
+    for one in getattr(hook, "hooks", (hook,)):
+        for name in names:
+            if (taken := layer._parameters.get(name)) is not None and taken.is_meta and getattr(one, "offload", False):
+                value = one.weights_map[name].to(one.execution_device)
+                layer._parameters[name] = nn.Parameter(value.detach(), requires_grad=taken.requires_grad)
+            getattr(one, "original_devices", {}).pop(name, None)  # what it would put back in the end
+    return Around(hook, names)
 
 
 def unshield(layer: nn.Module) -> None:
     """Give a layer its own hook again."""
-    if isinstance(hook := vars(layer).get(_HOOK), Around):
-        vars(layer)[_HOOK] = hook.hook
+    if isinstance(hook := vars(layer).get(HOOK), Around):
+        vars(layer)[HOOK] = hook.hook
 
 
 def lies_elsewhere(layer: nn.Module, weight: Tensor) -> bool:
     """Whether a weight of a layer is fetched for each call."""
-    return weight.is_meta and _HOOK in vars(layer)
+    return weight.is_meta and HOOK in vars(layer)
 
 
 def home(layer: nn.Module, weight: Tensor) -> torch.device:
@@ -67,7 +78,7 @@ def fetched(layer: nn.Module, name: str) -> Tensor | None:
 
 
 def _hooks(layer: nn.Module) -> list[Any]:
-    hook = vars(layer).get(_HOOK)
+    hook = vars(layer).get(HOOK)
     hook = hook.hook if isinstance(hook, Around) else hook
     return [] if hook is None else list(getattr(hook, "hooks", (hook,)))
 
