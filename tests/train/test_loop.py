@@ -190,6 +190,21 @@ def test_the_randomness_of_a_step_is_its_own():
     assert len({*losses[0], *losses[2]}) == 2 * len(losses[0])
 
 
+@pytest.mark.parametrize("wrapped_first", [True, False])
+def test_a_run_goes_on_with_a_wrapped_model_or_without(wrapped_first: bool):
+    """A compiled or data-parallel model has a word of its own in every name, and a snapshot has not."""
+    whole, unbroken = Toy(), Saved()
+    fit(whole, points(), BASE, [unbroken])
+    first, second, saved = Toy(), Toy(seed=99), Saved()
+    wrapped = first if wrapped_first else second
+    wrapped.model[0] = nn.DataParallel(wrapped.model[0])
+    wrapped.model = nn.DataParallel(wrapped.model)
+    fit(first, points(), BASE, [saved])
+    assert saved.snapshot(3)["trained"].keys() == unbroken.snapshot(3)["trained"].keys()
+    fit(second, points(), BASE, [], resume=saved.snapshot(3))
+    assert list(bits(second).values()) == list(bits(whole).values())
+
+
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is():
     task, saved = Toy(), Saved()
     end = fit(task, points(), BASE, [saved], listed(1))

@@ -28,4 +28,4 @@ def complaint(caller: str, names: list[str]) -> str:
 def warn_of(caller: str, tensors: Mapping[str, Tensor]) -> None:
     """Warn if any of these tensors holds NaN or infinity."""
     if names := not_finite(tensors):
-        warnings.warn(complaint(caller, names), stacklevel=3)
+        warnings.warn(complaint(caller, names), stacklevel=4)  # beyond who found it, and `on_unwrapped`

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from lorgnette.lora.wrappers import unwrapped
 from lorgnette.train.batches import BatchStream, as_batches, derived_seed
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Evaluated, Event, Finished, Listener, Started, Stepped
@@ -137,9 +138,10 @@ class _Run:
         self.optimizer = make_optimizer(self.task, config)
         self.optimizer.zero_grad(set_to_none=True)  # what was there before does not count
         self.test = test
-        self.trained = {name: p for name, p in self.task.named_parameters() if p.requires_grad}
-        # Statistics of trained BatchNorm layers and the like: part of what training changes.
-        self.buffers = {name: b for name, b in self.task.named_buffers() if name in self.task.state_dict()}
+        with unwrapped(self.task) as plain:  # a snapshot's names are those of the model without wrappers
+            self.trained = {name: p for name, p in plain.named_parameters() if p.requires_grad}
+            # Statistics of trained BatchNorm layers and the like: part of what training changes.
+            self.buffers = {name: b for name, b in plain.named_buffers() if name in plain.state_dict()}
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=config.precision == "fp16")
         self.averaged = Averaged(self.trained, config.ema_decay)
         self.step = 0

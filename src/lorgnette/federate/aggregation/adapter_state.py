@@ -16,6 +16,7 @@ from lorgnette.federate.aggregation.factors import Product, narrowed, truncated
 from lorgnette.lora import LowRank, adapted_layers, fingerprint, trained_tensors
 from lorgnette.lora.layers.parameter import LoRAParameter, sites
 from lorgnette.lora.several.stacking import holder
+from lorgnette.lora.wrappers import unwrapped
 
 Trained = Literal["AB", "A", "B"]
 """Which factors a round trains."""
@@ -106,7 +107,9 @@ class Adapter:
     """
 
     def __init__(self, model: nn.Module):
-        layers = adapted_layers(model)
+        with unwrapped(model) as plain:
+            layers, self.sites = adapted_layers(plain), sites(plain)
+            self._parameters = {name for name, _ in plain.named_parameters(remove_duplicate=False)}
         if not layers:
             raise ValueError(f"federation: {type(model).__name__} has no adapter; lora.r 8 is usual")
         for name, layer in layers.items():
@@ -117,8 +120,6 @@ class Adapter:
                 )
         self.model, self.layers = model, layers
         self.base = base_digest(model)
-        self.sites = sites(model)
-        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._plain: dict[str, Tensor] = {}  # base weights of what was folded into, as they were
         sharing: dict[int, list[LowRank]] = {}
         for module in model.modules():

@@ -99,7 +99,7 @@ def save_adapter(
         warnings.warn(
             f"save_adapter: {next(iter(moved))!r} of the frozen base and {len(moved) - 1} more moved in training;"
             " they are kept in the adapter",
-            stacklevel=2,
+            stacklevel=3,
         )
     tensors = {key: tensor.cpu().contiguous().clone() for key, tensor in to_peft(model).items()}
     weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
