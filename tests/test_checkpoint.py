@@ -95,6 +95,17 @@ def test_a_whole_model_is_the_base_of_the_next_adapter(tmp_path: Path):
     assert load(tmp_path / "lens", strict=False) is not None
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, WHOLE], ids=["adapter", "whole"])
+def test_a_task_with_a_compiled_model_is_saved_as_the_plain_one(recipe: superres.Recipe, tmp_path: Path):
+    task = shaken(recipe)
+    save(task, recipe, tmp_path / "plain")
+    task.model.encoder = torch.compile(task.model.encoder, backend="eager")
+    task.model = torch.nn.DataParallel(task.model)
+    save(task, recipe, tmp_path / "wrapped")
+    plain, wrapped = ({f.name: f.read_bytes() for f in (tmp_path / n).iterdir()} for n in ("plain", "wrapped"))
+    assert plain == wrapped
+
+
 def test_recipes_are_plain_text_that_comes_back():
     saved = recipe_to_dict(RECIPE)
     assert list(saved) == ["format_version", "room", "model", "data", "lora", "train"]

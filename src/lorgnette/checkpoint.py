@@ -19,6 +19,7 @@ from lorgnette import lora
 from lorgnette.common.files import atomic_write, make_folder, write_text
 from lorgnette.common.parts import FILE as PARTS_FILE, Parts
 from lorgnette.common.tensors import read_tensors
+from lorgnette.lora.wrappers import unwrapped
 from lorgnette.recipe import FORMAT_VERSION, build, recipe_from_dict, recipe_to_dict
 from lorgnette.settings import read_yaml
 from lorgnette.systems import room_of
@@ -60,9 +61,10 @@ def save(
     if learnt is None:
         (folder / LEARNT_FILE).unlink(missing_ok=True)  # of what was here before
     if recipe.lora is None:
-        with _one_line(folder / MODEL_FILE), atomic_write(folder / MODEL_FILE) as temporary:
+        file = folder / MODEL_FILE
+        with _one_line(file), atomic_write(file) as temporary, unwrapped(task.model) as plain:
             # Contiguous: safetensors keeps no memory format.
-            save_file({name: t.contiguous() for name, t in task.model.state_dict().items()}, temporary)
+            save_file({name: t.contiguous() for name, t in plain.state_dict().items()}, temporary)
         for name, text in (task.companions() | notes).items():
             write_text(folder / name, text)
         write_text(folder / RECIPE_FILE, recipe_text(recipe))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 from lorgnette.common.text import nearest
 
 MAX_BYTES = 8 * 2**30
+# No network here has a part of such a name.
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def read_tensors(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Mapping[str, Any]:
@@ -53,14 +56,14 @@ def read_tensors(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Ma
 
 
 def float_state(raw: Any, source: str) -> dict[str, Tensor]:
-    """A state dict in float32, without the prefix that data-parallel training leaves before each name.
+    """A state dict in float32, without the words that wrappers (compiled, data-parallel, averaged) put into its names.
 
     Raises:
         ValueError: it is none, or empty.
     """
     if not isinstance(raw, Mapping) or not raw or not all(map(_is_named_tensor, raw.items())):
         raise ValueError(f"{source} holds no state dict of tensors")
-    return {name.removeprefix("module."): value.float() for name, value in raw.items()}
+    return {_WRAPPERS.sub("", name): value.float() for name, value in raw.items() if name != "n_averaged"}
 
 
 def _is_named_tensor(item: tuple[Any, Any]) -> bool:

@@ -52,6 +52,11 @@ LAYOUTS: dict[str, Callable[[State], Any]] = {
     "state dict": lambda sd: sd,
     "of several GPUs": lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
     "published, of several GPUs": lambda sd: published({f"module.{name}": t for name, t in sd.items()}),
+    "of a compiled model": lambda sd: {f"_orig_mod.{name}": tensor for name, tensor in sd.items()},
+    "compiled in parts, averaged": lambda sd: (
+        {"n_averaged": torch.tensor(3)}
+        | {f"module.{name.replace('encoder.', 'encoder._orig_mod.module.')}": t for name, t in sd.items()}
+    ),
     "half precision": lambda sd: {name: tensor.half() for name, tensor in sd.items()},
     "ordered, with parameters": lambda sd: {name: nn.Parameter(tensor) for name, tensor in sd.items()},
 }
