@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from torch import nn
 
 _STORED = ("forward", "_old_forward")  # the second is where accelerate's hooks keep what they call
-
 _LOADING = "_lora_loading"
 HOOK = "_hf_hook"
 """Where accelerate's hooks keep themselves on a layer."""
@@ -62,9 +61,8 @@ class InPlace(nn.Module):
 def turn_into(module: nn.Module, kind: type[nn.Module]) -> None:
     """Give a module another class in place, and its stored forwards (see `stored_forwards`) those of that class."""
     stored = stored_forwards(module)
-    computed = module._modules.get(
-        "parametrizations"
-    )  # of torch.nn.utils.parametrize: properties of a class of its own
+    # Tensors that torch.nn.utils.parametrize computes are properties of a class made for this module.
+    computed = module._modules.get("parametrizations")
     if computed is not None and not all(isinstance(getattr(kind, name, None), property) for name in computed._modules):
         members = {name: value for name, value in vars(type(module)).items() if name not in ("__dict__", "__weakref__")}
         kind = type(f"Parametrized{kind.__name__}", (kind,), members)
@@ -97,7 +95,7 @@ def has_own_forward(module: nn.Module) -> bool:
     if "forward" not in vars(module):
         return False
     stored = stored_forwards(module)
-    hooked = "_hf_hook" in vars(module) and "_old_forward" in stored
+    hooked = HOOK in vars(module) and "_old_forward" in stored
     return not (hooked or "forward" in stored)
 
 
