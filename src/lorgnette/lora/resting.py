@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -37,7 +38,7 @@ class AtRest(InPlace):
 
     def reset_running_stats(self) -> None:
         """As the base does; at rest nothing, as `torch.optim.swa_utils.update_bn` would leave them at 0 and 1."""
-        if _learns(self):
+        if _learns(self) or isinstance(self, LazyModuleMixin):  # which is being made
             super().reset_running_stats()  # type: ignore[misc]
 
 
