@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from torch import Tensor, nn
 
-from lorgnette.lora.config import LoRAConfig
+from lorgnette.lora.config import SHORT, LoRAConfig
 from lorgnette.lora.layers.attention import update_readers
 from lorgnette.lora.layers.base import LoRALayer, LowRank, adapted_layers, detach_lora
 from lorgnette.lora.layers.in_place import turn_into
@@ -242,7 +242,7 @@ def settings_and_choice(
     config: LoRAConfig | None, target_modules: Targets, **named: Any
 ) -> tuple[LoRAConfig, Chooser | None]:
     """What the arguments of `inject_lora` come to: the settings, and what decides instead of their targets."""
-    given = {name: value for name, value in named.items() if value is not None}
+    given = {SHORT.get(name, name): value for name, value in named.items() if value is not None}
     if config is not None and not isinstance(config, LoRAConfig):
         raise ValueError(f"inject_lora: config is a {type(config).__name__}; layers are named by target_modules=")
     if config is not None and given:
