@@ -283,7 +283,7 @@ def test_a_frame_that_does_not_fit_is_named(tmp_path: Path):
 
 
 def outputs(folder: Path) -> list[bytes]:
-    return [read_image(file).pixels.tobytes() for file in sorted(folder.iterdir())]
+    return [read_image(file).pixels.tobytes() for file in sorted(folder.glob("*.png"))]
 
 
 def test_a_clip_is_enhanced_with_what_was_learnt_and_resumed_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
