@@ -85,6 +85,10 @@ def test_info_says_what_an_adapter_learnt(photos: Path, tmp_path: Path, capsys: 
     assert f"root {photos}" in facts["data"]
     assert re.fullmatch(r"\d+\.\d+ before, \d+\.\d+ after \([+-]\d+\.\d+\)", facts["gained"]["psnr_x2"])
     assert re.match(r"3 steps, .*; best at step \d", facts["learnt for"])
+    assert main(["merge", str(run), str(tmp_path / "merged")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "merged")]) == 0
+    assert "3 steps, " in capsys.readouterr().out
     (run / "adapter" / "training.json").write_text('{"before": 3}')
     assert main(["info", str(run)]) == 2
     save(load(run / "adapter"), load_recipe(run / "adapter"), run / "adapter")  # nobody knows how that was trained

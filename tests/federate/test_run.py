@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lorgnette import build, evaluate, load, lora
+from lorgnette.cli import main
 from lorgnette.federate.aggregation.adapter_state import Adapter
 from lorgnette.federate.aggregation.aggregate import Global
 from lorgnette.federate.rounds.client import LocalClient, Place, Places, Proximal
@@ -44,7 +46,9 @@ def flat(outcome: Outcome) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "scheme"), [("superres", "svd"), ("superres", "residual"), ("restore", "stack"), ("restore", "ffa")]
 )
-def test_a_room_is_federated_and_its_adapter_is_an_ordinary_one(name: str, scheme: Any, tmp_path: Path):
+def test_a_room_is_federated_and_its_adapter_is_an_ordinary_one(
+    name: str, scheme: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     config = replace(SMALL, scheme=scheme, local_steps=5)
     outcome, _ = run(tmp_path, name, config)
     recipe, (_, test) = miniature(name)
@@ -53,6 +57,12 @@ def test_a_room_is_federated_and_its_adapter_is_an_ordinary_one(name: str, schem
     loaded = load(tmp_path / "adapter")
     assert evaluate(loaded, test)["psnr"] == pytest.approx(after, abs=2e-3)
     assert lora.is_adapted(loaded)
+    learnt = json.loads((tmp_path / "adapter" / "training.json").read_text())
+    assert (learnt["rounds"], learnt["clients"], learnt["after"]["psnr"]) == (2, 2, pytest.approx(after))
+    assert main(["info", str(tmp_path / "adapter")]) == 0
+    said = capsys.readouterr().out
+    assert "2 rounds of 2 holders of data" in said
+    assert "psnr  " in said
     for file in ("journal.jsonl", "report.html", "split.json", "federation.yaml", "recipe.yaml"):
         assert (tmp_path / file).is_file()
     parts = read_manifest(tmp_path / "split.json", 6)

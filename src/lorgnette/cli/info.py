@@ -158,27 +158,32 @@ def _recipe_facts(folder: Path) -> dict[str, Any]:
 def _learnt(folder: Path) -> dict[str, Any]:
     """How much it learnt from, how long, and what that brought, as the training noted it."""
     from lorgnette.lora.files.commit import current_file
-    from lorgnette.train.listeners.record import change
 
     path = current_file(folder, "training.json")
     if not path.is_file():
         return {}
     notes = read_json(path)
     try:
-        before, after = notes["before"], notes["after"]
-        facts = {
-            "learnt from": f"{notes['samples']} samples",
-            "learnt for": f"{notes['steps']} steps, {duration(notes['seconds'])}; best at step {notes['best_step']}",
-        }
-        if not after:
-            return facts | {"gained": "not known: nothing was held out"}
-        scores = {
-            name: f"{number(before[name])} before, {number(value)} after ({change(value, before[name]) or '?'})"
-            for name, value in after.items()
-        }
-        return facts | {"scored on": f"{notes['held_out']} held-out pictures", "gained": scores}
+        if "rounds" in notes:
+            how = f"{notes['rounds']} rounds of {notes['clients']} holders of data"
+            facts = {"learnt for": f"{how}; best after round {notes['best_round']}"}
+        else:
+            how = f"{notes['steps']} steps, {duration(notes['seconds'])}; best at step {notes['best_step']}"
+            facts = {"learnt from": f"{notes['samples']} samples", "learnt for": how}
+            facts |= {"scored on": f"{notes['held_out']} held-out pictures"} if notes["held_out"] else {}
+        before = notes.get("before", {})
+        scores = {name: _gain(before.get(name), value) for name, value in notes["after"].items()}
+        return facts | {"gained": scores or "not known: nothing was held out"}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r})") from None
+
+
+def _gain(before: float | None, after: float | None) -> str:
+    from lorgnette.train.listeners.record import change
+
+    told = "" if before is None else f"{number(before)} before, "
+    gain = change(after, before)
+    return f"{told}{number(after)} after{f' ({gain})' if gain else ''}"
 
 
 def _weights_facts(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorgnette.cli.arguments import Arguments, kept_folder
+from lorgnette.common.files import read_json
 
 
 def run(words: list[str]) -> int:
@@ -20,8 +21,8 @@ def run(words: list[str]) -> int:
     parser.add_argument("out", metavar="OUT", help="folder for the whole model; it must not exist or be empty")
     options = parser.read(words)
 
-    from lorgnette.checkpoint import load, load_recipe, save
-    from lorgnette.lora import adapted_layers, merge_lora_weights
+    from lorgnette.checkpoint import LEARNT_FILE, load, load_recipe, save
+    from lorgnette.lora import adapted_layers, current_file, merge_lora_weights
 
     out = Path(options.out)
     if out.is_dir() and any(out.iterdir()):
@@ -34,6 +35,7 @@ def run(words: list[str]) -> int:
     merge_lora_weights(task.model, safe=True)
     for name, layer in adapted_layers(task.model).items():
         raise ValueError(f"{options.adapter}: {name!r} has {layer.lora_method.title}, which cannot be merged")
-    save(task, replace(recipe, lora=None), out)
+    notes = current_file(options.adapter, LEARNT_FILE)
+    save(task, replace(recipe, lora=None), out, read_json(notes) if notes.is_file() else None)
     print(f"{count} layers merged\nkept     {out}")
     return 0

@@ -132,7 +132,9 @@ class Server:
         own = self.made if client is None else client.at_home(self.made)
         self.adapter.write(own.updated(outcome.best.whole()))
         folder = self.folder.adapter if client is None else self.folder.path / "adapters" / client.name
-        return save(self.task, self.recipe, folder)
+        saved = outcome.saved
+        learnt = {"rounds": saved.round, "best_round": saved.best_round, "clients": len(saved.clients)}
+        return save(self.task, self.recipe, folder, {**learnt, "after": dict(saved.best)})
 
     @contextlib.contextmanager
     def keeping(self, clients: Iterable[LocalClient] = ()) -> Iterator[None]:

@@ -68,6 +68,22 @@ def test_a_published_option_file_says_what_it_said():
     assert optimizer.defaults["betas"] == (0.9, 0.99)
 
 
+def test_settings_of_the_cache_are_those_of_the_network():
+    options = yaml.safe_load(LIGHT)
+    options["network_g"] |= {
+        "use_lora_cache": True,
+        "max_bytes": 10_000_000,
+        "cache_size": 3,
+        "cache_in_training": True,
+    }
+    recipe, unknown = recipe_of(options)
+    assert unknown == ["val.save_img"]
+    assert (recipe.model.max_bytes, recipe.model.cache_size, recipe.data.frames) == (10_000_000, 3, 2)
+    options["network_g"] |= {"depths": [1, 1], "upsampler": "", "upscale": 1}
+    network = build_network(options["network_g"])
+    assert [m.cache.max_bytes for m in network.modules() if hasattr(m, "cache")] == [5_000_000] * 2  # type: ignore[union-attr]
+
+
 def test_the_shipped_file_is_the_document_s_network():
     mapping, unknown = read_options(SHIPPED)
     assert unknown == []

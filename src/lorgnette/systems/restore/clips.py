@@ -13,8 +13,8 @@ from torch import Tensor
 from lorgnette.images.folders import SUFFIXES, in_order
 from lorgnette.train.batches import Draw
 
-T = TypeVar("T")
-Item = TypeVar("Item", contravariant=True)
+T = TypeVar("T", bound=Path | tuple[Path, Path])
+Item = TypeVar("Item", bound=Path | tuple[Path, Path], contravariant=True)
 
 
 class OfOnePicture(Protocol[Item]):
@@ -33,19 +33,19 @@ class Windows(Generic[T]):
 
     Args:
         dataset: makes the sample of one frame.
-        items: of `dataset`; those whose clean images lie in one folder are a clip.
-        clean: the clean image of an item.
+        items: of `dataset`: a clean image, or a damaged and a clean one. Those whose clean images lie in one folder are
+            a clip.
         frames: in each sample.
 
     Raises:
         ValueError: no folder holds so many images.
     """
 
-    def __init__(self, dataset: OfOnePicture[T], items: Sequence[T], clean: Callable[[T], Path], frames: int):
-        self.dataset, self.clean = dataset, clean
+    def __init__(self, dataset: OfOnePicture[T], items: Sequence[T], frames: int):
+        self.dataset = dataset
         clips: dict[Path, list[T]] = {}
-        for item in sorted(items, key=lambda item: (str(clean(item).parent), in_order(clean(item)))):
-            clips.setdefault(clean(item).parent, []).append(item)
+        for item in sorted(items, key=lambda item: (str(_clean(item).parent), in_order(_clean(item)))):
+            clips.setdefault(_clean(item).parent, []).append(item)
         self.windows = [clip[i : i + frames] for clip in clips.values() for i in range(len(clip) - frames + 1)]
         if not self.windows:
             most = max(map(len, clips.values()), default=0)
@@ -57,12 +57,12 @@ class Windows(Generic[T]):
     @property
     def first(self) -> list[Path]:
         """The clean image of the first frame of each sample."""
-        return [self.clean(window[0]) for window in self.windows]
+        return [_clean(window[0]) for window in self.windows]
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         """lq (frames, C, p, p) and gt (frames, C, s p, s p) in [0, 1]; cache_key, which names the clip."""
         window = self.windows[draw.index]
-        files = [self.clean(item) for item in window]
+        files = [_clean(item) for item in window]
         for file in files:
             if self.dataset.pixels(file).shape != self.dataset.pixels(files[0]).shape:
                 raise ValueError(
@@ -76,6 +76,10 @@ class Windows(Generic[T]):
             samples.append(self.dataset.sample(item, rng, own or rng))
         stacked = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
         return {**stacked, "cache_key": str(files[0].parent)}
+
+
+def _clean(item: Path | tuple[Path, Path]) -> Path:
+    return item[1] if isinstance(item, tuple) else item
 
 
 def frames_before(file: Path, count: int) -> list[Path]:

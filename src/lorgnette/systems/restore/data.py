@@ -216,10 +216,10 @@ def loaders(
     files, frames = [gt for _, gt in items], data.frames or 1
     if data.lq is None:
         pictures = ImageFolder(files, data)
-        dataset = pictures if frames == 1 else Windows(pictures, pictures.files, lambda file: file, frames)
+        dataset = pictures if frames == 1 else Windows(pictures, pictures.files, frames)
     else:
         pairs = PairedFolders([(lq, gt) for lq, gt in items if lq is not None], data)
-        dataset = pairs if frames == 1 else Windows(pairs, pairs.files, lambda both: both[1], frames)
+        dataset = pairs if frames == 1 else Windows(pairs, pairs.files, frames)
     of = by_folder(dataset.first if isinstance(dataset, Windows) else files, folders(clean))
     batches = DrawnBatches(dataset, train.batch_size, train.seed, train.workers, parts, of)
     return batches, TestImages(held_out, data, data.test_crop)
