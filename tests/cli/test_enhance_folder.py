@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import PIL.Image
@@ -235,6 +236,16 @@ def test_one_that_cannot_be_done_does_not_stop_the_others(
     assert capsys.readouterr().err.splitlines()[-1].endswith("1 of 2 images could not be done (listed above)")
     monkeypatch.undo()
     assert enhance(adapter, two, tmp_path / "out") == 0
+
+
+def test_a_format_that_needs_another_package_does_not_stop_the_others(
+    adapter: Path, two: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    (two / "d.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert enhance(adapter, two, tmp_path / "out") == 2
+    assert names(tmp_path / "out") == ["a.png", "sub/b.png"]
+    assert str(two / "d.heic") in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- formats

@@ -44,8 +44,6 @@ def run(
     from lorgnette.images.file import check_output
 
     pictures, clips, left_over = _found(source, out, options)
-    for _, target in pictures:
-        check_output(target)
     for _, target in [*pictures, *clips]:
         check_writable(target)
     task, enhance = load()
@@ -53,6 +51,7 @@ def run(
     with told() as notes, Results(out, _job(task, options, bool(clips)), options.overwrite) as results:
 
         def picture(file: Path, target: Path) -> None:
+            check_output(target)
             with notes.of(file, target):
                 enlarge(file, target, task, enhance)
 

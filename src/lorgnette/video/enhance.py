@@ -123,7 +123,7 @@ def enhance_video(
             size=(about[0]["size"][0], about[0]["size"][1]),
             seconds=[frame["seconds"] for frame in about],
             reuse=[_from_text(frame["reuse"]) for frame in about if "reuse" in frame],
-            notes=[*enhance.notes, *_notes(clip, out)],
+            notes=[*enhance.notes, *_notes(frames, out)],
         )
         if report is not None and after is not None:
             from lorgnette.video.report import write_video_report
@@ -285,8 +285,10 @@ def _do_frames(enhance: _Enhancer, source: Source, out: Target, journal: Journal
     journal.finish()
 
 
-def _notes(clip: Clip, out: Target) -> list[str]:
-    notes = list(out.notes)
+def _notes(source: Source, out: Target) -> list[str]:
+    clip, notes = source.clip, list(out.notes)
+    if isinstance(source, FolderSource) and source.passed_over:
+        notes.append(source.passed_over)
     if clip.alpha and not isinstance(out, FolderTarget):
         notes.append("transparency is not kept in a video file")
     if clip.interlaced:
