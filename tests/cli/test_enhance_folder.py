@@ -46,7 +46,7 @@ def test_the_same_command_again_has_nothing_to_do(adapter: Path, two: Path, tmp_
     before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
     picture(16, 7).save(two / "new.png")
     assert enhance(adapter, two, out) == 0
-    assert capsys.readouterr().out == f"1 images written to {out}, 2 there already\n"
+    assert capsys.readouterr().out == f"1 image written to {out}, 2 there already\n"
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
 
 
@@ -118,7 +118,7 @@ def test_a_kill_at_any_moment_leaves_what_the_same_command_goes_on_with(
         (out / "sub" / "b.png").unlink()
     capsys.readouterr()
     assert enhance(adapter, two, out) == 0
-    assert capsys.readouterr().out == f"1 images written to {out}, 1 there already\n"
+    assert capsys.readouterr().out == f"1 image written to {out}, 1 there already\n"
     assert contents(out) == whole
     assert enhance(adapter, two, out) == 0
     assert "2 there already" in capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_replacing_that_was_interrupted_goes_on(adapter: Path, two: Path, tmp_pa
     assert capsys.readouterr().err == "lorgnette: " + said.format(out)
     assert (size_of(out / "a.png"), size_of(out / "sub" / "b.png")) == ((48, 48), (32, 32))
     assert enhance(adapter, two, out, "--scale", 3) == 0
-    assert capsys.readouterr().out == f"1 images written to {out}, 1 there already\n"
+    assert capsys.readouterr().out == f"1 image written to {out}, 1 there already\n"
     assert size_of(out / "sub" / "b.png") == (48, 48)
     assert enhance(adapter, two, out, "--scale", 2) == 2  # that permission was for one time
 
@@ -316,7 +316,7 @@ def test_clips_among_pictures(lenses, two: Path, tmp_path: Path, capsys, refused
     clip(two / "film.mp4", 2)
     assert enhance(lenses["restore"], two, tmp_path / "out", "--clips") == 0
     assert names(tmp_path / "out") == ["a.png", "film.mp4", "sub/b.png"]
-    assert capsys.readouterr().out == f"2 images written and 1 clips written to {tmp_path / 'out'}\n"
+    assert capsys.readouterr().out == f"2 images written and 1 clip written to {tmp_path / 'out'}\n"
     lens = ("--adapter", lenses["restore"])
     assert "--codec: is for clips" in refused("enhance", two, tmp_path / "no", "--codec", "hevc", *lens)
     assert "--clips: is for" in refused("enhance", two / "film.mp4", tmp_path / "no.mp4", "--clips", *lens)

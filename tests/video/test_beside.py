@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -150,13 +151,26 @@ def test_what_comes_with_single_frames_is_named(cleaner: Task, tmp_path: Path, m
     interrupted(cleaner, source, tmp_path / "out.mp4", 3)  # all frames are done; the file is not written
     count = len(asked)
     assert enhance_video(cleaner, source, tmp_path / "out.mp4").notes == [said]
-    assert len(asked) == count  # no frame was looked at again: an earlier run has noted it
+    assert [frame.pts for frame in asked[count:]] == [
+        0,
+        0,
+    ]  # the first of both files; an earlier run has noted the rest
+
+
+def test_the_mark_of_a_stereo_picture_is_kept_or_named(cleaner: Task, tmp_path: Path):
+    source = make_clip(tmp_path / "in.mkv", scene(2, (36, 48)), of_video={"stereo_mode": "left_right"})
+    assert enhance_video(cleaner, source, tmp_path / "out.mkv").notes == []
+    assert read_clip(tmp_path / "out.mkv").of_frame == ("the mark of a stereo picture",)
+    notes = enhance_video(cleaner, source, tmp_path / "out.mp4").notes
+    assert "the mark of a stereo picture of 2 frames not kept in .mp4" in notes
 
 
 def test_side_data_have_names(tmp_path: Path):
-    class Kind:
-        def __init__(self, name: str) -> None:
-            self.type = type("", (), {"name": name})
+    class Kind(bytes):
+        def __new__(cls, name: str, flags: tuple[int, int] = (1, 1)):
+            kind = super().__new__(cls, bytes(80) + struct.pack("=2i", *flags))
+            kind.type = type("", (), {"name": name})  # type: ignore[attr-defined]
+            return kind
 
     class Frame:
         side_data = (*map(Kind, ("A53_CC", "DISPLAYMATRIX", "DOVI_METADATA", "DOVI_RPU_BUFFER", "AMBIENT_LIGHT")),)
@@ -165,6 +179,9 @@ def test_side_data_have_names(tmp_path: Path):
 
     frame: Any = Frame()
     assert of_frame(frame) == ("Dolby Vision metadata", "ambient light", "closed captions")
+    for flags, said in (((1, 1), ()), ((0, 1), ("incomplete mastering display",))):
+        frame.side_data = [Kind("MASTERING_DISPLAY_METADATA", flags)]
+        assert of_frame(frame) == said
 
 
 def test_profiles_of_frames_are_named_in_a_video_file_and_kept_in_a_folder(cleaner: Task, tmp_path: Path):
