@@ -154,7 +154,7 @@ def test_what_comes_with_single_frames_is_named(cleaner: Task, tmp_path: Path, m
     assert [frame.pts for frame in asked[count:]] == [
         0,
         0,
-    ]  # the first of both files; an earlier run has noted the rest
+    ]  # of both files; an earlier run has noted the rest
 
 
 def test_the_mark_of_a_stereo_picture_is_kept_or_named(cleaner: Task, tmp_path: Path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
-from lorgnette.images.folders import OWN, SUFFIXES, in_order, told
+from lorgnette.images.folders import OWN, SUFFIXES, in_order, told, written_as
 from lorgnette.images.formats.kept import said
 from lorgnette.images.notes import Notes
 from lorgnette.video import lost
@@ -67,6 +68,19 @@ class FolderSource:
             about = file.stat()
             hasher.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
         return {"files": len(self.files), "hash": hasher.hexdigest(), "rate": str(self.clip.rate)}
+
+    def names(self, format: str | None) -> list[str]:
+        """What the enhanced frames are called: as they were, but for a suffix that is asked for or cannot be written.
+
+        Raises:
+            ValueError: two would bear one name.
+        """
+        names = [(file.with_suffix(f".{format}") if format else written_as(file)).name for file in self.files]
+        counts = Counter(names)
+        for name, file in zip(names, self.files, strict=True):
+            if counts[name] > 1:
+                raise ValueError(f"{file} and another frame would both become {name}: rename one of them")
+        return names
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """The frames from `start` on.
