@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import PIL.Image
@@ -18,13 +19,25 @@ from lorgnette.common.files import take_lock
 from lorgnette.common.results import RECORD, Results
 
 
+def pictures(folder: Path) -> Path:
+    """Two small ones, one in a subfolder."""
+    (folder / "sub").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "sub/b.png")):
+        picture(16, number).save(folder / name)
+    return folder
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
-    """A folder of two small pictures, one in a subfolder."""
-    (tmp_path / "in" / "sub").mkdir(parents=True)
-    for number, name in enumerate(("a.png", "sub/b.png")):
-        picture(16, number).save(tmp_path / "in" / name)
-    return tmp_path / "in"
+    return pictures(tmp_path / "in")
+
+
+@pytest.fixture(scope="module")
+def enlarged(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What comes of them."""
+    folder = tmp_path_factory.mktemp("enlarged")
+    assert enhance(adapter, pictures(folder / "in"), folder / "out") == 0
+    return folder / "out"
 
 
 def names(folder: Path) -> list[str]:
@@ -45,7 +58,7 @@ def test_the_same_command_again_has_nothing_to_do(adapter: Path, two: Path, tmp_
     before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
     picture(16, 7).save(two / "new.png")
     assert enhance(adapter, two, out) == 0
-    assert capsys.readouterr().out == f"1 images written to {out}, 2 there already\n"
+    assert capsys.readouterr().out == f"1 image written to {out}, 2 there already\n"
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
 
 
@@ -60,23 +73,30 @@ def test_the_same_command_again_has_nothing_to_do(adapter: Path, two: Path, tmp_
     ],
 )
 def test_other_settings_do_not_take_old_results(
-    words: list[object], says: str, adapter: Path, two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[object], says: str, adapter: Path, enlarged: Path, two: Path, tmp_path: Path, capsys
 ):
     out = tmp_path / "out"
-    assert enhance(adapter, two, out) == 0
+    shutil.copytree(enlarged, out)
     before = contents(out)
     assert enhance(adapter, two, out, *words) == 2
     *lines, last = capsys.readouterr().err.splitlines()
     assert [says in line and line.endswith(": --overwrite replaces it") for line in lines] == [True, True]
     assert last == "lorgnette: error: 2 of 2 images could not be done (listed above)"
     assert contents(out) == before
-    assert enhance(adapter, two, out, *words, "--overwrite") == 0
-    assert enhance(adapter, two, out, *words) == 0
-    assert "2 there already" in capsys.readouterr().out
 
 
-def test_another_adapter_does_not_take_old_results(adapter: Path, lenses, two: Path, tmp_path: Path, capsys):
-    assert enhance(adapter, two, tmp_path / "out") == 0
+def test_overwriting_makes_them_the_present_ones(adapter: Path, two: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    (two / "sub" / "b.png").unlink()
+    assert enhance(adapter, two, out) == 0
+    assert enhance(adapter, two, out, "--scale", 3, "--overwrite") == 0
+    assert size_of(out / "a.png") == (48, 48)
+    assert enhance(adapter, two, out, "--scale", 3) == 0
+    assert "1 there already" in capsys.readouterr().out
+
+
+def test_another_adapter_does_not_take_old_results(enlarged: Path, lenses, two: Path, tmp_path: Path, capsys):
+    shutil.copytree(enlarged, tmp_path / "out")
     assert enhance(lenses["superres"], two, tmp_path / "out") == 2
     assert "made with another adapter or model" in capsys.readouterr().err
 
@@ -94,9 +114,11 @@ def test_another_picture_of_the_same_name_is_seen(adapter: Path, two: Path, tmp_
     assert f"{out / 'a.png'} was made of another a.png: --overwrite" in capsys.readouterr().err
 
 
-def test_a_result_that_somebody_changed_is_not_replaced(adapter: Path, two: Path, tmp_path: Path, capsys):
+def test_a_result_that_somebody_changed_is_not_replaced(
+    adapter: Path, enlarged: Path, two: Path, tmp_path: Path, capsys
+):
     out = tmp_path / "out"
-    assert enhance(adapter, two, out) == 0
+    shutil.copytree(enlarged, out)
     (out / "a.png").write_bytes(b"retouched")
     assert enhance(adapter, two, out) == 2
     assert f"{out / 'a.png'} was changed since it was made" in capsys.readouterr().err
@@ -105,10 +127,10 @@ def test_a_result_that_somebody_changed_is_not_replaced(adapter: Path, two: Path
 
 @pytest.mark.parametrize("at", ["begun", "written", "noted half"])
 def test_a_kill_at_any_moment_leaves_what_the_same_command_goes_on_with(
-    at: str, adapter: Path, two: Path, tmp_path: Path, capsys
+    at: str, adapter: Path, enlarged: Path, two: Path, tmp_path: Path, capsys
 ):
     out = tmp_path / "out"
-    assert enhance(adapter, two, out) == 0
+    shutil.copytree(enlarged, out)
     whole, lines = contents(out), (out / RECORD).read_text().splitlines(keepends=True)
     assert len(lines) == 4  # begun and done, of two
     kept = lines[:3] if at != "noted half" else [*lines[:3], lines[3][:40]]
@@ -117,10 +139,8 @@ def test_a_kill_at_any_moment_leaves_what_the_same_command_goes_on_with(
         (out / "sub" / "b.png").unlink()
     capsys.readouterr()
     assert enhance(adapter, two, out) == 0
-    assert capsys.readouterr().out == f"1 images written to {out}, 1 there already\n"
+    assert capsys.readouterr().out == f"1 image written to {out}, 1 there already\n"
     assert contents(out) == whole
-    assert enhance(adapter, two, out) == 0
-    assert "2 there already" in capsys.readouterr().out
 
 
 def test_replacing_that_was_interrupted_goes_on(adapter: Path, two: Path, tmp_path: Path, capsys, monkeypatch):
@@ -142,7 +162,7 @@ def test_replacing_that_was_interrupted_goes_on(adapter: Path, two: Path, tmp_pa
     assert capsys.readouterr().err == "lorgnette: " + said.format(out)
     assert (size_of(out / "a.png"), size_of(out / "sub" / "b.png")) == ((48, 48), (32, 32))
     assert enhance(adapter, two, out, "--scale", 3) == 0
-    assert capsys.readouterr().out == f"1 images written to {out}, 1 there already\n"
+    assert capsys.readouterr().out == f"1 image written to {out}, 1 there already\n"
     assert size_of(out / "sub" / "b.png") == (48, 48)
     assert enhance(adapter, two, out, "--scale", 2) == 2  # that permission was for one time
 
@@ -165,7 +185,7 @@ def test_a_record_of_nonsense_is_no_permission(tmp_path: Path):
 
 def test_one_rule_for_pictures_clips_and_frames(lenses, tmp_path: Path, refused, capsys):
     lens = lenses["restore"]
-    film, frames = clip(tmp_path / "film.mp4"), tmp_path / "frames"
+    film, frames = clip(tmp_path / "film.mp4", 1), tmp_path / "frames"
     picture(16, 1).save(tmp_path / "a.png")
     frames.mkdir()
     picture(16, 1).save(frames / "0.png")
@@ -237,6 +257,16 @@ def test_one_that_cannot_be_done_does_not_stop_the_others(
     assert enhance(adapter, two, tmp_path / "out") == 0
 
 
+def test_a_format_that_needs_another_package_does_not_stop_the_others(
+    adapter: Path, two: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    (two / "d.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert enhance(adapter, two, tmp_path / "out") == 2
+    assert names(tmp_path / "out") == ["a.png", "sub/b.png"]
+    assert str(two / "d.heic") in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------------- formats
 
 
@@ -305,7 +335,7 @@ def test_clips_among_pictures(lenses, two: Path, tmp_path: Path, capsys, refused
     clip(two / "film.mp4", 2)
     assert enhance(lenses["restore"], two, tmp_path / "out", "--clips") == 0
     assert names(tmp_path / "out") == ["a.png", "film.mp4", "sub/b.png"]
-    assert capsys.readouterr().out == f"2 images written and 1 clips written to {tmp_path / 'out'}\n"
+    assert capsys.readouterr().out == f"2 images written and 1 clip written to {tmp_path / 'out'}\n"
     lens = ("--adapter", lenses["restore"])
     assert "--codec: is for clips" in refused("enhance", two, tmp_path / "no", "--codec", "hevc", *lens)
     assert "--clips: is for" in refused("enhance", two / "film.mp4", tmp_path / "no.mp4", "--clips", *lens)

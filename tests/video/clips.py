@@ -44,6 +44,7 @@ def make_clip(
     aspect: Fraction | None = None,
     colour: tuple[int, int] = (0, 2),
     title: str = "",
+    of_video: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames to a video file; `colour` is (range, matrix)."""
@@ -61,6 +62,7 @@ def make_clip(
             stream.set_display_rotation(rotation)
         if matrix:
             stream.set_display_matrix(matrix)
+        stream.metadata.update(of_video or {})
         if title:
             out.metadata["title"] = title
         audio: Any = out.add_stream(sound, rate=RATE) if sound else None

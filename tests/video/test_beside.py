@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import av
 import pytest
 from tests.video.clips import decoded, make_clip, packets, scene
 from tests.video.rich import MIRRORED, ONE, found, rich_clip
-from tests.video.tasks import frames_folder, interrupted
+from tests.video.tasks import frames_folder, interrupted, refusal
 
 from lorgnette.images.file import Image, write_image
 from lorgnette.train.task import Task
@@ -150,13 +151,26 @@ def test_what_comes_with_single_frames_is_named(cleaner: Task, tmp_path: Path, m
     interrupted(cleaner, source, tmp_path / "out.mp4", 3)  # all frames are done; the file is not written
     count = len(asked)
     assert enhance_video(cleaner, source, tmp_path / "out.mp4").notes == [said]
-    assert len(asked) == count  # no frame was looked at again: an earlier run has noted it
+    assert [frame.pts for frame in asked[count:]] == [
+        0,
+        0,
+    ]  # of both files; an earlier run has noted the rest
+
+
+def test_the_mark_of_a_stereo_picture_is_kept_or_named(cleaner: Task, tmp_path: Path):
+    source = make_clip(tmp_path / "in.mkv", scene(2, (36, 48)), of_video={"stereo_mode": "left_right"})
+    assert enhance_video(cleaner, source, tmp_path / "out.mkv").notes == []
+    assert read_clip(tmp_path / "out.mkv").of_frame == ("the mark of a stereo picture",)
+    notes = enhance_video(cleaner, source, tmp_path / "out.mp4").notes
+    assert "the mark of a stereo picture of 2 frames not kept in .mp4" in notes
 
 
 def test_side_data_have_names(tmp_path: Path):
-    class Kind:
-        def __init__(self, name: str) -> None:
-            self.type = type("", (), {"name": name})
+    class Kind(bytes):
+        def __new__(cls, name: str, flags: tuple[int, int] = (1, 1)):
+            kind = super().__new__(cls, bytes(80) + struct.pack("=2i", *flags))
+            kind.type = type("", (), {"name": name})  # type: ignore[attr-defined]
+            return kind
 
     class Frame:
         side_data = (*map(Kind, ("A53_CC", "DISPLAYMATRIX", "DOVI_METADATA", "DOVI_RPU_BUFFER", "AMBIENT_LIGHT")),)
@@ -165,6 +179,9 @@ def test_side_data_have_names(tmp_path: Path):
 
     frame: Any = Frame()
     assert of_frame(frame) == ("Dolby Vision metadata", "ambient light", "closed captions")
+    for flags, said in (((1, 1), ()), ((0, 1), ("incomplete mastering display",))):
+        frame.side_data = [Kind("MASTERING_DISPLAY_METADATA", flags)]
+        assert of_frame(frame) == said
 
 
 def test_profiles_of_frames_are_named_in_a_video_file_and_kept_in_a_folder(cleaner: Task, tmp_path: Path):
@@ -176,6 +193,56 @@ def test_profiles_of_frames_are_named_in_a_video_file_and_kept_in_a_folder(clean
     said = enhance_video(cleaner, tmp_path / "in", tmp_path / "out.mp4").notes
     assert said == ["colour profile of 2 frames not kept in .mp4"]
     assert enhance_video(cleaner, tmp_path / "in", tmp_path / "out").notes == []
+
+
+def test_what_of_a_folder_is_no_frame_is_named(cleaner: Task, tmp_path: Path):
+    source = frames_folder(tmp_path / "in", 2)
+    (source / "note.txt").touch()
+    (source / ".hidden.png").touch()
+    (source / "more.png").mkdir()
+    said = f"passed over in {source}: 1 of other kinds (note.txt), 1 subfolders (more.png), 1 hidden (.hidden.png)"
+    assert enhance_video(cleaner, source, tmp_path / "out.mp4").notes == [said]
+
+
+def test_other_files_in_the_folder_of_the_frames_are_named(cleaner: Task, tmp_path: Path):
+    source = frames_folder(tmp_path / "in", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "12.png").write_text("of a longer clip")
+    done = enhance_video(cleaner, source, tmp_path / "out", overwrite=True)
+    assert done.notes == [f"1 other files in {tmp_path / 'out'} were left as they are"]
+    assert sorted(path.name for path in done.path.iterdir()) == ["12.png", "8.png", "9.png"]
+
+
+def test_what_is_there_is_replaced_where_that_is_asked_for_or_was(cleaner: Task, tmp_path: Path):
+    source, target = make_clip(tmp_path / "in.mp4", scene(3, (36, 48))), tmp_path / "out.mp4"
+    target.write_text("somebody's")
+    assert "is there already: --overwrite replaces it" in refusal(lambda: enhance_video(cleaner, source, target))
+    assert (target.read_text(), (tmp_path / "out.mp4.part").exists()) == ("somebody's", False)
+    interrupted(cleaner, source, target, 2, overwrite=True)
+    assert target.read_text() == "somebody's"
+    assert enhance_video(cleaner, source, target).resumed == 2
+    assert "is there already" in refusal(lambda: enhance_video(cleaner, source, target))
+
+
+def test_a_kill_after_the_file_is_in_its_place(cleaner: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The working folder is still there: the same command ends as ever."""
+    from lorgnette.video.journal import Journal
+
+    source, target = make_clip(tmp_path / "in.mp4", scene(3, (36, 48))), tmp_path / "out.mp4"
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "remove", lambda self: None)
+        enhance_video(cleaner, source, target)
+    before = target.read_bytes()
+    assert enhance_video(cleaner, source, target).resumed == 3
+    assert target.read_bytes() == before
+    assert not (tmp_path / "out.mp4.part").exists()
+
+
+def test_frames_that_would_come_to_one_name_are_refused(cleaner: Task, tmp_path: Path):
+    source = frames_folder(tmp_path / "in", 2)
+    write_image(source / "8.bmp", Image(scene(1, (24, 32))[0]))
+    line = refusal(lambda: enhance_video(cleaner, source, tmp_path / "out", frame_format="webp"))
+    assert "would both become 8.webp" in line
 
 
 def test_data_and_further_pictures_are_named(cleaner: Task, tmp_path: Path):

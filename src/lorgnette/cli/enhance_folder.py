@@ -44,8 +44,6 @@ def run(
     from lorgnette.images.file import check_output
 
     pictures, clips, left_over = _found(source, out, options)
-    for _, target in pictures:
-        check_output(target)
     for _, target in [*pictures, *clips]:
         check_writable(target)
     task, enhance = load()
@@ -53,6 +51,7 @@ def run(
     with told() as notes, Results(out, _job(task, options, bool(clips)), options.overwrite) as results:
 
         def picture(file: Path, target: Path) -> None:
+            check_output(target)
             with notes.of(file, target):
                 enlarge(file, target, task, enhance)
 
@@ -122,7 +121,7 @@ class _Done:
 
     def tell(self, count: int) -> int:
         """On the screen; a ValueError where something is left."""
-        parts = [f"{len(paths)} {unit}s written" for unit, paths in self.written.items()]
+        parts = [f"{len(paths)} {_many(unit, len(paths))} written" for unit, paths in self.written.items()]
         already = f", {len(self.before)} there already" if self.before else ""
         print(f"{' and '.join(parts)} to {self.out}{already}")
         for source, reason in self.left.items():
@@ -131,6 +130,10 @@ class _Done:
             units = " or ".join(f"{unit}s" for unit in self.written)
             raise ValueError(f"{len(self.left)} of {count} {units} could not be done (listed above)")
         return 0
+
+
+def _many(unit: str, count: int) -> str:
+    return unit if count == 1 else f"{unit}s"
 
 
 def _found(source: Path, out: Path, options: argparse.Namespace) -> tuple[list[Job], list[Job], dict[str, list[Path]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import PurePath
@@ -38,6 +39,7 @@ _OF_FRAMES = {
     "SPHERICAL": "the mark of a 360 degree picture",
     "STEREO3D": "the mark of a stereo picture",
     "ICC_PROFILE": "colour profile",
+    "MASTERING_DISPLAY_METADATA": "incomplete mastering display",
     "S12M_TIMECODE": "timecode of frames",
     "GOP_TIMECODE": "timecode of frames",
 }
@@ -50,7 +52,14 @@ def of_frame(frame: av.VideoFrame) -> tuple[str, ...]:
     """What comes with a frame and is not in its pixels, in words."""
     side_data: Any = frame.side_data
     names: set[str] = {data.type.name for data in side_data} - _NOTHING_LOST
+    if any(data.type.name == "MASTERING_DISPLAY_METADATA" and not all(_flags(data)) for data in side_data):
+        names.add("MASTERING_DISPLAY_METADATA")
     return tuple(sorted({_OF_FRAMES.get(name, name.lower().replace("_", " ")) for name in names}))
+
+
+def _flags(mastering: Any) -> tuple[int, int]:
+    """Whether it says colours, and whether it says brightness; no encoder takes one without the other."""
+    return struct.unpack_from("=2i", bytes(mastering), 80)
 
 
 def of_file(container: InputContainer, video: VideoStream) -> tuple[Beside, ...]:

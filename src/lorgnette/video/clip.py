@@ -71,6 +71,7 @@ class Clip:
         start: Seconds at which the file says its streams begin.
         breaks_off: Seconds at which a damaged file ends; None for a whole one.
         beside: What the file holds beside the pictures.
+        of_frame: What comes with its first frame and is not in the pixels, as `Frame.beside`.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class Clip:
     start: Fraction = Fraction(0)
     breaks_off: Fraction | None = None
     beside: tuple[Beside, ...] = ()
+    of_frame: tuple[str, ...] = ()
 
     def said(self) -> dict[str, str]:
         """What players and screens are told about the pixels beside colour: name -> value, in words."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from lorgnette.common.files import check_free, check_writable, make_folder
 from lorgnette.common.identity import lasting_identity
 from lorgnette.images.file import Image
-from lorgnette.images.folders import written_as
 from lorgnette.images.framing import framed
 from lorgnette.systems import room_name, verb_of
 from lorgnette.tiles.cache import TileCache
@@ -123,7 +121,7 @@ def enhance_video(
             size=(about[0]["size"][0], about[0]["size"][1]),
             seconds=[frame["seconds"] for frame in about],
             reuse=[_from_text(frame["reuse"]) for frame in about if "reuse" in frame],
-            notes=[*enhance.notes, *_notes(clip, out)],
+            notes=[*enhance.notes, *_notes(frames, out)],
         )
         if report is not None and after is not None:
             from lorgnette.video.report import write_video_report
@@ -209,22 +207,13 @@ def _target(
     if target.is_dir() or not target.suffix:
         if codec is not None:
             raise ValueError(f"codec: {codec} is of a video file, and {target} is a folder")
-        names = _names(source, format) if isinstance(source, FolderSource) else None
+        names = source.names(format) if isinstance(source, FolderSource) else None
         quality = 95 if quality is None else quality
         return FolderTarget(target, names, quality, overwrite, source.clip, format or "png")
     check_container(target, codec)
     from lorgnette.video.write import VideoTarget
 
     return VideoTarget(target, source.clip, codec, 80 if quality is None else quality)
-
-
-def _names(source: FolderSource, format: str | None) -> list[str]:
-    names = [(file.with_suffix(f".{format}") if format else written_as(file)).name for file in source.files]
-    counts = Counter(names)
-    for name, file in zip(names, source.files, strict=True):
-        if counts[name] > 1:
-            raise ValueError(f"{file} and another frame would both become {name}: rename one of them")
-    return names
 
 
 class _Enhancer:
@@ -285,8 +274,10 @@ def _do_frames(enhance: _Enhancer, source: Source, out: Target, journal: Journal
     journal.finish()
 
 
-def _notes(clip: Clip, out: Target) -> list[str]:
-    notes = list(out.notes)
+def _notes(source: Source, out: Target) -> list[str]:
+    clip, notes = source.clip, list(out.notes)
+    if isinstance(source, FolderSource) and source.passed_over:
+        notes.append(source.passed_over)
     if clip.alpha and not isinstance(out, FolderTarget):
         notes.append("transparency is not kept in a video file")
     if clip.interlaced:

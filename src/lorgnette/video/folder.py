@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from lorgnette.images.file import Image, read_image, write_image
-from lorgnette.images.folders import SUFFIXES, in_order
+from lorgnette.images.folders import OWN, SUFFIXES, in_order, told, written_as
 from lorgnette.images.formats.kept import said
 from lorgnette.images.notes import Notes
 from lorgnette.video import lost
@@ -29,15 +30,22 @@ class FolderSource:
         folder: Where they are. Numbers in names count as numbers: 2.png comes before 10.png.
         rate: Frames per second.
 
+    Attributes:
+        passed_over: What of the folder is no frame, in words; empty for nothing.
+
     Raises:
         FileNotFoundError: there is no picture.
         ValueError: a picture cannot be read.
     """
 
     def __init__(self, folder: Path, rate: Fraction) -> None:
-        self.files = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")), key=in_order
-        )
+        there = sorted(folder.iterdir(), key=in_order)
+        hidden = [path for path in there if path.name.startswith(".") and not path.name.startswith(OWN)]
+        shown = [path for path in there if not path.name.startswith(".")]
+        self.files = [path for path in shown if path.suffix.lower() in SUFFIXES and path.is_file()]
+        subfolders = [path for path in shown if path.is_dir()]
+        others = [path for path in shown if path not in {*self.files, *subfolders}]
+        self.passed_over = told({"of other kinds": others, "subfolders": subfolders, "hidden": hidden}, folder)
         if not self.files:
             raise FileNotFoundError(f"no frames in {folder} (looked for {', '.join(SUFFIXES)})")
         first = read_image(self.files[0])
@@ -60,6 +68,19 @@ class FolderSource:
             about = file.stat()
             hasher.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
         return {"files": len(self.files), "hash": hasher.hexdigest(), "rate": str(self.clip.rate)}
+
+    def names(self, format: str | None) -> list[str]:
+        """What the enhanced frames are called: as they were, but for a suffix that is asked for or cannot be written.
+
+        Raises:
+            ValueError: two would bear one name.
+        """
+        names = [(file.with_suffix(f".{format}") if format else written_as(file)).name for file in self.files]
+        counts = Counter(names)
+        for name, file in zip(names, self.files, strict=True):
+            if counts[name] > 1:
+                raise ValueError(f"{file} and another frame would both become {name}: rename one of them")
+        return names
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """The frames from `start` on.

@@ -75,6 +75,7 @@ def read_clip(path: Path) -> Clip:
             start=begin,
             breaks_off=end if tells and length - (end - begin) > _BREAK else None,
             beside=beside.of_file(container, stream),
+            of_frame=beside.of_frame(first),
         )
 
 

@@ -130,7 +130,7 @@ class VideoTarget:
         for what, wanted in self.clip.said().items():
             if kept.get(what) != wanted:  # FFmpeg's writer of some formats drops it
                 self.notes.append(f"{what} {wanted} is not kept in {suffix} of {encoding.codec}: .mkv of h264 keeps it")
-        self.notes += lost.of_frames(journal.about, suffix)
+        self.notes += lost.of_frames(journal.about, suffix, kept=written.of_frame)
 
     def _encoding(self, size: tuple[int, int]) -> Encoding:
         return choose_encoding(self.path, self.codec, self.quality, self.clip, size, formats_of)
