@@ -202,6 +202,34 @@ def test_wrong_parameters_are_refused_and_nothing_is_copied():
     assert torch.equal(model(IMAGES), before)
 
 
+def test_an_array_in_the_place_of_another_is_refused_in_a_plain_list_too():
+    """The mean of two clients, as the original's server takes it: a list of arrays, which know whose they are."""
+    model, other = quick_clip_lora(**TINY, lora_r=2), quick_clip_lora(**TINY, lora_r=2)
+    other.train_step(IMAGES, LABELS)
+    names = model.get_parameters().names
+    mean = [(x + y) / 2 for x, y in zip(model.get_parameters(), other.get_parameters(), strict=True)]
+    q, k = (next(i for i, n in enumerate(names) if f"{part}_proj.lora_A" in n) for part in "qk")
+    assert mean[q].shape == mean[k].shape
+    swapped = list(mean)
+    swapped[q], swapped[k] = mean[k], mean[q]
+    before = [array.copy() for array in model.get_parameters()]
+    with pytest.raises(ValueError, match=r"q_proj\.lora_A' stands in the place of '.*k_proj\.lora_A"):
+        model.set_parameters(swapped)
+    assert all((a == b).all() for a, b in zip(model.get_parameters(), before, strict=True))
+    model.set_parameters(mean)
+    assert all(np.allclose(a, b) for a, b in zip(model.get_parameters(), mean, strict=True))
+    with pytest.warns(UserWarning, match="their order is trusted"):
+        model.set_parameters([np.asarray(array) for array in mean])
+
+
+def test_parameters_of_another_schema_are_refused():
+    model = quick_clip_lora(**TINY, lora_r=2)
+    right = model.get_parameters()
+    doubled = Parameters({name: array.astype(np.float64) for name, array in right.items()})
+    with pytest.raises(ValueError, match=f"the schema {doubled.schema} is not the model's, {right.schema}"):
+        model.set_parameters(doubled)
+
+
 def test_switching_and_merging_give_what_they_promise():
     model = FederatedCLIPModel(**TINY)
     wrapper = CLIPLoRAWrapper(model, LoRAConfig.for_clip_model(r=2, lora_alpha=4))

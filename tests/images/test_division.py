@@ -186,3 +186,14 @@ def test_a_share_without_classes_is_of_all(seed: int):
     kept, held_out = split(range(40), 0.15, seed)
     assert (len(kept), len(held_out)) == (34, 6)
     assert held_out == sorted(np.random.default_rng((seed, 3)).permutation(40)[:6].tolist())
+
+
+def test_which_are_held_out_depends_on_the_seed(tmp_path: Path):
+    for n in range(12):
+        write(tmp_path / f"{n:02d}.png", noise(8, 8, n))
+
+    def held_out(seed: int) -> frozenset[str]:
+        return frozenset(divided(str(tmp_path), None, None, None, holdout=0.25, seed=seed).parts.held_out)
+
+    assert held_out(5) == held_out(5)
+    assert len({held_out(seed) for seed in range(6)}) > 3

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.images.evaluation import HeldOutImages, by_network, compare, image_scores, interpolated, side_by_side
 from lorgnette.images.file import Image, write_image
 from lorgnette.images.metrics import psnr
@@ -73,6 +74,11 @@ def test_methods_are_compared_on_the_same_images(tmp_path: Path):
     with pytest.raises(ValueError, match=r"^small x2 cannot be scored: ssim: needs 11 pixels") as refusal:
         compare({"bicubic": interpolated}, small)
     assert "\n" not in str(refusal.value)
+    both = Halved([(None, tmp_path / "small.png"), (None, files[0])], (1,))
+    with pytest.warns(LeftOut, match=r"^small x2 cannot be scored: ssim") as said:
+        rows = compare({"bicubic": interpolated}, both)
+    assert said[0].message.names == ["small x2"]
+    assert rows["bicubic"]["psnr_x2"] == values[0]
 
 
 def test_a_single_channel_is_scored_in_its_full_range():

@@ -121,12 +121,12 @@ def divide(
         LeftOut: of what is left out, and of what is gone.
     """
     every = {**there, **(test or {})}
-    if before is None:
+    kept, held_out, gone = ([], [], []) if before is None else before.found_in(every)
+    if before is None or (before.grows and not kept and not held_out):
         say_left_out(left_out, len(there) + len(left_out))
         of = None if kinds is None else [kinds[name] for name in there]
         kept, held_out = split(list(there), share, seed, of) if test is None else (list(there), list(test))
     else:
-        kept, held_out, gone = before.found_in(every)
         kept = [name for name in kept if name in there]
         held_out = [name for name in held_out if name in (there if test is None else test)]
         known = {*kept, *held_out}
@@ -137,7 +137,8 @@ def divide(
         say_left_out(left_out, len(every) + len(left_out) - len(new))
         if gone := [name for name in gone if name not in left_out]:
             names = ", ".join([*gone[:SHOWN], *(["..."] if len(gone) > SHOWN else [])])
-            warnings.warn(LeftOut(f"{len(gone)} images that the run began with are gone: {names}", gone), stacklevel=3)
+            line = f"{len(gone)} images that the run began with are gone: {names}"
+            warnings.warn(LeftOut(line, gone), stacklevel=3)
     return Parts({name: every[name] for name in kept}, {name: every[name] for name in held_out}, left_out)
 
 

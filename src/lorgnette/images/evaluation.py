@@ -7,6 +7,7 @@ degradation (x4, sigma25); and `name`, which names the file.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.images.file import Image, read_image
 from lorgnette.images.folders import Item
 from lorgnette.images.metrics import psnr, ssim
@@ -134,18 +136,27 @@ def compare(methods: Mapping[str, Method], images: Iterable[Batch]) -> dict[str,
     """Scores of several methods on the same images: row name -> metric and label, such as psnr_x2 -> mean.
 
     Raises:
-        ValueError: an image cannot be scored, in one line with its name.
+        ValueError: no image can be scored, in one line with the name of one.
+
+    Warns:
+        LeftOut: of images that cannot be scored, such as very small ones; the rows are those of the others.
     """
     sums: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
+    left_out: dict[str, str] = {}
     for batch in images:
-        for name, method in methods.items():
-            prediction = method(batch)
-            try:
-                scores = image_scores(prediction, batch)
-            except ValueError as error:
-                raise ValueError(f"{batch['name']} {batch['label']} cannot be scored: {error}") from None
+        what = f"{batch['name']} {batch['label']}"
+        try:
+            scores = {name: image_scores(method(batch), batch) for name, method in methods.items()}
+        except ValueError as error:
+            left_out[what] = f"{what} cannot be scored: {error}"
+            continue
+        for name, own in scores.items():
             for metric in ("psnr", "ssim"):
-                sums[name].setdefault(f"{metric}_{batch['label']}", []).append(scores[metric])
+                sums[name].setdefault(f"{metric}_{batch['label']}", []).append(own[metric])
+    if left_out and not any(sums.values()):
+        raise ValueError(next(iter(left_out.values())))
+    if left_out:
+        warnings.warn(LeftOut("; ".join(left_out.values()), left_out), stacklevel=2)
     return {
         name: {metric: sum(values) / len(values) for metric, values in metrics.items()}
         for name, metrics in sums.items()

@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from tests.federate.processes import SOURCE, wait_for
 from tests.federate.studies import make_study, own_data
 
+from lorgnette.common.parts import LeftOut, Parts
 from lorgnette.federate.deploy.data_holder import open_site
 from lorgnette.federate.deploy.deployment import read_deployment
 from lorgnette.federate.deploy.worker import WorkerLost, WorkerRefused, site_worker, unpacked
@@ -44,6 +46,28 @@ def test_a_site_greets_and_trains(study: Path):
     assert peek(update)["samples"] == 12
     again = open_site(study / "sites" / "north", own_data(study, "north"))
     assert again.answer("train", 1, work_of(study)) == update  # noise and all: a round that is asked again is the same
+
+
+def test_a_site_that_starts_again_learns_from_what_is_new_and_never_from_what_it_held_out(tmp_path: Path):
+    study = make_study(tmp_path / "federation")
+    folder, own = study / "sites" / "north", own_data(study, "north")
+    first = open_site(folder, own)
+    began = Parts.read(folder / "run" / "kept" / "data.json")
+    assert began is not None
+    assert len(began.training) == first.samples
+    secret = Path(next(iter(began.held_out)))
+    secret.rename(secret.with_name("0-renamed.png"))
+    pictures = sorted((Path(own["data.root"]) / "dark").iterdir())
+    for number in range(8):
+        PIL.Image.new("RGB", (16, 16), (number, 0, 0)).save(pictures[0].with_name(f"a-new-{number}.png"))
+    pictures[0].with_name("broken.png").write_bytes(b"x")
+    with pytest.warns(LeftOut, match=r"1 of .* images left out: .*broken\.png"):
+        again = open_site(folder, own)
+    assert again.samples == first.samples + 8
+    now = Parts.read(folder / "run" / "kept" / "data.json")
+    assert now is not None
+    assert set(now.held_out.values()) == set(began.held_out.values())
+    assert str(secret.with_name("0-renamed.png")) in now.held_out
 
 
 def test_the_noise_of_a_site_is_not_the_server_s_to_know(study: Path):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import ItemsView, Iterable, KeysView, Mapping
+import warnings
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+class NamedArray(np.ndarray):
+    """An array that knows whose it is, also after arithmetic: `(x + y) / 2` has the name of x."""
+
+    name: str | None = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.name = getattr(obj, "name", None)
 
 
 class Parameters(list[NDArray[Any]]):
@@ -20,7 +30,7 @@ class Parameters(list[NDArray[Any]]):
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]):
-        super().__init__(arrays.values())
+        super().__init__(_named(name, array) for name, array in arrays.items())
         self.names = tuple(arrays)
 
     def keys(self) -> KeysView[str]:
@@ -46,6 +56,12 @@ class Parameters(list[NDArray[Any]]):
         return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
 
+def _named(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    named = array.view(NamedArray)
+    named.name = name
+    return named
+
+
 def from_tensors(tensors: Mapping[str, Tensor]) -> Parameters:
     """Copies, sorted by name."""
     return Parameters({name: tensors[name].detach().cpu().numpy().copy() for name in sorted(tensors)})
@@ -55,16 +71,19 @@ def copy_in(parameters: Parameters | Mapping[str, Any] | Iterable[NDArray[Any]],
     """Copy arrays into tensors. Everything is checked before anything is copied.
 
     Args:
-        parameters: by name; or a plain list in the order of `from_tensors`.
+        parameters: by name; or a plain list in the order of `from_tensors`. Its arrays know their names where they, or
+            what they were computed from, came from a model; of others the order is trusted, with a warning.
         tensors: the model's own memory by name.
 
     Raises:
-        ValueError: a missing, unknown, misshapen or non-finite array; one line names it.
+        ValueError: a missing, unknown, misshapen or non-finite array, one in the place of another, or another schema;
+            one line names it.
     """
     names = sorted(tensors)
     if isinstance(parameters, Parameters | Mapping):
         given = {str(name): np.asarray(array) for name, array in parameters.items()}
     else:
+        parameters = list(parameters)
         arrays = [np.asarray(array) for array in parameters]
         if len(arrays) != len(names):
             raise ValueError(f"set_parameters: {len(arrays)} arrays were given; the model has {len(names)}")
@@ -79,6 +98,19 @@ def copy_in(parameters: Parameters | Mapping[str, Any] | Iterable[NDArray[Any]],
             raise ValueError(f"set_parameters: {name!r} has shape {given[name].shape}; the model's has {shape}")
         if not np.issubdtype(given[name].dtype, np.number) or not np.isfinite(given[name]).all():
             raise ValueError(f"set_parameters: {name!r} holds values that are no finite numbers")
+    if isinstance(parameters, list) and not isinstance(parameters, Parameters):
+        _check_order(names, parameters)
+    if isinstance(parameters, Parameters) and parameters.schema != (own := from_tensors(tensors).schema):
+        raise ValueError(f"set_parameters: the schema {parameters.schema} is not the model's, {own}: its types differ")
     with torch.no_grad():
         for name in names:
             tensors[name].copy_(torch.from_numpy(np.ascontiguousarray(given[name])))
+
+
+def _check_order(names: Sequence[str], arrays: Sequence[Any]) -> None:
+    found = [getattr(array, "name", None) for array in arrays]
+    for wanted, name in zip(names, found, strict=True):
+        if name is not None and name != wanted:
+            raise ValueError(f"set_parameters: {name!r} stands in the place of {wanted!r}")
+    if None in found:
+        warnings.warn("set_parameters: these arrays do not know their names; their order is trusted", stacklevel=4)

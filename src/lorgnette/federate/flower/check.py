@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lorgnette.common.parts import LeftOut
 from lorgnette.federate.deploy.deployment import Deployment, read_deployment
 from lorgnette.federate.deploy.reach import reachable
 from lorgnette.federate.flower.command import require_flower
@@ -83,12 +85,16 @@ def _data_and_model(folder: Path, deployment: Deployment, given: Mapping[str, An
     from lorgnette.federate.deploy.data_holder import open_site
 
     try:
-        site = open_site(folder, given)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", LeftOut)
+            site = open_site(folder, given)
     except (ValueError, OSError) as error:
         yield Finding("data and model", False, " ".join(str(error).split()))
         return
     enough = site.samples >= deployment.min_samples
-    yield Finding("data", enough, f"{site.samples} samples; {deployment.min_samples} are needed")
+    noted = [str(warning.message) for warning in said if warning.category is LeftOut]
+    words = [f"{site.samples} samples", f"{deployment.min_samples} are needed", *noted]
+    yield Finding("data", enough, "; ".join(words))
     for what, name in (("base model", "base"), ("adapter", "schema")):
         wanted, found = getattr(deployment, name), site.facts[name]
         alike = found == wanted

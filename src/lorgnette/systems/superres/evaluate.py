@@ -38,7 +38,7 @@ def evaluation(
 
     Raises:
         FileNotFoundError: no such folder, or no image in it.
-        ValueError: no image that can be read, or one that cannot be scored, in one line.
+        ValueError: no image that can be read and scored, in one line.
 
     Warns:
         LeftOut: of images that cannot be read, and of pairs that do not fit or are unlike all others.
