@@ -189,6 +189,21 @@ def test_tags_of_a_tiff_that_are_not_kept_are_named(bits: int, tmp_path: Path):
         assert "ImageDescription" not in file.pages.first.tags
 
 
+@pytest.mark.parametrize("tag", [270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tags_of_a_tiff_that_say_something_of_the_picture(tag: int, kind: type, tmp_path: Path):
+    """What it shows, by whom, with what and when; its rating; and what Windows notes."""
+    import tifffile
+
+    value = (tag, 3, 1, 4, True) if tag in (18246, 18249) else (tag, 1, 4, b"text", True)
+    value = value if tag in (18246, 18249) or tag > 40000 else (tag, 2, 5, "text", True)
+    tags = {"extratags": [value], "metadata": None, "software": False, "datetime": False}
+    tifffile.imwrite(tmp_path / "a.tif", files.scene().astype(kind), photometric="rgb", **tags)
+    assert written(tmp_path / "b.tif", read_image(tmp_path / "a.tif")) == ""
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.pages.first.tags.valueof(tag) == value[3]
+
+
 def test_what_is_too_long_for_a_jpeg_is_named_before_it_fails(tmp_path: Path):
     data = PIL.Image.Exif()
     data.get_ifd(0x8769)[37500] = bytes(70_000)  # a maker's note
