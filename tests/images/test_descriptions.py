@@ -163,6 +163,39 @@ def test_what_every_program_assumes_is_no_loss(tmp_path: Path):
         assert written(tmp_path / "b.jpg", read_image(tmp_path / "a.png")) == ""
 
 
+@pytest.mark.parametrize(
+    ("kind", "length"), [(b"sBIT", 3), (b"hIST", 4), (b"tIME", 7), (b"iDOT", 28), (b"pHYs", 9), (b"sRGB", 1)]
+)
+def test_chunks_of_the_file_s_own_making_are_no_loss(kind: bytes, length: int, tmp_path: Path):
+    files.png(tmp_path / "a.png", files.scene(), 8, 2, (kind, bytes(length)))
+    assert written(tmp_path / "b.png", read_image(tmp_path / "a.png")) == ""
+
+
+def test_how_a_file_is_stored_is_no_loss(tmp_path: Path):
+    import tifffile
+
+    picture = PIL.Image.fromarray(files.scene())
+    picture.save(tmp_path / "a.mpo", "MPO", save_all=True, append_images=[picture], exif=files.exif())
+    assert written(tmp_path / "b.jpg", read_image(tmp_path / "a.mpo", number=0)) == ""
+    picture.convert("CMYK").save(tmp_path / "c.jpg")  # with a segment of Adobe's
+    files.with_segment(tmp_path / "c.jpg", 0xE0, b"JFXX\0\x13" + bytes(9))
+    assert written(tmp_path / "d.jpg", read_image(tmp_path / "c.jpg")) == ""
+    picture.save(tmp_path / "e.png", save_all=True, append_images=[PIL.Image.new("RGB", picture.size)])
+    assert written(tmp_path / "f.png", read_image(tmp_path / "e.png", number=0)) == ""
+    for kind in (np.uint8, np.uint16):
+        codes = (255, 260, 263, 264, 265, 275, 276, 280, 281, 290, 291, 292, 293, 297, 332, 333, 334, 336, 340, 341)
+        tags = [(code, 3, 1, 1, True) for code in (*codes, 512, 513, 514, 529, 530, 531, 532, 559)]
+        with tifffile.TiffWriter(tmp_path / "g.tif") as file:
+            file.write(files.scene().astype(kind), photometric="rgb", extratags=tags, metadata=None, tile=(16, 16))
+        assert described_by(tmp_path / "g.tif").lost == ()
+
+
+def described_by(path: Path) -> About:
+    from lorgnette.images.formats.tiff import describe
+
+    return describe(path, 0).about
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_what_nothing_here_knows_is_named(bits: int, tmp_path: Path):
     files.png(tmp_path / "a.png", files.scene().astype(np.uint16), bits, 2, (b"bKGD", bytes(6)), (b"iDOT", bytes(8)))

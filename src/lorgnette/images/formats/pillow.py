@@ -129,7 +129,7 @@ def describe(path: Path, file: Any) -> Described:
     """What a loaded picture says of itself."""
     orientation, exif = exif_data.from_pillow(path, file)
     about = _about(path, file, exif)
-    return Described(False, orientation, exif, file.info.get("icc_profile"), about.turned(orientation))
+    return Described(orientation, exif, file.info.get("icc_profile"), about.turned(orientation))
 
 
 def _about(path: Path, file: Any, exif: bytes | None) -> About:
