@@ -164,6 +164,17 @@ def test_what_every_program_assumes_is_no_loss(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("gamma", "first", "plain"), [(45455, 31270, True), (45455, 31271, False), (45400, 31270, False), (0, 31270, True)]
+)
+def test_gamma_and_primaries_both_count(gamma: int, first: int, plain: bool):
+    colour = [(b"cHRM", struct.pack(">8I", first, 32900, 64000, 33000, 30000, 60000, 15000, 6000))]
+    colour += [(b"gAMA", struct.pack(">I", gamma))] if gamma else []
+    assert About(colour=tuple(colour)).is_plain == plain
+    assert About(colour=(*colour, (b"sRGB", b"\0"))).is_plain
+    assert not About(colour=(*colour, (b"cICP", bytes([9, 16, 0, 1])))).is_plain
+
+
+@pytest.mark.parametrize(
     ("kind", "length"), [(b"sBIT", 3), (b"hIST", 4), (b"tIME", 7), (b"iDOT", 28), (b"pHYs", 9), (b"sRGB", 1)]
 )
 def test_chunks_of_the_file_s_own_making_are_no_loss(kind: bytes, length: int, tmp_path: Path):
@@ -244,6 +255,24 @@ def test_what_is_too_long_for_a_jpeg_is_named_before_it_fails(tmp_path: Path):
     image = Image(np.zeros((4, 4, 3), np.float32), exif=data.tobytes(), about=about)
     assert written(tmp_path / "a.jpg", image).endswith("a.jpg: without EXIF data, XMP data, IPTC data, comment")
     assert written(tmp_path / "a.png", image).endswith("a.png: without IPTC data")
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".jpg", 65535), (".png", 54_500_000), (".bmp", 54_500_000)])
+def test_a_resolution_beyond_the_format_is_named(suffix: str, most: int, tmp_path: Path):
+    for dpi, line in ((most - 1.0, ""), (most * 1.01, f"{tmp_path}/a{suffix}: without resolution (dpi)")):
+        image = Image(np.zeros((4, 4, 3), np.float32), about=About(dpi=(1.0, dpi)))
+        assert written(tmp_path / f"a{suffix}", image) == line
+
+
+def test_a_resolution_of_one_is_none(tmp_path: Path):
+    """Writers that know none put that there."""
+    picture = PIL.Image.new("RGB", (4, 4))
+    for value, found in ((1, None), (1.5, (1.5, 1.5)), (2_000_000, None)):
+        data = PIL.Image.Exif()
+        data[282] = data[283] = value
+        data[296] = 2
+        picture.save(tmp_path / "a.webp", exif=data)
+        assert read_image(tmp_path / "a.webp").about.dpi == found
 
 
 def test_damaged_descriptions_do_not_stop_a_picture(tmp_path: Path):

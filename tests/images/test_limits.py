@@ -11,7 +11,8 @@ import pytest
 
 from lorgnette.common import memory
 from lorgnette.images import Image, ImageError, check_output, read_image, write_image
-from lorgnette.images.limits import check_memory
+from lorgnette.images.formats.table import BY_NAME
+from lorgnette.images.limits import check_fits, check_memory
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,13 @@ def test_formats(name: str, size: tuple[int, int], fits: bool, tmp_path: Path):
     height, width = size
     with pytest.raises(ImageError, match=rf"of {width} x {height} pixels: it holds .* at most; \.png or \.tif holds"):
         check_output(tmp_path / name, size=size)
+
+
+@pytest.mark.parametrize(("name", "side"), [("HEIF", 32768), ("JXL", 2**30)])
+def test_formats_of_other_packages(name: str, side: int, tmp_path: Path):
+    check_fits(tmp_path / "a", BY_NAME[name], (1, side))
+    with pytest.raises(ImageError, match=f"it holds {side} pixels a side at most"):
+        check_fits(tmp_path / "a", BY_NAME[name], (1, side + 1))
 
 
 @pytest.mark.parametrize(("suffix", "side"), [(".webp", 16383), (".jpg", 65500), (".avif", 32768)])
