@@ -342,3 +342,16 @@ def test_nothing_of_the_middle_is_stretched(adapter: Path, photos: Path, tmp_pat
     assert enhance(adapter, photos / "a.png", tmp_path / "three.png", "--scale", "3") == 0
     three = np.asarray(PIL.Image.open(tmp_path / "three.png"))
     assert np.array_equal(cut, three[32:160])
+
+
+@pytest.mark.parametrize("words", [["--long-side", "40"], ["--scale", "0.5"], ["--size", "40x30"]])
+def test_what_counts_is_the_size_after_all(words: list[str], restoring: Path, tmp_path: Path, monkeypatch):
+    """The network works at 80 x 60, and the result is smaller."""
+    from dataclasses import replace
+
+    from lorgnette.images.formats.table import BY_SUFFIX
+
+    monkeypatch.setitem(BY_SUFFIX, ".webp", replace(BY_SUFFIX[".webp"], side=50))
+    picture(80, 1).crop((0, 0, 80, 60)).save(tmp_path / "a.png")
+    assert enhance(restoring, tmp_path / "a.png", tmp_path / "b.webp", *words) == 0
+    assert size_of(tmp_path / "b.webp") == (40, 30)

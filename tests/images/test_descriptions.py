@@ -163,6 +163,50 @@ def test_what_every_program_assumes_is_no_loss(tmp_path: Path):
         assert written(tmp_path / "b.jpg", read_image(tmp_path / "a.png")) == ""
 
 
+@pytest.mark.parametrize(
+    ("gamma", "first", "plain"), [(45455, 31270, True), (45455, 31271, False), (45400, 31270, False), (0, 31270, True)]
+)
+def test_gamma_and_primaries_both_count(gamma: int, first: int, plain: bool):
+    colour = [(b"cHRM", struct.pack(">8I", first, 32900, 64000, 33000, 30000, 60000, 15000, 6000))]
+    colour += [(b"gAMA", struct.pack(">I", gamma))] if gamma else []
+    assert About(colour=tuple(colour)).is_plain == plain
+    assert About(colour=(*colour, (b"sRGB", b"\0"))).is_plain
+    assert not About(colour=(*colour, (b"cICP", bytes([9, 16, 0, 1])))).is_plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "length"), [(b"sBIT", 3), (b"hIST", 4), (b"tIME", 7), (b"iDOT", 28), (b"pHYs", 9), (b"sRGB", 1)]
+)
+def test_chunks_of_the_file_s_own_making_are_no_loss(kind: bytes, length: int, tmp_path: Path):
+    files.png(tmp_path / "a.png", files.scene(), 8, 2, (kind, bytes(length)))
+    assert written(tmp_path / "b.png", read_image(tmp_path / "a.png")) == ""
+
+
+def test_how_a_file_is_stored_is_no_loss(tmp_path: Path):
+    import tifffile
+
+    picture = PIL.Image.fromarray(files.scene())
+    picture.save(tmp_path / "a.mpo", "MPO", save_all=True, append_images=[picture], exif=files.exif())
+    assert written(tmp_path / "b.jpg", read_image(tmp_path / "a.mpo", number=0)) == ""
+    picture.convert("CMYK").save(tmp_path / "c.jpg")  # with a segment of Adobe's
+    files.with_segment(tmp_path / "c.jpg", 0xE0, b"JFXX\0\x13" + bytes(9))
+    assert written(tmp_path / "d.jpg", read_image(tmp_path / "c.jpg")) == ""
+    picture.save(tmp_path / "e.png", save_all=True, append_images=[PIL.Image.new("RGB", picture.size)])
+    assert written(tmp_path / "f.png", read_image(tmp_path / "e.png", number=0)) == ""
+    for kind in (np.uint8, np.uint16):
+        codes = (255, 260, 263, 264, 265, 275, 276, 280, 281, 290, 291, 292, 293, 297, 332, 333, 334, 336, 340, 341)
+        tags = [(code, 3, 1, 1, True) for code in (*codes, 512, 513, 514, 529, 530, 531, 532, 559)]
+        with tifffile.TiffWriter(tmp_path / "g.tif") as file:
+            file.write(files.scene().astype(kind), photometric="rgb", extratags=tags, metadata=None, tile=(16, 16))
+        assert described_by(tmp_path / "g.tif").lost == ()
+
+
+def described_by(path: Path) -> About:
+    from lorgnette.images.formats.tiff import describe
+
+    return describe(path, 0).about
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_what_nothing_here_knows_is_named(bits: int, tmp_path: Path):
     files.png(tmp_path / "a.png", files.scene().astype(np.uint16), bits, 2, (b"bKGD", bytes(6)), (b"iDOT", bytes(8)))
@@ -189,6 +233,21 @@ def test_tags_of_a_tiff_that_are_not_kept_are_named(bits: int, tmp_path: Path):
         assert "ImageDescription" not in file.pages.first.tags
 
 
+@pytest.mark.parametrize("tag", [270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tags_of_a_tiff_that_say_something_of_the_picture(tag: int, kind: type, tmp_path: Path):
+    """What it shows, by whom, with what and when; its rating; and what Windows notes."""
+    import tifffile
+
+    value = (tag, 3, 1, 4, True) if tag in (18246, 18249) else (tag, 1, 4, b"text", True)
+    value = value if tag in (18246, 18249) or tag > 40000 else (tag, 2, 5, "text", True)
+    tags = {"extratags": [value], "metadata": None, "software": False, "datetime": False}
+    tifffile.imwrite(tmp_path / "a.tif", files.scene().astype(kind), photometric="rgb", **tags)
+    assert written(tmp_path / "b.tif", read_image(tmp_path / "a.tif")) == ""
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.pages.first.tags.valueof(tag) == value[3]
+
+
 def test_what_is_too_long_for_a_jpeg_is_named_before_it_fails(tmp_path: Path):
     data = PIL.Image.Exif()
     data.get_ifd(0x8769)[37500] = bytes(70_000)  # a maker's note
@@ -196,6 +255,24 @@ def test_what_is_too_long_for_a_jpeg_is_named_before_it_fails(tmp_path: Path):
     image = Image(np.zeros((4, 4, 3), np.float32), exif=data.tobytes(), about=about)
     assert written(tmp_path / "a.jpg", image).endswith("a.jpg: without EXIF data, XMP data, IPTC data, comment")
     assert written(tmp_path / "a.png", image).endswith("a.png: without IPTC data")
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".jpg", 65535), (".png", 54_500_000), (".bmp", 54_500_000)])
+def test_a_resolution_beyond_the_format_is_named(suffix: str, most: int, tmp_path: Path):
+    for dpi, line in ((most - 1.0, ""), (most * 1.01, f"{tmp_path}/a{suffix}: without resolution (dpi)")):
+        image = Image(np.zeros((4, 4, 3), np.float32), about=About(dpi=(1.0, dpi)))
+        assert written(tmp_path / f"a{suffix}", image) == line
+
+
+def test_a_resolution_of_one_is_none(tmp_path: Path):
+    """Writers that know none put that there."""
+    picture = PIL.Image.new("RGB", (4, 4))
+    for value, found in ((1, None), (1.5, (1.5, 1.5)), (2_000_000, None)):
+        data = PIL.Image.Exif()
+        data[282] = data[283] = value
+        data[296] = 2
+        picture.save(tmp_path / "a.webp", exif=data)
+        assert read_image(tmp_path / "a.webp").about.dpi == found
 
 
 def test_damaged_descriptions_do_not_stop_a_picture(tmp_path: Path):

@@ -277,7 +277,10 @@ def test_a_decompression_bomb_is_refused_before_memory_is_taken(tmp_path: Path):
     refused(tmp_path / "bomb.png", "200000 x 200000 pixels, more than max_pixels=180000000")
     assert PIL.Image.MAX_IMAGE_PIXELS  # Pillow's own limit stands as before
     write_image(tmp_path / "small.tif", picture(False, False, 16))
-    refused(tmp_path / "small.tif", "21 x 37 pixels, more than max_pixels=100", max_pixels=100)
+    write_image(tmp_path / "small.png", picture(False, False, 8))
+    for name in ("small.tif", "small.png"):
+        refused(tmp_path / name, "21 x 37 pixels, more than max_pixels=776", max_pixels=776)
+        read_image(tmp_path / name, max_pixels=777)
 
 
 def test_files_that_cannot_be_written(tmp_path: Path):

@@ -126,7 +126,10 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
     def enlarged(image: Image) -> Image:
         def begin(tiles: list[Any]) -> Any:
             """The last moment at which it is known how large the result is, and nothing is done."""
-            size = (tiles[0].y.n_out, tiles[0].x.n_out)
+            size = frame(options) or settings.get("size") or (tiles[0].y.n_out, tiles[0].x.n_out)
+            if options.scale:  # by less than the network's own factor, which tiles do not tell
+                height, width = image.pixels.shape[:2]
+                size = (max(1, round(height * options.scale)), max(1, round(width * options.scale)))
             check_output(target, alpha=image.alpha is not None, size=size, bits=image.bits)
             return progress_bar(tiles, "tile") if bar else tiles
 

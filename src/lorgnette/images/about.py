@@ -67,18 +67,18 @@ class Described:
     """What a file says of a picture.
 
     Attributes:
-        deep: Whether Pillow does not read its pixels, or not in full.
         orientation: How its pixels are stored, 1 to 8; see `lorgnette.images.exif.upright`.
         exif: Without an orientation.
         icc: The colour profile.
         about: Of the upright picture.
+        deep: Whether Pillow does not read its pixels, or not in full.
     """
 
-    deep: bool
     orientation: int
     exif: bytes | None
     icc: bytes | None
     about: About
+    deep: bool = False
 
 
 def xmp_for(xmp: bytes, width: int, height: int, dpi: tuple[float, float] | None) -> bytes:

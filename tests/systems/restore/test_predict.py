@@ -66,7 +66,11 @@ def test_what_does_not_work_is_named():
     one, image = task(), picture()
     for settings, message in (
         ({"scale": 3.3}, "^scale: 3.3 does not work; this network gives 1 times the size"),
-        ({"size": (1, 1)}, "^size: 1x1 does not work; this network makes 52x40"),
+        ({"scale": 0.001}, "^scale: 0.001 does not work; this network gives 1 times the size"),
+        ({"scale": (1.0, 1.01)}, r"^scale: \(1.0, 1.01\) does not work; this network gives 1 times the size"),
+        ({"size": (1, 53)}, "^size: 53x1 does not work; this network makes 52x40"),
+        ({"size": (0, 52)}, "^size: 52x0 does not work; this network makes 52x40"),
+        ({"scale": 0.5, "size": (9, 9)}, "^give either scale or size"),
         ({"tile": 4}, "^tile: 4 is too small"),
         ({"precision": "int8"}, "^precision: 'int8' is not known"),
     ):
@@ -161,3 +165,16 @@ def test_a_folder_is_scored_beside_what_needs_no_network(tmp_path: Path):
     assert list(evaluation({"model": enlarging}, tmp_path)["input"]) == ["psnr_x2", "ssim_x2"]
     with pytest.raises(ValueError, match=r"^levels: "):
         evaluation({"model": enlarging}, tmp_path, levels=(2,))
+
+
+def test_what_is_to_be_smaller_is_restored_first_and_then_reduced():
+    from lorgnette.images.resize import imresize
+
+    for upscale, more in ((1, {}), (2, {"upsampler": "pixelshuffledirect"})):
+        network = task("sr" if upscale > 1 else "denoise", upscale=upscale, **more)
+        image = picture(20, 24)
+        whole = torch.from_numpy(enhance(network, image).pixels).permute(2, 0, 1)
+        for size, how in (((10, 12), {"scale": 0.5}), ((10, 24), {"scale": (0.5, 1.0)}), ((7, 9), {"size": (7, 9)})):
+            small = enhance(network, image, **how)
+            expected = imresize(whole, size=size).clamp(0, 1).permute(1, 2, 0)
+            np.testing.assert_array_equal(small.pixels, expected.numpy())

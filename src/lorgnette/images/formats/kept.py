@@ -26,6 +26,7 @@ def kept_by(format: Format, size: tuple[int, int], icc: bytes | None, exif: byte
     lost = [name for kind, name in said(icc, exif, about) if kind not in keeps]
     kept = replace(
         about,
+        dpi=about.dpi if "dpi" in keeps else None,
         xmp=about.xmp if "xmp" in keeps else None,
         iptc=about.iptc if "iptc" in keeps else None,
         texts=tuple(pair for pair in about.texts if ("comment" if pair[0] == "Comment" else "texts") in keeps),

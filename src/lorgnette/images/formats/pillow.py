@@ -23,6 +23,7 @@ from lorgnette.images.formats.table import BY_NAME, FORMATS, Format
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _IPTC = 0x0404  # among the resources of Photoshop
 _LONGEST = 65533  # bytes of a segment of a JPEG
+_MOST_DPI = {"JPEG": 65535, "BMP": 2**31 * 0.0254, "PNG": 2**31 * 0.0254}  # per metre in the last two
 _XMP_HEAD, _APP13_HEAD = b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
 # Segments of a JPEG that are read, or that say how it is stored.
 _SEGMENTS = (b"JFIF\0", b"JFXX\0", b"Exif\0", b"ICC_PROFILE\0", b"MPF\0", b"Adobe", _XMP_HEAD, _APP13_HEAD)
@@ -129,7 +130,7 @@ def describe(path: Path, file: Any) -> Described:
     """What a loaded picture says of itself."""
     orientation, exif = exif_data.from_pillow(path, file)
     about = _about(path, file, exif)
-    return Described(False, orientation, exif, file.info.get("icc_profile"), about.turned(orientation))
+    return Described(orientation, exif, file.info.get("icc_profile"), about.turned(orientation))
 
 
 def _about(path: Path, file: Any, exif: bytes | None) -> About:
@@ -214,11 +215,13 @@ def _jxl_xmp(path: Path) -> bytes | None:
 
 
 def too_long(format: Format, exif: bytes | None, about: About) -> list[str]:
-    """What is too large for a file of this format: a segment of a JPEG has 64 KB."""
+    """What is too large for a file of this format: a segment of a JPEG has 64 KB, its resolution 16 bits."""
+    dpi = max(about.dpi or (0,))
     if format.name != "JPEG":
-        return []
+        return ["dpi"] if format.name in _MOST_DPI and dpi >= _MOST_DPI[format.name] else []
     parts = (("exif", exif, 0), ("xmp", about.xmp, len(_XMP_HEAD)), ("iptc", about.iptc, len(_APP13_HEAD) + 14))
     found = [name for name, data, head in parts if data and len(data) + head > _LONGEST]
+    found += ["dpi"] if dpi >= _MOST_DPI["JPEG"] else []
     if about.comment and len(about.comment.encode()) > _LONGEST:
         found.append("comment")
     return found
@@ -236,7 +239,7 @@ def save(
         return
     settings: dict[str, Any] = {"icc_profile": icc, "exif": exif, "xmp": about.xmp}
     settings = {name: data for name, data in settings.items() if data}
-    if format.name in ("JPEG", "BMP") and about.dpi and max(about.dpi) < 65535:
+    if format.name in ("JPEG", "BMP") and about.dpi:
         settings["dpi"] = about.dpi
     if format.name == "JPEG":
         settings |= {"quality": quality, "subsampling": 0}

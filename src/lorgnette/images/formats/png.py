@@ -83,7 +83,7 @@ def chunks(icc: bytes | None, exif: bytes | None, about: About) -> list[Chunk]:
     if icc:  # beside which there may be no sRGB
         found = [(kind, data) for kind, data in found if kind != b"sRGB"]
         found.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
-    if about.dpi and max(about.dpi) < 2**31 * _METRE:
+    if about.dpi:
         found.append((b"pHYs", struct.pack(">IIB", *(round(n / _METRE) for n in about.dpi), 1)))
     if exif:
         found.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))

@@ -81,7 +81,7 @@ def describe(path: Path, number: int) -> Described:
         if exif_data.ORIENTATION not in page.tags:
             orientation = xmp_orientation(about.xmp)
         deep = unknown or int(np.max(page.tags.valueof(_BITS, default=1))) > 8
-        return Described(deep, orientation, exif, raw(_ICC), about.turned(orientation))
+        return Described(orientation, exif, raw(_ICC), about.turned(orientation), deep)
 
 
 def read_tiff(path: Path, number: int, check_size: Callable[[tuple[int, int]], None]) -> NDArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable
 from typing import cast
@@ -14,7 +15,7 @@ from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import Rendering
+from lorgnette.tiles.render import Rendering, reduced
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
 """The scan sees the whole image, but pixels further away than this halo hardly count."""
@@ -41,8 +42,8 @@ def enhance(
     Args:
         task: from `lorgnette.load` or `lorgnette.build`, on any device.
         image: from `lorgnette.images.file.read_image`.
-        scale: None, or the network's own factor; no other works.
-        size: None, or the (H, W) that this factor gives.
+        scale: None for the network's own factor; what is less, down to 0.01, is made of its result by bicubic.
+        size: (H, W) instead of `scale`, within what the network's factor gives.
         tile: side of the tiles in input pixels; smaller needs less memory. Unset: 256, or 48 with a cache, 32 in its
             near mode.
         precision: 'fp32' or 'bf16'.
@@ -61,7 +62,9 @@ def enhance(
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
     model = cast(MambaIR, task.model)
-    out_size = _output_size(image.pixels.shape[:2], model.upscale, scale, size)
+    in_size = (image.pixels.shape[0], image.pixels.shape[1])
+    own = (in_size[0] * model.upscale, in_size[1] * model.upscale)
+    out_size = _output_size(in_size, model.upscale, scale, size)
 
     keyed = stream != "" and cache is None and task.remembers
     pieces: list[Tile] = []
@@ -76,14 +79,14 @@ def enhance(
         return part.cut(model(crop, (stream, part) if keyed else None))
 
     how = Rendering(tile, precision, counted, halo, cache, stream)
-    out = how.image(model, image, render, out_size, USUAL, corrected=model.upscale > 1, channels=model.in_chans)
+    restored = how.image(model, image, render, own, USUAL, corrected=model.upscale > 1, channels=model.in_chans)
     if keyed and not model.hold(len(pieces)):
         warnings.warn(
             f"model.max_bytes: the feature maps of a frame of {len(pieces)} tiles do not fit, so that the feature cache"
             " finds nothing of the frame before",
             stacklevel=2,
         )
-    return out
+    return restored if out_size == own else reduced(restored, out_size)
 
 
 def _output_size(
@@ -93,10 +96,20 @@ def _output_size(
     wanted: tuple[int, int] | None,
 ) -> tuple[int, int]:
     own = (size[0] * factor, size[1] * factor)
-    if scale is not None and scale not in (factor, (factor, factor)):
-        raise ValueError(f"scale: {scale} does not work; this network gives {factor} times the size, and no other")
-    if wanted is not None and wanted != own:
+    if scale is not None:
+        scales = (scale, scale) if isinstance(scale, int | float) else scale
+        if not all(math.isfinite(s) and 0.01 <= s <= factor for s in scales):
+            raise ValueError(
+                f"scale: {scale} does not work; this network gives {factor} times the size, "
+                "and less by bicubic after it"
+            )
+        scaled = max(1, round(size[0] * scales[0])), max(1, round(size[1] * scales[1]))
+        if wanted not in (None, scaled):
+            raise ValueError("give either scale or size")
+        wanted = scaled
+    if wanted is not None and not all(1 <= out <= most for out, most in zip(wanted, own, strict=True)):
         raise ValueError(
-            f"size: {wanted[1]}x{wanted[0]} does not work; this network makes {own[1]}x{own[0]} of this image"
+            f"size: {wanted[1]}x{wanted[0]} does not work; this network makes {own[1]}x{own[0]} of this image, "
+            "and less by bicubic after it"
         )
-    return own
+    return wanted or own
