@@ -40,6 +40,7 @@ def test_a_value_leaves_the_other_settings_of_its_group_alone():
         (("data.test_scales", "3.3"), (3.3,)),
         (("data.augment", "false"), False),
         (("data.root", "2024"), "2024"),
+        (("data.root", "2024", "2025"), ["2024", "2025"]),
         (("data.root", "my photos: best"), "my photos: best"),
         (("lora.target_modules", "to_q", "to_v"), ["to_q", "to_v"]),
         (("lora.target_modules", "to_q"), "to_q"),
@@ -102,7 +103,7 @@ def test_wrong_options(option: tuple[str, ...], says: str):
         ({"train": None}, "my.yaml: train: None is not a table of settings"),
         ({"train": {"lr": None}}, "my.yaml: train.lr: None does not work; a number does"),
         ({"train": {"steps": [1]}}, "my.yaml: train.steps: [1] does not work; a whole number or null does"),
-        ({"data": {"root": 7}}, "my.yaml: data.root: 7 does not work; text or null does"),
+        ({"data": {"root": 7}}, "my.yaml: data.root: 7 does not work; text or a list or null does"),
     ],
 )
 def test_wrong_mappings(mapping: dict, says: str):

@@ -203,6 +203,7 @@ def _as_text(name: str, words: Sequence[str], kind: Any) -> str:
     parts = _parts(kind)
     is_list = any(typing.get_origin(part) in (list, tuple) for part in parts)
     is_item = _is_number(words[0]) or (str not in parts and words[0] != "null" and words[0][:1] != "[")
+    is_item = is_item and parts[0] is not str  # `str | list[str]`: one word is itself, whatever it looks like
     if is_list and (len(words) > 1 or is_item):
         return json.dumps(list(words))
     if len(words) > 1:

@@ -46,9 +46,9 @@ class Data:
     OWN: ClassVar[tuple[str, ...]] = ("root", "test")
     SHARED: ClassVar[tuple[str, ...]] = ("classes", "prompts")
 
-    root: list[str] | str | None = None
+    root: str | list[str] | None = None
     """A folder of images, one subfolder for each class, or a list of such folders (in a federation, one each site)."""
-    test: list[str] | str | None = None
+    test: str | list[str] | None = None
     """Such a folder (or folders) of held-out images. Unset: a part of the training images is held out."""
     preset: Literal["", "digits", "shapes", "glyphs"] = ""
     """A set that needs no download: digits (handwritten, of scikit-learn), shapes (drawn sketches on noise), or glyphs

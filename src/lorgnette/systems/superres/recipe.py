@@ -47,15 +47,15 @@ class Data:
     OWN: ClassVar[tuple[str, ...]] = ("root", "lr", "hr", "test", "test_lr")
     SHARED: ClassVar[tuple[str, ...]] = ()
 
-    root: list[str] | str | None = None
+    root: str | list[str] | None = None
     """A folder of images, searched with its subfolders, or a list of folders (in a federation, one each site)."""
-    lr: list[str] | str | None = None
+    lr: str | list[str] | None = None
     """A folder (or folders) of low-resolution images; each has a namesake in `hr`."""
-    hr: list[str] | str | None = None
+    hr: str | list[str] | None = None
     """The same scenes at high resolution; as many folders."""
-    test: list[str] | str | None = None
+    test: str | list[str] | None = None
     """A folder (or folders) of held-out high-resolution images. Unset: a part of the training images is held out."""
-    test_lr: list[str] | str | None = None
+    test_lr: str | list[str] | None = None
     """Low-resolution namesakes of the images in `test`. Unset: they are made by bicubic."""
     damage: Kind = ""
     """What lens, sensor, camera program and file do to the small images of `root`: photo, phone, camera, web,
