@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -183,10 +184,19 @@ def test_info_of_what_is_no_such_file(name: str, contents: bytes, says: str, tmp
     assert says in refused("info", tmp_path / name)
 
 
-def test_info_of_folders_without_an_adapter(adapter: Path, photos: Path, tmp_path: Path, refused):
+def test_info_of_folders_without_an_adapter(adapter: Path, photos: Path, tmp_path: Path, refused, capsys):
     assert "adapter_model.safetensors" in refused("info", photos)
+    (tmp_path / "adapter_model.pt").write_bytes(b"\x80\x02.")
+    assert "adapter_model.pt is a pickle and is not opened" in refused("info", tmp_path)
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x02.")
-    assert "is a pickle and is not opened" in refused("info", tmp_path)
+    assert "adapter_config.json" in refused("info", tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"r": 2}')
+    assert "adapter_model.bin" in refused("info", tmp_path)
+    torch.save({"base_model.model.0.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "adapter_model.bin")
+    assert main(["info", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "PEFT or a program that writes its layout" in said
+    assert re.search(r"parameters +8\b", said)
     damaged = tmp_path / "damaged"
     shutil.copytree(adapter, damaged)
     (damaged / "lorgnette.json").write_text('{"format_version": 1}')

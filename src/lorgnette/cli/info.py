@@ -14,6 +14,7 @@ from lorgnette.common.files import read_json, write_json
 from lorgnette.common.text import duration, nearest, number, size
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
+MAX_PICKLED = 2**32  # bytes
 LISTED = 20  # tensors or layers that are named one by one
 
 
@@ -104,7 +105,7 @@ def _adapter_format(names: Iterable[str]) -> dict[str, str]:
 
 
 def _of_folder(folder: Path) -> dict[str, Any]:
-    from lorgnette.lora.files.commit import PEFT_CONFIG, WEIGHTS, adapter_folder, adapter_info, current_file
+    from lorgnette.lora.files.commit import PEFT_CONFIG, PICKLED, WEIGHTS, adapter_folder, adapter_info, current_file
 
     folder = adapter_folder(folder)
     model_file = folder / "model.safetensors"
@@ -113,6 +114,8 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     manifest = adapter_info(folder)
     facts: dict[str, Any] = {"adapter": str(folder)} | _recipe_facts(folder) | _learnt(folder)
     weights = current_file(folder, WEIGHTS)
+    if not weights.is_file() and (folder / PICKLED).is_file():
+        weights = folder / PICKLED
     if manifest:
         try:
             layers = {name: f"r {layer['r']}" for name, layer in manifest["layers"].items()}
@@ -200,7 +203,15 @@ def _described(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, str]:
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Name -> (dtype, shape), from the header of a safetensors file."""
+    """Name -> (dtype, shape), from the header of a safetensors file, or from an `adapter_model.bin`."""
+    from lorgnette.lora.files.commit import PICKLED
+
+    if path.name == PICKLED:
+        from lorgnette.common.tensors import read_tensors
+        from lorgnette.lora.files.weights import named_tensors
+
+        found = named_tensors(read_tensors(path, MAX_PICKLED))
+        return {name: (str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in sorted(found.items())}
     if path.suffix not in (".safetensors", ".lorgnette-pending"):
         raise ValueError(f"{path} is no safetensors file; nothing else is opened")
     try:

@@ -140,7 +140,7 @@ def split(
     counts = {kind: min(len(own) - 1, max(1, int(share * len(own)))) for kind, own in groups.items()}
     while sum(counts.values()) < round(share * len(items)):  # the rest to those that are furthest below their share
         short = {kind: share * len(own) - counts[kind] for kind, own in groups.items() if counts[kind] < len(own) - 1}
-        if not short:
+        if max(short.values(), default=0) <= 0:
             break
         counts[max(short, key=short.__getitem__)] += 1
     chosen = {i for kind, own in groups.items() for i in own[: counts[kind]]}

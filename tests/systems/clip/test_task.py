@@ -11,7 +11,9 @@ from lorgnette.systems.clip.task import Classification
 
 @pytest.fixture(scope="module")
 def task() -> Classification:
-    return build(clip.tiny()[0])
+    made = build(clip.tiny()[0])
+    assert isinstance(made, Classification)
+    return made
 
 
 def evaluations(*nll: float) -> dict[int, dict[str, float]]:
