@@ -173,7 +173,8 @@ def first_failure(tests: list[str], tree: Path, timeout: float) -> str:
         import torch
 
         torch.set_num_threads(1)
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", *tests]))
+        imported = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis was, before pytest could rewrite it
+        os._exit(pytest.main(["-x", "-q", "-W", imported, "-p", "no:cacheprovider", "-p", "no:cov", *tests]))
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         finished, status = os.waitpid(process, os.WNOHANG)

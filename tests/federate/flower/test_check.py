@@ -77,7 +77,7 @@ def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch:
         write_deployment(replace(deployment, base="0" * 32), site)
         found = tried(site, {"data.root": str(tmp_path / "few")})
         assert "chmod 600" in found["own key"]
-        assert "1 samples; 4 are needed" in found["data"]
+        assert "2 samples; 4 are needed" in found["data"]
         assert "the server has 0000" in found["base model"]
         assert found.keys() == {"own key", "data", "base model"}
 
