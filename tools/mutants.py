@@ -135,9 +135,8 @@ def try_all(chosen: list[Fault], lines: dict[str, dict[int, list[str]]], results
                 trial = tried(fault, nearest_first(fault, lines.get(fault.file, {})), tree, options.timeout)
                 with results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(trial)) + "\n")
-                print(
-                    f"{'killed  ' if trial.killed else 'SURVIVED'} {trial.file}:{trial.line}  {trial.what}", flush=True
-                )
+                found = "noticed    " if trial.killed else "NOT NOTICED"
+                print(f"{found} {trial.file}:{trial.line}  {trial.what}", flush=True)
             os._exit(0)
         jobs.append(process)
     for process in jobs:
