@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 from faults import Fault, faults_of
 
 ROOT = Path(__file__).parents[1]
+UNKNOWN = "a test is not found"  # or cannot be imported
 FOLDERS = ("lora", "train", "nn", "images", "tiles", "federate", "systems", "video", "common")
 
 
@@ -154,6 +154,8 @@ def tried(fault: Fault, tests: list[str], tree: Path, timeout: float) -> Trial:
                 killed_by = first_failure(some, tree, timeout)
     finally:
         file.write_text(sound, encoding="utf-8")
+    if killed_by == UNKNOWN and first_failure(["--collect-only", *tests], tree, timeout):  # also without the fault
+        raise SystemExit(f"pytest does not know one of {tests}: make the coverage file anew")
     seconds = round(time.monotonic() - began, 1)
     return Trial(fault.file, fault.line, fault.what, bool(killed_by), killed_by, len(tests), seconds)
 
@@ -179,26 +181,11 @@ def first_failure(tests: list[str], tree: Path, timeout: float) -> str:
         finished, status = os.waitpid(process, os.WNOHANG)
         if finished:
             code = os.waitstatus_to_exitcode(status)
-            if code == 4 and not imports(tree):
-                return "does not import"
-            if code in (4, 5):
-                raise SystemExit(f"pytest does not know one of {tests}: make the coverage file anew")
-            return "" if code == 0 else "a test" if code == 1 else f"status {code}"
+            return {0: "", 1: "a test", 4: UNKNOWN, 5: UNKNOWN}.get(code, f"status {code}")
         time.sleep(0.1)
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
     return "hangs"
-
-
-def imports(tree: Path) -> bool:
-    """Whether the package with its fault can be imported at all."""
-    words = [sys.executable, "-c", "import lorgnette.cli, lorgnette.lora, lorgnette.train"]
-    return (
-        subprocess.run(
-            words, env=os.environ | {"PYTHONPATH": str(tree / "src")}, stderr=subprocess.DEVNULL, check=False
-        ).returncode
-        == 0
-    )
 
 
 def read(results: Path) -> list[Trial]:
