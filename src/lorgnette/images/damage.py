@@ -143,14 +143,14 @@ class Damage:
 
     def _compressed(self, image: Pixels, rng: np.random.Generator) -> Pixels:
         assert self.quality is not None
-        image = _jpeg(image, rng.uniform(*self.quality))
+        image = jpeg(image, rng.uniform(*self.quality))
         if rng.random() < self.again:  # the blocks of the second file lie elsewhere
             top, left = rng.integers(0, 8, 2)
             edge = ((8 - top) % 8, top, (8 - left) % 8, left)
             framed = cv2.copyMakeBorder(image, *map(int, edge), borderType=cv2.BORDER_REFLECT).reshape(
                 image.shape[0] + edge[0] + edge[1], image.shape[1] + edge[2] + edge[3], -1
             )
-            framed = _jpeg(framed, rng.uniform(*self.quality))
+            framed = jpeg(framed, rng.uniform(*self.quality))
             image = framed[edge[0] : edge[0] + image.shape[0], edge[2] : edge[2] + image.shape[1]]
         return image
 
@@ -255,7 +255,8 @@ def _sharpened(image: Pixels, amount: float) -> Pixels:
     return image + amount * (image - cv2.GaussianBlur(image, (0, 0), 1).reshape(image.shape))
 
 
-def _jpeg(image: Pixels, quality: float) -> Pixels:
+def jpeg(image: Pixels, quality: float) -> Pixels:
+    """A picture after JPEG, in 8-bit levels: (H, W, C) in [0, 1] -> the same, C 1 or 3; chroma at half resolution."""
     levels = np.ascontiguousarray((image.clip(0, 1) * 255).round().astype(np.uint8)[..., ::-1])
     _, code = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, round(quality)])
     decoded = cv2.imdecode(code, cv2.IMREAD_COLOR if image.shape[2] == 3 else cv2.IMREAD_GRAYSCALE)

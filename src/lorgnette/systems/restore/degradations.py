@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from lorgnette.images.patches import shrink
+from lorgnette.images.damage import jpeg
+from lorgnette.images.patches import channels_first, shrink
 
 GREY = (0.299, 0.587, 0.114)  # BT.601 in full range, as OpenCV makes grey
 
@@ -32,13 +32,7 @@ def noisy_for_tables(image: Tensor, sigma: float) -> Tensor:
 
 def compressed(image: Tensor, quality: int) -> Tensor:
     """The image after JPEG, in 8-bit levels: (C, H, W) in [0, 1] -> the same, C 1 or 3; chroma at half resolution."""
-    levels = image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).flip(-1)  # BGR
-    _, code = cv2.imencode(".jpg", np.ascontiguousarray(levels.numpy()), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    flag = cv2.IMREAD_COLOR if image.shape[0] == 3 else cv2.IMREAD_GRAYSCALE
-    decoded = cv2.imdecode(code, flag)
-    assert decoded is not None, "it was encoded here"
-    decoded = decoded.reshape(levels.shape)[..., ::-1].copy()
-    return torch.from_numpy(decoded).permute(2, 0, 1).float() / 255
+    return channels_first(jpeg(image.permute(1, 2, 0).numpy(), quality).copy())
 
 
 def shrunk(image: Tensor, scale: int) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class ImageFolder(TrainingCrops[Path, Data]):
         hr = random_crop(rng, self.pixels(self.files[draw.index]), side, data.augment)
         if data.damage:
             lr = damaged(hr, data.damage, rng, (small, small))
-            return _crop_of_pair(rng, lr, hr, (side / small, side / small), replace(data, augment=False))
+            return _crop_of_pair(rng, lr, hr, (side / small, side / small), data, augment=False)
         axis = axis_coords(side)
         return _sample(rng, shrink(hr, (small, small)), hr, axis, axis, [2 / side, 2 / side], data.points)
 
@@ -83,11 +82,11 @@ class PairedFolders(TrainingCrops[tuple[Path, Path], Data]):
         lr_file, hr_file = self.files[draw.index]
         lr, hr = self.pixels(lr_file), self.pixels(hr_file)
         scales = check_crops((lr_file, hr_file), lr.shape[-2:], hr.shape[-2:], self.data.patch)
-        return _crop_of_pair(draw.rng(), lr, hr, scales, self.data)
+        return _crop_of_pair(draw.rng(), lr, hr, scales, self.data, self.data.augment)
 
 
 def _crop_of_pair(
-    rng: np.random.Generator, lr: Tensor, hr: Tensor, scales: tuple[float, float], data: Data
+    rng: np.random.Generator, lr: Tensor, hr: Tensor, scales: tuple[float, float], data: Data, augment: bool
 ) -> dict[str, Tensor]:
     (sy, sx), side = scales, data.patch
     top, left = random_corner(rng, lr, side)
@@ -95,7 +94,7 @@ def _crop_of_pair(
     columns, x = _pixels_inside(left, side, sx, hr.shape[-1])
     lr, hr = square(lr, top, left, side), unit(hr[:, rows, columns])
     cell = [2 / side / sy, 2 / side / sx]
-    if data.augment:  # the pixels of `hr` need not lie symmetrically in `lr`: flip their coordinates too
+    if augment:  # the pixels of `hr` need not lie symmetrically in `lr`: flip their coordinates too
         flip_y, flip_x, transpose = rng.random(3) < 0.5
         if flip_y:
             lr, hr, y = lr.flip(-2), hr.flip(-2), -y.flip(0)
