@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lorgnette.common.text import nearest
+from lorgnette.common.wrappers import without_words
 
 MAX_BYTES = 8 * 2**30
-# No network here has a part of such a name.
-_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def read_tensors(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Mapping[str, Any]:
@@ -63,7 +61,7 @@ def float_state(raw: Any, source: str) -> dict[str, Tensor]:
     """
     if not isinstance(raw, Mapping) or not raw or not all(map(_is_named_tensor, raw.items())):
         raise ValueError(f"{source} holds no state dict of tensors")
-    return {_WRAPPERS.sub("", name): value.float() for name, value in raw.items() if name != "n_averaged"}
+    return {without_words(name): value.float() for name, value in raw.items() if name != "n_averaged"}
 
 
 def _is_named_tensor(item: tuple[Any, Any]) -> bool:

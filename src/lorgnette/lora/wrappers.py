@@ -15,18 +15,9 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from lorgnette.common.wrappers import WORDS, WRAPPERS
 
-WRAPPERS = {
-    "torch._dynamo.eval_frame": ("OptimizedModule", "_orig_mod"),
-    "torch.nn.parallel.data_parallel": ("DataParallel", "module"),
-    "torch.nn.parallel.distributed": ("DistributedDataParallel", "module"),
-    "torch.optim.swa_utils": ("AveragedModel", "module"),
-    "torch.distributed.fsdp.fully_sharded_data_parallel": ("FullyShardedDataParallel", "_fsdp_wrapped_module"),
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper": ("CheckpointWrapper", "_checkpoint_wrapped_module"),
-}
-"""Where a wrapper is defined -> its class, and its name for what it wraps."""
-_WORDS = tuple(dict.fromkeys(word for _, word in WRAPPERS.values()))
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def wrapped_by(module: nn.Module) -> nn.Module | None:
@@ -91,7 +82,7 @@ def plain_names(model: nn.Module, patterns: list[str]) -> list[str]:
     names = [name for name, _ in model.named_modules()]
 
     def plain(pattern: str) -> str:
-        if not set(_WORDS) & set(pattern.split(".")) or any(f".{name}".endswith(f".{pattern}") for name in names):
+        if not set(WORDS) & set(pattern.split(".")) or any(f".{name}".endswith(f".{pattern}") for name in names):
             return pattern
         return ".".join(_resolved(model, pattern.split("."), False)[1])
 
@@ -101,11 +92,6 @@ def plain_names(model: nn.Module, patterns: list[str]) -> list[str]:
 def plain_regex(pattern: str) -> str:
     """A regular expression for names without the word that a compiled module puts into them."""
     return re.sub(r"_orig_mod\\*\.", "", pattern)
-
-
-def without_words(name: str) -> str:
-    """A name without any wrapper's word."""
-    return ".".join(part for part in name.split(".") if part not in _WORDS)
 
 
 def _resolved(module: nn.Module, parts: list[str], put_in: bool) -> tuple[int, list[str]]:
@@ -119,10 +105,10 @@ def _resolved(module: nn.Module, parts: list[str], put_in: bool) -> tuple[int, l
         found.append((unknown, [head, *path]))
     elif head in module._parameters or head in module._buffers:
         return 0, parts
-    if head in _WORDS:
+    if head in WORDS:
         found.append(_resolved(module, rest, put_in))
     elif child is None and put_in:
-        for word in _WORDS:
+        for word in WORDS:
             if (inner := module._modules.get(word)) is not None and _leads_to(inner, head):
                 unknown, path = _resolved(inner, parts, put_in)
                 found.append((unknown, [word, *path]))
@@ -135,4 +121,4 @@ def _resolved(module: nn.Module, parts: list[str], put_in: bool) -> tuple[int, l
 def _leads_to(module: nn.Module, part: str) -> bool:
     if part in module._modules or part in module._parameters or part in module._buffers:
         return True
-    return any(_leads_to(inner, part) for word in _WORDS if (inner := module._modules.get(word)) is not None)
+    return any(_leads_to(inner, part) for word in WORDS if (inner := module._modules.get(word)) is not None)

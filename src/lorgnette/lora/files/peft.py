@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lorgnette.common.wrappers import without_words
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.peft_options import check_options
 from lorgnette.lora.files.peft_parameters import beyond_wrappers, stacked, wrapped_parameters, wrapped_path
@@ -20,7 +21,7 @@ from lorgnette.lora.layers.transposed_linear import LoRATransposedLinear
 from lorgnette.lora.selection import matches
 from lorgnette.lora.state import IN_PROJ, from_peft, own_tensors, trained_tensors, whole
 from lorgnette.lora.targets import Target
-from lorgnette.lora.wrappers import plain_names, plain_regex, without_words
+from lorgnette.lora.wrappers import plain_names, plain_regex
 
 OWN_TYPE = "LORGNETTE"
 """Stands for the adapter's type where PEFT could not apply it: PEFT then refuses the folder."""
