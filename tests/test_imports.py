@@ -37,10 +37,12 @@ TOP = {
     "recipe": "common settings lora train systems",
     "video": "common images report train tiles systems",
     "checkpoint": "common settings lora train systems recipe",
+    "shipped": "common images systems recipe checkpoint",
     "federate": "version common settings lora report train systems recipe checkpoint",
     "compat": "common settings lora images train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
-    "cli": "version common settings lora images report train tiles systems recipe video checkpoint federate demo",
+    "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
+    " demo",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -68,6 +70,7 @@ INSIDE = {
         "targets": "config layers",
         "selection": "config layers targets wrappers",
         "surgery": "config layers record state resting targets selection wrappers",
+        "strength": "layers surgery",
         "planning": "config layers targets selection surgery wrappers",
         "merging": "layers finite record state surgery wrappers",
         "files": "config layers load_report finite record state targets selection surgery wrappers",

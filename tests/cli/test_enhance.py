@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from tests.cli.pictures import picture
 
 from lorgnette.cli import main
+from lorgnette.images.file import Image, read_image, write_image
+from lorgnette.images.scenes import drawn
 
 
 def enhance(adapter: Path, *words: object) -> int:
@@ -355,3 +359,111 @@ def test_what_counts_is_the_size_after_all(words: list[str], restoring: Path, tm
     picture(80, 1).crop((0, 0, 80, 60)).save(tmp_path / "a.png")
     assert enhance(restoring, tmp_path / "a.png", tmp_path / "b.webp", *words) == 0
     assert size_of(tmp_path / "b.webp") == (40, 30)
+
+
+# --------------------------------------------------------------------------------------- what ships, and strength
+
+
+@pytest.fixture
+def sprites(tmp_path: Path) -> Path:
+    """A small picture of pixel art."""
+    write_image(tmp_path / "sprites.png", Image(drawn("sprites", 1, (48, 48))))
+    return tmp_path / "sprites.png"
+
+
+def run(*words: object) -> int:
+    return main(["enhance", *map(str, words), "--device", "cpu"])
+
+
+def pixels(path: Path) -> np.ndarray:
+    return read_image(path).pixels
+
+
+def test_without_an_adapter_it_looks_and_says_what_it_took(
+    sprites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(sprites, tmp_path / "auto.png") == 0
+    assert re.search(r"^adapter art: expected \+\d", capsys.readouterr().out, re.MULTILINE)
+    assert run(sprites, tmp_path / "art.png", "--adapter", "art") == 0
+    assert run(sprites, tmp_path / "base.png", "--adapter", "none") == 0
+    assert "expected" not in capsys.readouterr().out
+    assert np.array_equal(pixels(tmp_path / "auto.png"), pixels(tmp_path / "art.png"))
+    assert not np.array_equal(pixels(tmp_path / "auto.png"), pixels(tmp_path / "base.png"))
+
+
+def test_what_no_network_helps_is_left_alone_and_that_is_said(
+    sprites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(sprites, tmp_path / "same.png", "--room", "restore") == 0
+    assert "no network" in capsys.readouterr().out
+    assert np.array_equal(pixels(tmp_path / "same.png"), pixels(sprites))
+
+
+def test_a_name_that_ships_with_one_room_needs_no_room(sprites: Path, tmp_path: Path):
+    assert run(sprites, tmp_path / "a.png", "--adapter", "jpeg") == 0
+    assert pixels(tmp_path / "a.png").shape == (48, 48, 3)
+    assert run(sprites, tmp_path / "b.png", "--adapter", "photo", "--room", "restore") == 0
+    assert pixels(tmp_path / "b.png").shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--adapter", "jpegs"], "jpeg"),
+        (["--adapter", "jpeg", "--room", "superres"], "photo, phone, web, screen, art"),
+        (["--strength", "2"], "0 to 1.5"),
+        (["--strength", "nan"], "0 to 1.5"),
+    ],
+)
+def test_wrong_adapters_and_strengths(
+    words: list[str], said: str, sprites: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(sprites, tmp_path / "out.png", *words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_strength_goes_from_the_base_to_the_adapter(sprites: Path, tmp_path: Path):
+    made = []
+    for strength in (0, 0.5, 1):
+        assert run(sprites, tmp_path / f"{strength}.png", "--adapter", "art", "--strength", strength) == 0
+        made.append(pixels(tmp_path / f"{strength}.png"))
+    assert run(sprites, tmp_path / "base.png", "--adapter", "none") == 0
+    assert np.array_equal(made[0], pixels(tmp_path / "base.png"))
+    assert run(sprites, tmp_path / "art.png", "--adapter", "art") == 0
+    assert np.array_equal(made[2], pixels(tmp_path / "art.png"))
+    far = [np.abs(image - made[0]).mean() for image in made]
+    assert 0 < far[1] < far[2]
+
+
+def test_strength_of_restoration_is_a_way_from_the_picture_to_the_result(photos: Path, tmp_path: Path):
+    source = photos / "a.png"
+    made = {}
+    for strength in (0, 0.25, 0.5, 1, 1.5):
+        words = ("--room", "restore", "--adapter", "none", "--strength", strength)
+        assert run(source, tmp_path / f"{strength}.png", *words) == 0
+        made[strength] = pixels(tmp_path / f"{strength}.png")
+    assert np.array_equal(made[0], pixels(source))
+    halfway = pixels(source) + 0.5 * (made[1] - pixels(source))
+    assert np.abs(made[0.5] - halfway).max() <= 1.01 / 255
+    far = [np.abs(image - made[0]).mean() for image in made.values()]
+    assert far == sorted(far)
+
+
+def test_a_folder_counts_what_was_chosen_and_tells_each_in_json(
+    sprites: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    shutil.copy(sprites, mixed / "s.png")
+    shutil.copy(photos / "a.png", mixed / "p.png")
+    assert run(mixed, tmp_path / "out", "--json", tmp_path / "done.json") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"chosen by looking: .*art [12]", said)
+    chosen = json.loads((tmp_path / "done.json").read_text())["chosen"]
+    assert chosen[str(mixed / "s.png")]["chosen"] == "art"
+    assert set(chosen) == {str(mixed / "s.png"), str(mixed / "p.png")}
+    assert run(mixed, tmp_path / "out", "--adapter", "none") == 2
+    assert "adapter or model" in capsys.readouterr().err

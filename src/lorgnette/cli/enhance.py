@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lorgnette.cli.arguments import Arguments, add_device, kept_folder, progress_bar
+from lorgnette.cli.arguments import Arguments, add_device, progress_bar
 from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
 from lorgnette.images.notes import told
 from lorgnette.systems import rooms_with
+
+if TYPE_CHECKING:
+    from lorgnette.cli.enhancer import Enhancer
 
 
 def run(words: list[str]) -> int:
@@ -28,16 +30,18 @@ def run(words: list[str]) -> int:
     if enhance_clip.is_clip(source, out, options):
         return enhance_clip.run(source, out, options, lambda: _load(options))
 
-    def enlarge(source: Path, target: Path, task: Any, enhance: Any, bar: bool = False) -> None:
-        _enlarge(source, target, task, enhance, options, bar)
+    def enlarge(source: Path, target: Path, enhancer: Enhancer, bar: bool = False) -> None:
+        _enlarge(source, target, enhancer, options, bar)
 
     if source.is_dir():
         return enhance_folder.run(source, out, options, lambda: _load(options), enlarge)
     enhance_clip.refuse_options(options)
     target = _target(source, out, options)
-    task, enhance = _load(options)
+    enhancer = _load(options)
     with told() as notes, notes.of(source, target):
-        enlarge(source, target, task, enhance, bar=True)
+        enlarge(source, target, enhancer, bar=True)
+    for said in enhancer.said(source):
+        print(said)
     print(target)
     return 0
 
@@ -46,19 +50,26 @@ def _arguments() -> Arguments:
     parser = Arguments(
         "enhance",
         "lorgnette enhance small.jpg large.png --scale 3.3",
-        "Enlarges or restores an image, or all images of a folder. Without an adapter, by a model as shipped: "
-        "superres enlarges, restore takes noise away. Bit depth, transparency, colour profile and what a picture says "
-        "of itself are kept, or named as lost; any size is done, tile by tile. So are "
-        "clips: see the options from --frames on.",
+        "Enlarges or restores an image, or all images of a folder, by a model as shipped: superres enlarges, restore "
+        "takes noise and JPEG artefacts away. It looks at each picture, and takes the adapter that suits it. Bit "
+        "depth, transparency, colour profile and what a picture says of itself are kept, or named as lost; any size "
+        "is done, tile by tile. So are clips: see the options from --frames on.",
     )
     parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
+    from lorgnette.cli.enhancer import AUTO, adapter
+
     parser.add_argument(
-        "--adapter", type=kept_folder, metavar="FOLDER", help="an adapter, a whole model or a run; unset: as shipped"
+        "--adapter",
+        type=adapter,
+        default=AUTO,
+        metavar="A",
+        help="auto: what suits each picture; none: the model as shipped; a NAME that ships with it; "
+        "or the FOLDER of an adapter, a whole model or a run; unset: auto",
     )
-    parser.add_argument(
-        "--room", choices=rooms_with("enhance"), help="without an adapter: whose model; unset: superres"
-    )
+    parser.add_argument("--room", choices=rooms_with("enhance"), help="whose model and adapters; unset: superres")
+    strength = "of the adapter (superres) or of the whole change (restore), 0 to 1.5; unset: 1, as trained"
+    parser.add_argument("--strength", type=float, metavar="S", help=strength)
     from lorgnette.cli.enhance_clip import add_options, formats
 
     add_sizes(parser)
@@ -98,27 +109,13 @@ def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
 # ------------------------------------------------------------------------------------------------- the work
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The task and its room's `enhance`."""
-    from lorgnette.checkpoint import load, load_recipe
-    from lorgnette.common.devices import to_device
-    from lorgnette.recipe import build
-    from lorgnette.systems import room, room_name, verb_of
+def _load(options: argparse.Namespace) -> Enhancer:
+    from lorgnette.cli.enhancer import enhancer
 
-    if options.adapter is None:
-        name = options.room or rooms_with("enhance")[0]
-        task = build(replace(room(name).Recipe(), lora=None))
-    else:
-        name = room_name(load_recipe(options.adapter))
-        if options.room not in (None, name):
-            raise ValueError(f"--room: {options.adapter} is of the room {name}, not {options.room}; leave --room out")
-        if name not in rooms_with("enhance"):
-            raise ValueError(f"--adapter: {options.adapter} is of the room {name}, which does not enhance images")
-        task = load(options.adapter)
-    return to_device(task, options.device), verb_of(name, "enhance")
+    return enhancer(options.adapter, options.room, options.device)
 
 
-def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argparse.Namespace, bar: bool) -> None:
+def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.Namespace, bar: bool) -> None:
     """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one."""
     from lorgnette.images.file import Image, check_output, count_images, read_image, read_images, write_images
     from lorgnette.images.framing import framed
@@ -136,8 +133,9 @@ def _enlarge(source: Path, target: Path, task: Any, enhance: Any, options: argpa
         check_output(target, alpha=image.alpha is not None)
         settings: dict[str, Any] = {"precision": options.precision, "progress": begin}
         settings |= {"tile": options.tile, "halo": options.halo}
+        settings |= {} if options.strength is None else {"strength": options.strength}
         settings |= wanted(options, *image.pixels.shape[:2])
-        return framed(enhance(task, image, **settings), frame(options))
+        return framed(enhancer(image, source, **settings), frame(options))
 
     count = count_images(source) if target.suffix.lower() in (".tif", ".tiff") else 1
     pictures = read_images(source) if count > 1 else [read_image(source)]

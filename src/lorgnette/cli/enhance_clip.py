@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorgnette.images.folders import SUFFIXES, written_as
 from lorgnette.images.formats.table import WRITABLE
 from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS, ENCODERS
+
+if TYPE_CHECKING:
+    from lorgnette.cli.enhancer import Enhancer
 
 _OPTIONS = {
     "frames": False,
@@ -86,7 +89,7 @@ def refuse_options(options: argparse.Namespace, but: Sequence[str] = ()) -> None
             raise ValueError(f"--{name}: is for clips, and this is a picture or a folder of them")
 
 
-def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[], tuple[Any, Any]]) -> int:
+def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[], Enhancer]) -> int:
     """Enhance a clip; returns the exit status."""
     from lorgnette.common.files import write_json
     from lorgnette.video.enhance import check_output, working_folder
@@ -99,7 +102,7 @@ def run(source: Path, out: Path, options: argparse.Namespace, load: Callable[[],
         raise ValueError(f"--clips: is for a folder of pictures and clips, and {source} is one clip")
     clip = opened(source, options)
     try:
-        figures = do(load()[0], clip, target, options, options.overwrite)
+        figures = do(load(), clip, target, options, options.overwrite)
     except KeyboardInterrupt:
         same = "the same command without --overwrite" if options.overwrite else "the same command"
         kept = f": what is done is kept in {working_folder(target)}; {same} goes on"
@@ -119,11 +122,16 @@ def opened(source: Path, options: argparse.Namespace) -> Any:
     return open_clip(source, options.rate or 25, options.truncated)
 
 
-def do(task: Any, clip: Any, target: Path, options: argparse.Namespace, overwrite: bool) -> dict[str, Any]:
+def do(enhancer: Enhancer, clip: Any, target: Path, options: argparse.Namespace, overwrite: bool) -> dict[str, Any]:
     """Enhance a clip, say what could not be kept, and return its figures."""
+    if options.strength is not None:
+        raise ValueError("--strength: is for pictures, not for clips")
     from lorgnette.video.enhance import enhance_video
     from lorgnette.video.report import figures
 
+    task = enhancer.for_clip(next(iter(clip.frames(0))).image.pixels, clip.clip.path)
+    for said in enhancer.said(clip.clip.path):
+        print(said)
     bars = _Bars()
     try:
         done = enhance_video(

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli import enhance_clip, one_line
 from lorgnette.cli.arguments import progress_bar
@@ -19,9 +19,24 @@ from lorgnette.images.notes import told
 from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS
 
+if TYPE_CHECKING:
+    from lorgnette.cli.enhancer import Enhancer
+
 Job = tuple[Path, Path]
 """A file and what it becomes."""
-_SETTINGS = ("scale", "size", "shape", "width", "height", "long_side", "tile", "halo", "precision", "quality")
+_SETTINGS = (
+    "scale",
+    "size",
+    "shape",
+    "width",
+    "height",
+    "long_side",
+    "tile",
+    "halo",
+    "precision",
+    "quality",
+    "strength",
+)
 _OF_CLIPS = ("codec", "cache", "tolerance", "truncated")
 
 
@@ -29,8 +44,8 @@ def run(
     source: Path,
     out: Path,
     options: argparse.Namespace,
-    load: Callable[[], tuple[Any, Any]],
-    enlarge: Callable[[Path, Path, Any, Any], object],
+    load: Callable[[], Enhancer],
+    enlarge: Callable[[Path, Path, Enhancer], object],
 ) -> int:
     """Do a folder; returns the exit status.
 
@@ -38,27 +53,27 @@ def run(
         source: the folder.
         out: where the results go, under the names of what they are made of.
         options: of the command line.
-        load: the task and its room's `enhance`.
-        enlarge: does one picture: `enlarge(source, target, task, enhance)`.
+        load: what enhances them.
+        enlarge: does one picture: `enlarge(source, target, enhancer)`.
     """
     from lorgnette.images.file import check_output
 
     pictures, clips, left_over = _found(source, out, options)
     for _, target in [*pictures, *clips]:
         check_writable(target)
-    task, enhance = load()
+    enhancer = load()
     done = _Done(out, {name: paths for name, paths in left_over.items() if paths})
-    with told() as notes, Results(out, _job(task, options, bool(clips)), options.overwrite) as results:
+    with told() as notes, Results(out, _job(enhancer, options, bool(clips)), options.overwrite) as results:
 
         def picture(file: Path, target: Path) -> None:
             check_output(target)
             with notes.of(file, target):
-                enlarge(file, target, task, enhance)
+                enlarge(file, target, enhancer)
 
         def clip(file: Path, target: Path) -> None:
             replace = options.overwrite or target.exists()
             done.figures[str(file)] = enhance_clip.do(
-                task, enhance_clip.opened(file, options), target, options, replace
+                enhancer, enhance_clip.opened(file, options), target, options, replace
             )
 
         try:
@@ -69,10 +84,13 @@ def run(
             print(f"lorgnette: interrupted: what is done is kept in {out}; {same} goes on", file=sys.stderr)
             return 130
     if options.json:
-        write_json(options.json, done.report())
+        write_json(options.json, done.report() | {"chosen": enhancer.choices()})
     said = passed_over(done.passed_over, source)
     if said:
         print(f"lorgnette: {said}", file=sys.stderr)
+    chosen = enhancer.said(*(source for source, _ in [*pictures, *clips]))
+    if chosen:
+        print(f"chosen by looking: {chosen[0]}")
     return done.tell(len(pictures) + len(clips))
 
 
@@ -182,11 +200,9 @@ def _targets(
     return [(file, out / name) for file, name in names.items()]
 
 
-def _job(task: Any, options: argparse.Namespace, clips: bool) -> dict[str, Any]:
+def _job(enhancer: Enhancer, options: argparse.Namespace, clips: bool) -> dict[str, Any]:
     """How results are made, by the names of the options; so that it says which one is another."""
-    from lorgnette.common.identity import lasting_identity
-
     names = (*_SETTINGS, *(_OF_CLIPS if clips else ()))
     settings = {name.replace("_", "-"): getattr(options, name) for name in names}
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    return {"adapter or model": lasting_identity(task.model)} | settings
+    return {"adapter or model": enhancer.identity()} | settings

@@ -12,6 +12,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from lorgnette.common.text import nearest
+from lorgnette.images.scenes import OWN_SQUARES, SCENES, drawn
 
 Pixels = NDArray[Any]
 Range = tuple[float, float]
@@ -61,25 +62,39 @@ class Damage:
     """Amount of the camera program's unsharp mask."""
     quality: Range | None = None
     """JPEG quality, colours at half resolution. None: not compressed."""
+    compressed: float = 1
+    """Share of the pictures that are compressed, where there is a `quality`."""
     again: float = 0
     """Share of the compressed pictures that are cut a little and compressed once more."""
+    scenes: tuple[str, ...] = ()
+    """What is drawn, as `lorgnette.images.scenes` does, in place of a share of the pictures: some of `SCENES`."""
+    drawn: float = 0
+    """That share."""
+    anew: float = 0
+    """Share of the drawn pictures whose small one is drawn too, at its own density, rather than made of the large."""
+    subpixels: float = 0
+    """Share of those whose text has its colours side by side."""
+    grey: float = 0
+    """Share of the pictures that are grey, with the same noise in each colour."""
     clean: float = 0
     """Share of the pictures that are only made smaller: they teach an adapter to leave good ones alone."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value: Any = getattr(self, field.name)
-            if field.name in ("mosaic", "again", "clean") and not 0 <= value <= 1:
+            if field.type == "float" and not 0 <= value <= 1:
                 raise ValueError(f"damage.{field.name}: {value} is not a share from 0 to 1")
-            if isinstance(value, tuple) and field.name != "filters" and not 0 <= value[0] <= value[1]:
+            if field.name not in ("filters", "scenes") and isinstance(value, tuple) and not 0 <= value[0] <= value[1]:
                 raise ValueError(f"damage.{field.name}: {value[0]}, {value[1]} must be two rising numbers from 0 on")
         if not self.filters or not set(self.filters) <= FILTERS.keys():
             raise ValueError(f"damage.filters: {', '.join(self.filters)}: only {', '.join(FILTERS)} work")
+        if not set(self.scenes) <= SCENES.keys() or (self.drawn and not self.scenes):
+            raise ValueError(f"damage.scenes: {', '.join(self.scenes) or 'none'}: some of {', '.join(SCENES)} work")
         if self.photons is not None and self.photons[0] <= 0:
             raise ValueError(f"damage.photons: {self.photons[0]} must be above 0; 200, 20000 is usual")
 
     def __call__(self, scene: Pixels, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Pixels:
-        """Damage a picture.
+        """Damage a picture; nothing is drawn, and colours stay.
 
         Args:
             scene: (H, W, C) in [0, 1], C 1 or 3.
@@ -90,19 +105,48 @@ class Damage:
             (h, w, C) float32: 8-bit levels in [0, 1]; with `linear` what was counted, over the light at white, beyond
             0 and 1 too.
         """
-        h, w = size or scene.shape[:2]
-        factor = math.sqrt(scene.shape[0] * scene.shape[1] / (h * w))
+        return self._damaged(np.asarray(scene, np.float32), size or scene.shape[:2], rng)
+
+    def pair(
+        self, picture: Pixels, rng: np.random.Generator, size: tuple[int, int] | None = None
+    ) -> tuple[Pixels, Pixels]:
+        """A damaged picture and the truth, which is `picture`, perhaps grey, or a drawn scene of its size.
+
+        Args:
+            picture: (H, W, C) in [0, 1], C 1 or 3.
+            rng: decides everything random.
+            size: (h, w) of the damaged picture; None: that of the truth.
+
+        Returns:
+            (h, w, C), see `__call__`, and (H, W, C) float32 in [0, 1].
+        """
+        size, channels = size or picture.shape[:2], picture.shape[2]
+        truth, small = np.asarray(picture, np.float32), None
+        if rng.random() < self.drawn:
+            name = self.scenes[rng.integers(len(self.scenes))]
+            seed, anew, subpixels = int(rng.integers(2**32)), rng.random(), bool(rng.random() < self.subpixels)
+            truth = drawn(name, seed, size, truth.shape[:2])[..., :channels]
+            if name in OWN_SQUARES or anew < self.anew:
+                small = drawn(name, seed, size, subpixels=subpixels)[..., :channels]
+        if rng.random() < self.grey:
+            truth, small = (None if image is None else image.mean(-1, keepdims=True) for image in (truth, small))
+            assert truth is not None
+        made = self._damaged(truth, size, rng) if small is None else self._damaged(small, size, rng)
+        return np.repeat(made, channels // made.shape[2], -1), np.repeat(truth, channels // truth.shape[2], -1)
+
+    def _damaged(self, image: Pixels, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        h, w = size
+        factor = math.sqrt(image.shape[0] * image.shape[1] / (h * w))
         sound = rng.random() < self.clean
-        image = np.asarray(scene, np.float32)
         if not sound:
             image = self._through_lens(image, factor, rng)
         way = FILTERS[self.filters[rng.integers(len(self.filters))]]
-        if (h, w) != scene.shape[:2]:
+        if (h, w) != image.shape[:2]:
             image = _resized(image, (h, w), way)
         if not sound:
             image = self._on_film(self._on_sensor(image, rng), rng)
             image = _sharpened(image, rng.uniform(*self.sharpening))
-            if self.quality is not None:
+            if self.quality is not None and (self.compressed == 1 or rng.random() < self.compressed):
                 image = self._compressed(image, rng)
         return image if self.linear else (image.clip(0, 1) * 255).round() / np.float32(255)
 
@@ -172,7 +216,17 @@ DAMAGES = {
     "sharpened": Damage(blur=(0, 0.6), sharpening=(0.4, 2), quality=(50, 95), clean=0.1),
     "film": Damage(blur=(0.2, 0.8), grain=(3, 18), quality=(60, 98), clean=0.1),
     "scan": Damage(blur=(0.3, 1), filters=("box",), grain=(0, 5), sharpening=(0, 1), quality=(40, 95), clean=0.1),
-    "counts": Damage(photons=(30, 3000), reading=(0, 2), linear=True, clean=0.05),
+    "counts": Damage(
+        photons=(30, 3000), reading=(0, 2), linear=True, scenes=("specimen",), drawn=0.6, grey=1, clean=0.05
+    ),
+    "screen": Damage(
+        filters=_ANTIALIASED, quality=(40, 95), compressed=0.25, scenes=("screen",), drawn=0.8, anew=0.5,
+        subpixels=0.3, clean=0.5,
+    ),
+    "art": Damage(
+        filters=_ANTIALIASED, quality=(40, 95), compressed=0.15, scenes=("lines", "sprites"), drawn=0.85, anew=0.4,
+        clean=0.6,
+    ),
 }  # fmt: skip
 """Damage by name, as `data.damage` takes it."""
 

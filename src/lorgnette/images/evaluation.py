@@ -101,15 +101,20 @@ def _seen(picture: Image) -> Tensor:
     return channels_first(seen_colours(picture.pixels, picture.alpha))
 
 
+EQUAL = 100.0
+"""dB"""
+
+
 def image_scores(prediction: Tensor, batch: Batch) -> dict[str, float]:
     """PSNR and SSIM of `prediction` (1, C, H, W) in [0, 1] as the field's tables report them, on 8-bit levels.
 
     A single channel, and the Y of grey images, are compared in their full range. PSNR comes once more under the
-    batch's label, so that averages over several labels show each.
+    batch's label, so that averages over several labels show each. Equal images count as `EQUAL` dB, so that a mean
+    over many still says something.
     """
     how = {"shave": batch["shave"], "luma": batch["luma"], "grey": batch["grey"], "quantise": True}
     a, b = (image.expand(-1, 3, -1, -1) for image in (prediction, batch["gt"]))
-    value = psnr(a, b, **how)
+    value = min(psnr(a, b, **how), EQUAL)
     return {"psnr": value, "ssim": ssim(a, b, **how), f"psnr_{batch['label']}": value}
 
 

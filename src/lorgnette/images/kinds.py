@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, cast, get_args
 
-Kind = Literal["", "photo", "phone", "camera", "web", "sharpened", "film", "scan", "counts"]
+Kind = Literal["", "photo", "phone", "camera", "web", "sharpened", "film", "scan", "counts", "screen", "art"]
 """A key of `lorgnette.images.damage.DAMAGES`, or '': none."""
 
 DAMAGE_HELP = "a kind of damage as in data.damage, or none; unset: none, of restore that of the adapter"

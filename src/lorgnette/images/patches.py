@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -96,16 +97,30 @@ def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
     return (imresize(image, size=size).clamp(0, 1) * 255).round() / 255
 
 
-def damaged(image: Tensor, kind: Kind, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Tensor:
-    """Damaged as the world does it, by `lorgnette.images.damage`: (C, H, W) in [0, 1] -> (C, *size)."""
+def damaged(
+    image: Tensor,
+    kind: Kind,
+    rng: np.random.Generator,
+    size: tuple[int, int] | None = None,
+    sound: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """A damaged picture and its truth, by `lorgnette.images.damage`: (C, H, W) in [0, 1] -> (C, *size), (C, H, W).
+
+    Without `sound`, none of the pictures that teach an adapter to leave good ones alone.
+    """
     from lorgnette.images.damage import damage
 
-    return channels_first(damage(kind)(image.permute(1, 2, 0).numpy(), rng, size)).contiguous()
+    how = damage(kind) if sound else replace(damage(kind), clean=0)
+    lq, gt = how.pair(image.permute(1, 2, 0).numpy(), rng, size)
+    return channels_first(lq).contiguous(), channels_first(gt).contiguous()
 
 
-def damaged_for_tables(image: Tensor, kind: Kind, draw: int, size: tuple[int, int] | None = None) -> Tensor:
+def damaged_for_tables(
+    image: Tensor, kind: Kind, draw: int, size: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
     """The same, each time alike: everything random is a function of the image and `draw`."""
-    return damaged(image, kind, np.random.default_rng((zlib.crc32(image.numpy().tobytes()), draw)), size)
+    rng = np.random.default_rng((zlib.crc32(image.numpy().tobytes()), draw))
+    return damaged(image, kind, rng, size, sound=False)
 
 
 def channels_first(pixels: np.ndarray) -> Tensor:

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         load_lora_state_dict as load_lora_state_dict,
         trained_tensors as trained_tensors,
     )
+    from lorgnette.lora.strength import at_strength as at_strength
     from lorgnette.lora.surgery import (
         ParameterCount as ParameterCount,
         count_parameters as count_parameters,

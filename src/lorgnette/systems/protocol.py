@@ -106,6 +106,11 @@ class About:
     crop: str = ""
     """The data setting that says to which side pictures are cut when a training is scored; `evaluation` takes it as
     `crop`, where 0 means whole."""
+    shipped: tuple[str, ...] = ()
+    """Adapters in the room's folder `adapters`, beside `judge.safetensors`, which chooses among them by looking
+    (`lorgnette.images.choosing`). Such a room offers `plain(image, scale, size)` too: what needs no network."""
+    usual_scale: float = 1
+    """By which its `enhance` enlarges where nobody says."""
     option_files: bool = False
     """Whether it reads option files of its original program (`OptionFiles`)."""
     extra: str = ""

@@ -22,6 +22,8 @@ from lorgnette.tiles.memory import LEAST_TILE, within_memory
 from lorgnette.tiles.near import NearReuse
 from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles
 
+STRONGEST = 1.5
+
 
 @dataclass(frozen=True)
 class Rendering:
@@ -145,8 +147,11 @@ def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArra
     return plane[0].clamp(0, 1).numpy()
 
 
-def reduced(image: Image, size: tuple[int, int]) -> Image:
-    """A smaller picture, of (H, W), by the antialiased cubic kernel; a pixel counts as much as it is seen."""
+def resized(image: Image, size: tuple[int, int]) -> Image:
+    """A picture of (H, W) by the cubic kernel, antialiased where it becomes smaller; a pixel counts as much as it is
+    seen. Of its own size it is the same picture."""
+    if image.pixels.shape[:2] == size:
+        return image
     pixels, alpha = seen_colours(image.pixels, image.alpha), alpha_at(image.alpha, size)
     planes = imresize(channels_first(np.ascontiguousarray(pixels)), size=size)
     if image.alpha is not None and alpha is not None:
@@ -154,6 +159,20 @@ def reduced(image: Image, size: tuple[int, int]) -> Image:
         weight = torch.from_numpy(alpha)
         planes = torch.where(weight > 1 / 255, seen / weight.clamp(min=1 / 255), planes)
     return _of_size(image, planes.clamp(0, 1), alpha)
+
+
+def between(first: Image, second: Image, share: float) -> Image:
+    """The picture that lies `share` of the way from one to another of its size; 0 is the first, bit for bit."""
+    if share == 0:
+        return replace(second, pixels=first.pixels)
+    pixels = first.pixels + np.float32(share) * (second.pixels - first.pixels)
+    return replace(second, pixels=pixels.clip(0, 1))
+
+
+def check_strength(strength: float) -> None:
+    """Refuse what is no strength, in one line."""
+    if not 0 <= strength <= STRONGEST:
+        raise ValueError(f"strength: {strength:g} does not work; 0 to {STRONGEST:g} does, and 1 is as trained")
 
 
 def _of_size(image: Image, planes: Tensor, alpha: NDArray[np.float32] | None) -> Image:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lorgnette.systems.restore.evaluate import evaluation as evaluation
     from lorgnette.systems.restore.miniature import tiny as tiny
     from lorgnette.systems.restore.model import MambaIR as MambaIR
-    from lorgnette.systems.restore.predict import enhance as enhance
+    from lorgnette.systems.restore.predict import enhance as enhance, plain as plain
     from lorgnette.systems.restore.task import Restoration as Restoration, make_task as make_task
     from lorgnette.systems.restore.weights import from_upstream as from_upstream
 

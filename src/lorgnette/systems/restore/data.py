@@ -56,7 +56,7 @@ class ImageFolder(TrainingCrops[Path, Data]):
         if data.damage:
             side, scale = data.patch, data.scale
             y, x = rng.integers(JPEG_BLOCK, size=2)
-            lq = damaged(gt, data.damage, own, (side + JPEG_BLOCK, side + JPEG_BLOCK))
+            lq, gt = damaged(gt, data.damage, own, (side + JPEG_BLOCK, side + JPEG_BLOCK))
             lq, gt = square(lq, y, x, side), square(gt, y * scale, x * scale, side * scale)
         elif data.degradation == "denoise":
             lq = noisy(gt, rng.uniform(*data.sigmas), own)
@@ -165,7 +165,8 @@ class TestImages(HeldOutImages, HeldOut):
         gt = gt[:, : gt.shape[1] // scale * scale, : gt.shape[2] // scale * scale]
         if self.data.damage:
             size = (gt.shape[1] // scale, gt.shape[2] // scale)
-            lq, label = damaged_for_tables(gt, self.data.damage, int(level), size), self.data.damage
+            lq, gt = damaged_for_tables(gt, self.data.damage, int(level), size)
+            label = self.data.damage
         elif self.data.degradation == "denoise":
             lq, label = noisy_for_tables(gt, level), f"sigma{level:g}"
         elif self.data.degradation == "jpeg":

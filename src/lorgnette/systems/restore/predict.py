@@ -15,7 +15,7 @@ from lorgnette.systems.restore.model import MambaIR
 from lorgnette.systems.restore.task import Restoration
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import Rendering, reduced
+from lorgnette.tiles.render import Rendering, between, check_strength, resized
 
 USUAL = Tiling(tile=256, halo=32, blend=16)
 """The scan sees the whole image, but pixels further away than this halo hardly count."""
@@ -32,6 +32,7 @@ def enhance(
     halo: int | None = None,
     cache: TileCache | None = None,
     stream: Hashable = "",
+    strength: float = 1.0,
 ) -> Image:
     """Restore one picture, or a frame of a stream.
 
@@ -52,15 +53,18 @@ def enhance(
         cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to. Without `cache` it is the key of the network's
             feature cache, where a share of that is learnt (`Restoration.remembers`): then frames are given in order.
+        strength: how much of the network's change is made, from 0 (none: the picture itself, or bicubic) to 1.5.
 
     Returns:
         The picture with new pixels, alpha and resolution (it prints as large); everything else as it was.
 
     Raises:
-        ValueError: scale, size, tile, halo or precision does not work, or the image holds values that are no numbers.
+        ValueError: scale, size, tile, halo, precision or strength does not work, or the image holds values that are
+            no numbers.
     """
     if not np.isfinite(image.pixels).all():
         raise ValueError("image: holds values that are not finite (NaN or infinity)")
+    check_strength(strength)
     model = cast(MambaIR, task.model)
     in_size = (image.pixels.shape[0], image.pixels.shape[1])
     own = (in_size[0] * model.upscale, in_size[1] * model.upscale)
@@ -86,11 +90,18 @@ def enhance(
             " finds nothing of the frame before",
             stacklevel=2,
         )
-    return restored if out_size == own else reduced(restored, out_size)
+    if strength != 1:
+        restored = between(resized(image, own), restored, strength)
+    return restored if out_size == own else resized(restored, out_size)
+
+
+def plain(image: Image, scale: float | tuple[float, float] | None = None, size: tuple[int, int] | None = None) -> Image:
+    """The picture as it is, or made smaller by bicubic, as `enhance` would."""
+    return resized(image, _output_size(image.pixels.shape[:2], 1, scale, size))
 
 
 def _output_size(
-    size: tuple[int, int],
+    size: tuple[int, ...],
     factor: int,
     scale: float | tuple[float, float] | None,
     wanted: tuple[int, int] | None,

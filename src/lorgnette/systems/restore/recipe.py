@@ -28,6 +28,7 @@ ABOUT = About(
         "damage": TestOption("damage", DAMAGE_HELP, metavar="KIND"),
     },
     crop="test_crop",
+    shipped=("jpeg", "camera", "counts", "photo"),
     option_files=True,
 )
 
@@ -103,7 +104,7 @@ class Data:
     are scored."""
     damage: Kind = ""
     """Instead, what lens, sensor, camera program and file do to pictures of this kind: photo, phone, camera, web,
-    sharpened, film, scan or counts (docs/damage.md)."""
+    sharpened, film, scan, counts, screen or art (docs/damage.md)."""
     scale: int = 1
     """Factor between damaged and clean images: model.upscale."""
     grey: bool = False
@@ -135,8 +136,8 @@ class Data:
     """Pixels left out at each side when scoring. Unset: the scale, for 'sr', and none otherwise."""
     test_y_channel: bool | None = None
     """Score luma instead of RGB. Unset: not for 'denoise', as published tables do."""
-    loss: Literal["l1", "charbonnier"] = "l1"
-    """How far a result is from the truth."""
+    loss: Literal["l1", "l2", "charbonnier"] = "l1"
+    """How far a result is from the truth. 'l2' keeps the mean of what is counted, where 'l1' keeps its median."""
 
     def __post_init__(self) -> None:
         check_choices(self, "data")

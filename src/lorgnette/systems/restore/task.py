@@ -55,7 +55,7 @@ class Restoration(Task):
     def _loss(self, restored: Tensor, gt: Tensor) -> Tensor:
         if self.data.loss == "charbonnier":  # Lai et al., arXiv 1704.03915
             return (restored - gt).square().add(1e-12).sqrt().mean()
-        return F.l1_loss(restored, gt)
+        return F.mse_loss(restored, gt) if self.data.loss == "l2" else F.l1_loss(restored, gt)
 
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
         """(1, C, H, W) in [0, 1]; of a frame of a clip with the frames before it in the feature cache."""

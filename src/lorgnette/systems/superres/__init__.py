@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lorgnette.systems.superres.evaluate import evaluation as evaluation
     from lorgnette.systems.superres.miniature import tiny as tiny
     from lorgnette.systems.superres.model import LMLTE as LMLTE
-    from lorgnette.systems.superres.predict import enhance as enhance
+    from lorgnette.systems.superres.predict import enhance as enhance, plain as plain
     from lorgnette.systems.superres.task import (
         SuperResolution as SuperResolution,
         make_task as make_task,

@@ -68,7 +68,7 @@ class ImageFolder(TrainingCrops[Path, Data]):
         side = round(small * scale)
         hr = random_crop(rng, self.pixels(self.files[draw.index]), side, data.augment)
         if data.damage:
-            lr = damaged(hr, data.damage, rng, (small, small))
+            lr, hr = damaged(hr, data.damage, rng, (small, small))
             return _crop_of_pair(rng, lr, hr, (side / small, side / small), data, augment=False)
         axis = axis_coords(side)
         return _sample(rng, shrink(hr, (small, small)), hr, axis, axis, [2 / side, 2 / side], data.points)
@@ -155,7 +155,7 @@ class TestImages(HeldOutImages, HeldOut):
         h, w = (max(1, math.floor(n / level)) for n in gt.shape[-2:])
         gt = gt[:, : round(h * level), : round(w * level)]
         if self.damage:
-            return damaged_for_tables(gt, self.damage, 0, (h, w)), gt, _scoring(level)
+            return *damaged_for_tables(gt, self.damage, 0, (h, w)), _scoring(level)
         return shrink(gt, (h, w)), gt, _scoring(level)
 
     def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:

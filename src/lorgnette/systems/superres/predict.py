@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from lorgnette.images.file import Image
+from lorgnette.lora.strength import at_strength
 from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE, from_network, to_network
+from lorgnette.systems.superres.recipe import ABOUT
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.plan import Tile, Tiling
-from lorgnette.tiles.render import Rendering, reduced
+from lorgnette.tiles.render import Rendering, check_strength, resized
 
 MIN_SCALE, MAX_SCALE = 0.01, 32.0
-DEFAULT_SCALE = 2.0
 
 
 def output_size(
@@ -60,6 +61,7 @@ def enhance(
     halo: int | None = None,
     cache: TileCache | None = None,
     stream: Hashable = "",
+    strength: float = 1.0,
 ) -> Image:
     """Enlarge one picture, or a frame of a stream.
 
@@ -79,21 +81,23 @@ def enhance(
         halo: input pixels that a tile sees beyond its own. Unset: the receptive field's radius, or 5 with a cache.
         cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to.
+        strength: of the adapter, from 0 (the base alone) to 1.5.
 
     Returns:
         The picture with new pixels, alpha and resolution (it prints as large); everything else as it was.
 
     Raises:
-        ValueError: scale, size, tile, halo or precision does not work, or there is not the memory for the result.
+        ValueError: scale, size, tile, halo, precision or strength does not work, or there is not the memory for the
+            result.
     """
     how = Rendering(tile, precision, progress, halo, cache, stream)
     model = cast(LMLTE, task.model)
-    scale = DEFAULT_SCALE if scale is None and size is None else scale
+    check_strength(strength)
     in_size = (image.pixels.shape[0], image.pixels.shape[1])
-    out_size = output_size(in_size, scale, size)
+    out_size = output_size(in_size, _scale(scale, size), size)
     rendered = (max(in_size[0], out_size[0]), max(in_size[1], out_size[1]))
     if rendered == in_size != out_size:
-        return reduced(image, out_size)
+        return resized(image, out_size)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
@@ -103,5 +107,17 @@ def enhance(
         return from_network(model.render_window(inp, y, x, cell))
 
     usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
-    enlarged = how.image(model, image, render, rendered, usual, corrected=True)
-    return enlarged if rendered == out_size else reduced(enlarged, out_size)
+    with at_strength(model, strength):
+        enlarged = how.image(model, image, render, rendered, usual, corrected=True)
+    return enlarged if rendered == out_size else resized(enlarged, out_size)
+
+
+def plain(image: Image, scale: float | tuple[float, float] | None = None, size: tuple[int, int] | None = None) -> Image:
+    """The picture enlarged by bicubic, to the size that `enhance` would give it."""
+    return resized(image, output_size(image.pixels.shape[:2], _scale(scale, size), size))
+
+
+def _scale(
+    scale: float | tuple[float, float] | None, size: tuple[int, int] | None
+) -> float | tuple[float, float] | None:
+    return ABOUT.usual_scale if scale is None and size is None else scale

@@ -21,6 +21,8 @@ ABOUT = About(
         "damage": TestOption("damage", DAMAGE_HELP, metavar="KIND"),
     },
     crop="test_crop",
+    shipped=("photo", "phone", "web", "screen", "art"),
+    usual_scale=2,
 )
 
 
@@ -59,7 +61,7 @@ class Data:
     """Low-resolution namesakes of the images in `test`. Unset: they are made by bicubic."""
     damage: Kind = ""
     """What lens, sensor, camera program and file do to the small images of `root`: photo, phone, camera, web,
-    sharpened, film, scan or counts (docs/damage.md). Unset: bicubic, and nothing else."""
+    sharpened, film, scan, counts, screen or art (docs/damage.md). Unset: bicubic, and nothing else."""
     holdout: float = 0.15
     """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
     scales: tuple[float, float] = (1.0, 4.0)

@@ -1,0 +1,155 @@
+"""What `lorgnette enhance` works with: one model for all pictures, or for each the one that suits it."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lorgnette.common.text import nearest
+from lorgnette.systems import room, rooms_with
+
+if TYPE_CHECKING:
+    from lorgnette.images.choosing import Choice
+    from lorgnette.images.file import Image
+    from lorgnette.train.task import Task
+
+AUTO, NONE = "auto", "none"
+
+
+class Enhancer(Protocol):
+    """Enhances pictures."""
+
+    name: str
+    """As `--adapter` has it, where that is one word."""
+
+    def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
+        """A picture of a file, by the room's `enhance` with these settings."""
+        ...
+
+    def for_clip(self, pixels: Any, source: Path) -> Task:
+        """The task for all frames of a clip, of which this is one, (H, W, 3) in [0, 1]."""
+        ...
+
+    def identity(self) -> str:
+        """Another one where results are others."""
+        ...
+
+    def said(self, *sources: Path) -> list[str]:
+        """What was chosen for files, and why, a line each; for many files how often each."""
+        ...
+
+    def choices(self) -> dict[str, Any]:
+        """The same by file, for JSON."""
+        ...
+
+
+def adapter(text: str) -> str:
+    """What --adapter takes: auto, none, the name of an adapter that ships, or a folder."""
+    from lorgnette.lora import adapter_folder
+
+    names = [name for of in rooms_with("enhance") for name in room(of).ABOUT.shipped]
+    if Path(text).exists() or text not in (AUTO, NONE, *names):
+        try:
+            return str(adapter_folder(text))
+        except FileNotFoundError as error:
+            if "/" in text or not nearest(text, names):
+                raise
+            raise argparse.ArgumentTypeError(f"{error}; {', '.join(dict.fromkeys(names))} ship") from None
+    return text
+
+
+def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
+    """What to work with.
+
+    Args:
+        adapter: see `adapter`.
+        of: a room's name; None where nobody says.
+        device: as for `lorgnette.common.devices.to_device`.
+
+    Raises:
+        ValueError: the adapter is of another room, in one line.
+    """
+    from lorgnette.checkpoint import load, load_recipe
+    from lorgnette.common.devices import to_device
+    from lorgnette.shipped import Chooser, load_shipped, rooms_with_adapter
+    from lorgnette.systems import room_name
+
+    usual = rooms_with("enhance")[0]
+    if adapter == AUTO and room(of or usual).ABOUT.shipped:
+        return _Chosen(Chooser(of or usual, device))
+    if adapter in (AUTO, NONE):
+        return _One(NONE, of or usual, to_device(load_shipped(of or usual), device))
+    homes = [] if Path(adapter).exists() else rooms_with_adapter(adapter)
+    if homes:
+        home = of or (usual if usual in homes else homes[0])
+        return _One(adapter, home, to_device(load_shipped(home, adapter), device))
+    home = room_name(load_recipe(adapter))
+    if of not in (None, home):
+        raise ValueError(f"--room: {adapter} is of the room {home}, not {of}; leave --room out")
+    if home not in rooms_with("enhance"):
+        raise ValueError(f"--adapter: {adapter} is of the room {home}, which does not enhance images")
+    return _One("", home, to_device(load(adapter), device))
+
+
+class _One:
+    """One model for all."""
+
+    def __init__(self, name: str, of: str, task: Task):
+        self.name, self.of, self.task = name, of, task
+
+    def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
+        home: Any = room(self.of)
+        return home.enhance(self.task, image, **settings)
+
+    def for_clip(self, pixels: Any, source: Path) -> Task:
+        return self.task
+
+    def identity(self) -> str:
+        from lorgnette.common.identity import lasting_identity
+
+        return lasting_identity(self.task.model)
+
+    def said(self, *sources: Path) -> list[str]:
+        return []
+
+    def choices(self) -> dict[str, Any]:
+        return {}
+
+
+class _Chosen:
+    """For each picture the model that suits it."""
+
+    name = AUTO
+
+    def __init__(self, chooser: Any):
+        self.chooser = chooser
+        self._found: dict[Path, Choice] = {}
+
+    def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
+        enhanced, self._found[source] = self.chooser.enhance(image, **settings)
+        return enhanced
+
+    def for_clip(self, pixels: Any, source: Path) -> Task:
+        from lorgnette.images.choosing import BASE
+
+        choice = self._found[source] = self.chooser.choose(pixels)
+        return self.chooser.task(choice.network or BASE)
+
+    def identity(self) -> str:
+        from lorgnette.common.identity import lasting_identity
+        from lorgnette.version import __version__
+
+        base = lasting_identity(self.chooser.task("base").model)
+        return f"{base} and what ships with {__version__}"
+
+    def said(self, *sources: Path) -> list[str]:
+        chosen = [self._found[source] for source in sources if source in self._found]
+        if len(sources) == 1:
+            return [str(choice) for choice in chosen]
+        counts = Counter(choice.name for choice in chosen)
+        return [", ".join(f"{name} {count}" for name, count in counts.most_common())] if counts else []
+
+    def choices(self) -> dict[str, Any]:
+        return {str(path): {"chosen": choice.name, "expected": choice.gains} for path, choice in self._found.items()}

@@ -1,0 +1,86 @@
+"""Which adapter a picture wants, from what it looks like: small nets over `lorgnette.images.looks`. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from lorgnette.images.looks import MEASURES, looks
+
+NOTHING, BASE = "nothing", "base"
+"""Names of two choices that are no adapters: no network at all (bicubic, or the picture as it is), and the base."""
+MARGIN = 0.1
+"""dB by which a network must be expected to be better than `NOTHING`."""
+_FARTHEST = 4.0  # deviations; a picture unlike all that was learnt from counts as one at the edge of it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a picture."""
+
+    name: str
+    """`NOTHING`, `BASE`, or the name of an adapter."""
+    gains: dict[str, float]
+    """What each is expected to bring over `NOTHING`, in dB."""
+    seen: dict[str, float]
+    """The measures of the picture, by name."""
+
+    @property
+    def network(self) -> str | None:
+        """`BASE` or the name of an adapter; None for no network at all."""
+        return None if self.name == NOTHING else self.name
+
+    def __str__(self) -> str:
+        if self.name == NOTHING:
+            return "no network: none is expected to help"
+        others = f"; {BASE} {self.gains[BASE]:+.1f}" if self.name != BASE else ""
+        called = "the base" if self.name == BASE else f"adapter {self.name}"
+        return f"{called}: expected {self.gains[self.name]:+.1f} dB over no network{others}"
+
+
+class Judge:
+    """Expects how much each network brings, as several small nets do; the more they differ, the less is expected.
+
+    The nets take the measures of a picture, standardised, and give dB over `NOTHING` for each name: two hidden layers
+    with tanh. `tools/judge` trains them on pictures of which it is known what each network makes of them.
+
+    Args:
+        path: a safetensors file with `names` in its metadata.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        with safe_open(Path(path), "np") as file:
+            said = file.metadata()
+            self.names: list[str] = json.loads(said["names"])
+            if json.loads(said["measures"]) != list(MEASURES):
+                raise ValueError(f"{path}: was learnt with other measures than those of this version")
+            self._tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+
+    def __call__(self, pixels: NDArray[Any], scale: float = 1) -> Choice:
+        """Choose for a picture, (H, W, 3) in [0, 1], that is to be enlarged by `scale`."""
+        seen = looks(pixels)
+        given = np.append(seen, np.log2(max(scale, 1)))[None]
+        name, gains = self.names[int(self.chosen(given)[0])], self.expected(given)[0]
+        measures = {str(measure): float(value) for measure, value in zip(MEASURES, seen, strict=True)}
+        return Choice(name, {n: round(float(g), 2) for n, g in zip(self.names, gains, strict=True)}, measures)
+
+    def chosen(self, seen: NDArray[Any]) -> NDArray[np.intp]:
+        """Places in `names`, (N,); see `expected`."""
+        return (self.expected(seen) - MARGIN * (np.array(self.names) != NOTHING)).argmax(1)
+
+    def expected(self, seen: NDArray[Any]) -> NDArray[np.float32]:
+        """dB for each name, (N, names), from measures and the logarithm of the scale, (N, measures + 1)."""
+        t = self._tensors
+        x = ((seen - t["mean"]) / t["deviation"]).clip(-_FARTHEST, _FARTHEST)[None]  # (1, N, measures + 1)
+        for layer in range(3):
+            x = x @ t[f"weight{layer}"] + t[f"bias{layer}"]
+            x = np.tanh(x) if layer < 2 else x
+        found = x.mean(0) - x.std(0)  # over the nets
+        return found - found[:, self.names.index(NOTHING), None]

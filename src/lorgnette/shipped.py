@@ -1,0 +1,99 @@
+"""The adapters that ship with the rooms, by name or chosen for a picture by looking at it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorgnette.common.text import nearest
+from lorgnette.images.choosing import BASE, Choice, Judge
+from lorgnette.systems import ROOMS, room
+
+if TYPE_CHECKING:
+    from lorgnette.train.task import Task
+
+JUDGE_FILE = "judge.safetensors"
+
+
+def rooms_with_adapter(name: str) -> list[str]:
+    """The names of the rooms with whose adapters that one ships."""
+    return [of for of in ROOMS if name in room(of).ABOUT.shipped]
+
+
+def adapter_path(of: str, name: str) -> Path:
+    """The folder of an adapter that ships with a room.
+
+    Raises:
+        ValueError: there is none of that name, in one line.
+    """
+    if name not in room(of).ABOUT.shipped:
+        there = ", ".join(room(of).ABOUT.shipped) or "none"
+        raise ValueError(
+            f"the room {of} ships no adapter {name!r}{nearest(name, room(of).ABOUT.shipped)}; there is {there}"
+        )
+    return _folder(of) / name
+
+
+def load_shipped(of: str, name: str = BASE) -> Task:
+    """The task of a room with an adapter that ships, or without one (`base`), in eval mode on the CPU."""
+    from lorgnette.checkpoint import load
+    from lorgnette.recipe import build
+
+    if name == BASE:
+        recipe: Any = room(of).Recipe()
+        return build(replace(recipe, lora=None))
+    return load(adapter_path(of, name)).float()
+
+
+class Chooser:
+    """Chooses for each picture which network of a room enhances it, if any; networks are loaded when they are needed.
+
+    Args:
+        of: the room's name.
+        device: as for `lorgnette.common.devices.to_device`.
+    """
+
+    def __init__(self, of: str, device: str = "auto"):
+        self.of, self.device = of, device
+        self._judge = Judge(_folder(of) / JUDGE_FILE)
+        self._tasks: dict[str, Task] = {}
+
+    def choose(self, pixels: Any, scale: float | None = None) -> Choice:
+        """What suits a picture, (H, W, 3) in [0, 1], that is to be enlarged by `scale` (unset: as the room does)."""
+        return self._judge(pixels, room(self.of).ABOUT.usual_scale if scale is None else scale)
+
+    def task(self, name: str) -> Task:
+        """The task of `base` or of an adapter."""
+        from lorgnette.common.devices import to_device
+
+        if name not in self._tasks:
+            self._tasks[name] = to_device(load_shipped(self.of, name), self.device)
+        return self._tasks[name]
+
+    def enhance(self, image: Any, **settings: Any) -> tuple[Any, Choice]:
+        """A picture (`lorgnette.images.file.Image`) enhanced by what suits it, and what that was.
+
+        Settings are those of the room's `enhance`.
+        """
+        home: Any = room(self.of)
+        choice = self.choose(image.pixels, scale_of(image.pixels.shape, settings))
+        if choice.network is None:
+            return home.plain(image, settings.get("scale"), settings.get("size")), choice
+        return home.enhance(self.task(choice.network), image, **settings), choice
+
+
+def scale_of(shape: tuple[int, ...], settings: dict[str, Any]) -> float | None:
+    """The factor that settings of `enhance` mean for a picture of that shape; None where they say none."""
+    if settings.get("size") is not None:
+        return math.sqrt(settings["size"][0] / shape[0] * settings["size"][1] / shape[1])
+    scale = settings.get("scale")
+    return math.sqrt(math.prod(scale)) if isinstance(scale, tuple) else scale
+
+
+def _folder(of: str) -> Path:
+    file = import_module(ROOMS[of]).__file__
+    assert file is not None, "a room is a folder"
+    return Path(file).parent / "adapters"

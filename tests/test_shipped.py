@@ -1,0 +1,146 @@
+"""The adapters that ship: they load, do what they are for, and are chosen by looking."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lorgnette.images.choosing import BASE, NOTHING, Choice, Judge
+from lorgnette.images.damage import DAMAGES
+from lorgnette.images.file import Image
+from lorgnette.images.metrics import psnr
+from lorgnette.images.patches import channels_first
+from lorgnette.images.scenes import drawn
+from lorgnette.lora import adapter_info
+from lorgnette.shipped import Chooser, adapter_path, load_shipped, rooms_with_adapter
+from lorgnette.systems import ROOMS, room
+
+SHIPPED = [(of, name) for of in ROOMS for name in room(of).ABOUT.shipped]
+
+
+def picture(kind: str, side: int, small: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A damaged picture and the truth."""
+    skimage_data = pytest.importorskip("skimage.data")
+    whole = np.asarray(skimage_data.astronaut(), np.float32) / 255  # ships with scikit-image
+    top, left = 20, 150
+    always = replace(DAMAGES[kind], clean=0, drawn=0)
+    return always.pair(whole[top : top + side, left : left + side], np.random.default_rng(seed), (small, small))
+
+
+def score(made: np.ndarray, truth: np.ndarray) -> float:
+    return psnr(channels_first(np.ascontiguousarray(made)), channels_first(truth), luma=False)
+
+
+@pytest.mark.parametrize(("of", "name"), SHIPPED)
+def test_each_is_small_and_says_what_it_learnt(of: str, name: str):
+    folder = adapter_path(of, name)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 300_000
+    assert (folder / "training.json").is_file()
+    assert (Path(__file__).parents[1] / "recipes" / f"{of}-{name}.yaml").is_file()
+    assert adapter_info(folder)
+    task = load_shipped(of, name)
+    assert {p.dtype for p in task.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "kind", "gain"),
+    [
+        ("restore", "jpeg", "web", 0.8),
+        ("restore", "counts", "counts", 3),
+        ("superres", "phone", "phone", 0),
+        ("superres", "web", "web", 0.2),
+    ],
+)
+def test_it_brings_more_than_nothing_and_more_than_the_base(of: str, name: str, kind: str, gain: float):
+    """On a picture that nobody trained on; the mean of four draws."""
+    side, home = (96, room(of))
+    small = side // 2 if of == "superres" else side
+    found = []
+    for seed in range(4):
+        lq, gt = picture(kind, side, small, seed)
+        image = Image(lq)
+        plain = home.plain(image)  # pyright: ignore[reportAttributeAccessIssue]
+        made = [home.enhance(load_shipped(of, which), image).pixels for which in (BASE, name)]  # pyright: ignore
+        found.append([score(pixels, gt) for pixels in (plain.pixels, *made)])
+    nothing, base, adapted = np.mean(found, 0)
+    assert adapted > nothing + gain
+    assert adapted > base + 0.3
+
+
+def test_pixel_art_stays_in_squares():
+    small, truth = drawn("sprites", 5, (40, 40)), drawn("sprites", 5, (40, 40), (80, 80))
+    home = room("superres")
+    made = home.enhance(load_shipped("superres", "art"), Image(small)).pixels  # pyright: ignore
+    assert score(made, truth) > score(home.plain(Image(small)).pixels, truth) + 8  # pyright: ignore
+
+
+def test_names_that_do_not_ship_are_refused_with_those_that_do():
+    with pytest.raises(ValueError, match=r"'fotos'.*photo"):
+        adapter_path("superres", "fotos")
+    with pytest.raises(ValueError, match="none"):
+        adapter_path("clip", "photo")
+    assert rooms_with_adapter("photo") == ["superres", "restore"]
+    assert rooms_with_adapter("jpeg") == ["restore"]
+
+
+# ------------------------------------------------------------------------------------------------- choosing
+
+
+@pytest.mark.parametrize("of", [of for of in ROOMS if room(of).ABOUT.shipped])
+def test_the_judge_knows_exactly_what_ships(of: str):
+    judge = Judge(adapter_path(of, room(of).ABOUT.shipped[0]).parent / "judge.safetensors")
+    assert judge.names[0] == NOTHING
+    assert set(judge.names) == {NOTHING, BASE, *room(of).ABOUT.shipped}
+
+
+def test_drawn_pictures_and_sound_ones_are_left_alone_by_restoration():
+    chooser = Chooser("restore", "cpu")
+    sharp = np.asarray(pytest.importorskip("skimage.data").coffee()[100:292, 200:392], np.float32) / 255
+    for pixels in (drawn("sprites", 1, (128, 128)), drawn("lines", 1, (128, 128)), sharp):
+        choice = chooser.choose(pixels)
+        assert choice.network is None
+        image = Image(pixels)
+        same, _ = chooser.enhance(image)
+        assert same is image
+
+
+@pytest.mark.parametrize(
+    ("of", "kind", "right"),
+    [
+        ("restore", "web", {"jpeg"}),
+        ("restore", "counts", {"counts"}),
+        ("superres", "web", {"web", "photo", "phone"}),
+    ],
+)
+def test_damage_is_recognised(of: str, kind: str, right: set[str]):
+    chooser = Chooser(of, "cpu")
+    small = 192 if of == "restore" else 120
+    chosen = [chooser.choose(picture(kind, 240, small, seed)[0]).name for seed in range(6)]
+    assert sum(name in right for name in chosen) >= 4, chosen
+
+
+def test_pixel_art_and_screens_get_theirs():
+    chooser = Chooser("superres", "cpu")
+    assert all(chooser.choose(drawn("sprites", seed, (120, 120))).name == "art" for seed in range(5))
+    chosen = [chooser.choose(drawn("screen", seed, (160, 160))).name for seed in range(8)]
+    assert sum(name in ("screen", "art") for name in chosen) >= 5, chosen
+
+
+def test_a_choice_says_what_is_expected():
+    gains = {NOTHING: 0.0, BASE: 0.2, "phone": 1.1}
+    assert str(Choice("phone", gains, {})) == "adapter phone: expected +1.1 dB over no network; base +0.2"
+    assert str(Choice(BASE, gains, {})) == "the base: expected +0.2 dB over no network"
+    assert str(Choice(NOTHING, gains, {})).startswith("no network")
+    assert Choice(NOTHING, gains, {}).network is None
+
+
+def test_a_judge_of_other_measures_is_refused(tmp_path: Path):
+    from safetensors.numpy import save_file
+
+    save_file({"mean": np.zeros(3)}, tmp_path / "j.safetensors", metadata={"names": '["nothing"]', "measures": '["x"]'})
+    with pytest.raises(ValueError, match="other measures"):
+        Judge(tmp_path / "j.safetensors")
