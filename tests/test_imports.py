@@ -74,7 +74,8 @@ INSIDE = {
         "ranks": "checks layers wrappers",
         "several": "config layers state surgery files ranks wrappers",
     },
-    "systems": {"protocol": "", **dict.fromkeys(ROOMS, "protocol")},
+    "systems": {"protocol": "", "mesh": "", **dict.fromkeys(ROOMS, "protocol")},
+    "systems.mesh": {"volumes": "", "surface": "volumes", "files": "surface", "report": "surface volumes"},
     "train": {
         "config": "",
         "events": "",
@@ -95,6 +96,7 @@ ONLY = {
     "uvicorn": "federate.flower",
     "cryptography": "federate.deploy",
     "av": "video",
+    "nibabel": "systems.mesh",
     "transformers": "systems.clip compat",
     "tokenizers": "systems.clip",
     "numba": "nn",
