@@ -12,6 +12,7 @@ from lorgnette.cli.arguments import Arguments, add_json, progress_bar
 from lorgnette.common.files import check_free, check_writable, make_folder, write_json
 from lorgnette.common.results import DONE, Results, digest
 from lorgnette.common.text import number, table
+from lorgnette.common.values import whole
 from lorgnette.systems.mesh.surface.settings import Surface
 
 FORMATS = ("stl", "ply", "obj", "glb", "vtp")
@@ -39,10 +40,11 @@ def _arguments() -> Arguments:
         "mesh",
         "lorgnette mesh segmentation.nii.gz -o liver.stl --only liver",
         "Turns masks into closed surfaces in millimetres: smooth, manifold, free of self-intersections, and of the "
-        "volume that the voxels have. MASK is a NIfTI file of one label or many, or a folder of masks as "
-        "TotalSegmentator writes them. A file OUT holds all organs as one scene, a folder OUT a file for each.",
+        "volume that the voxels have. MASK is a NIfTI file of one label or many, a folder of masks as "
+        "TotalSegmentator writes them, or a DICOM segmentation. A file OUT holds all organs as one scene, a folder OUT "
+        "a file for each.",
     )
-    parser.add_argument("mask", metavar="MASK", help="NIfTI file or folder of masks")
+    parser.add_argument("mask", metavar="MASK", help="NIfTI file, folder of masks, or DICOM segmentation")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help=f"a file ({', '.join(FORMATS)}) or a folder")
     parser.add_argument("--only", nargs="+", metavar="ORGAN", help="these organs, by name or number; unset: all")
     parser.add_argument("--names", metavar="FILE", help="names of labels: JSON, or lines of a number and a name")
@@ -54,6 +56,10 @@ def _arguments() -> Arguments:
         "smoother; unset: shared in a file of several organs, own in a folder",
     )
     parser.add_argument("--largest", action="store_true", help="only the largest part of each organ; unset: all parts")
+    parser.add_argument("--error", type=float, metavar="MM", help="save triangles: surfaces move by no more than this")
+    parser.add_argument(
+        "--triangles", type=whole(4), metavar="N", help="with --error: how many an organ is wished to have"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what is there already; unset: it is left, and named"
     )
@@ -64,8 +70,11 @@ def _arguments() -> Arguments:
 def _settings(options: argparse.Namespace, scene: bool) -> Surface:
     if options.format and scene:
         raise ValueError("--format is for a folder OUT; the suffix of a file says it already")
-    shared = options.walls == "shared" or (options.walls is None and scene)
-    return Surface(shared, options.largest)
+    shared = options.walls == "shared" or (options.walls is None and scene and options.error is None)
+    try:
+        return Surface(shared, options.largest, options.error, options.triangles)
+    except ValueError as error:
+        raise ValueError(f"--{str(error).replace('shared_walls', '--walls shared')}") from None
 
 
 def _check_output(out: Path, scene: bool, options: argparse.Namespace) -> None:
@@ -136,7 +145,7 @@ class _Run:
         return {
             "mask": [digest(path) for path in sorted(mask.rglob("*"))] if mask.is_dir() else digest(mask),
             "walls": [organ.name for organ in self.labels.organs] if settings.shared_walls else "own",
-            "largest": settings.largest,
+            **{"largest": settings.largest, "error": settings.error, "triangles": settings.triangles},
         }
 
     def _note(self, meshes: Sequence[Any]) -> None:

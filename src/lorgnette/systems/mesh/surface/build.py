@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lorgnette.systems.mesh.surface.cells import Array, Index, Net, extract, join, make_manifold
 from lorgnette.systems.mesh.surface.crossings import crossing_quads
+from lorgnette.systems.mesh.surface.decimate import decimate
 from lorgnette.systems.mesh.surface.diagonals import choose
 from lorgnette.systems.mesh.surface.fairing import Fairing
 from lorgnette.systems.mesh.surface.mesh import Mesh
@@ -89,7 +90,7 @@ def _part(values: npt.NDArray[Any], place: Index, organs: Sequence[Organ], dropp
     notes = [
         {"voxels": int(v), "changed": int(c), "dropped": d} for v, c, d in zip(voxels, changes, dropped, strict=True)
     ]
-    return _Part(Net(net.corners + place[:, None], net.quads, net.sides), organs, notes)
+    return _Part(replace(net, corners=net.corners + place[:, None]), organs, notes)
 
 
 def _finished(parts: Sequence[_Part], affine: Array, settings: Surface) -> Iterator[Mesh]:
@@ -109,7 +110,8 @@ def _finished(parts: Sequence[_Part], affine: Array, settings: Surface) -> Itera
         used[faces] = True
         faces = (np.cumsum(used) - 1)[faces[:, ::-1] if np.linalg.det(linear) < 0 else faces]
         note = notes[number] | {"crossing": int(crossing[number])}
-        yield Mesh(organ.name, vertices[used], faces, organ.color, note)
+        mesh = Mesh(organ.name, vertices[used], faces, organ.color, note)
+        yield mesh if settings.error is None else decimate(mesh, settings.error, settings.triangles)
 
 
 def _faired(fairing: Fairing, linear: Array) -> tuple[Array, Index, Index]:

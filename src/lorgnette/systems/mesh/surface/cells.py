@@ -15,6 +15,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
+REACH = 0.49  # voxels that a vertex may go from its cell's middle along each axis; below a half, cells stay apart
+
 
 @dataclass(frozen=True)
 class Net:
@@ -22,12 +24,13 @@ class Net:
 
     `corners` (3, N): index coordinates of the cells, voxel centres lying at whole numbers. `quads` (F, 4): a face's
     vertices, counter-clockwise as seen from its second side. `sides` (F, 2): the organs on its first and second side,
-    -1 for none.
+    -1 for none. `reach` (N,): how far a vertex may go from its cell's middle, along each axis.
     """
 
     corners: Array
     quads: Index
     sides: Index
+    reach: Array
 
 
 def extract(organs: npt.NDArray[np.integer]) -> Net:
@@ -46,7 +49,9 @@ def extract(organs: npt.NDArray[np.integer]) -> Net:
     number = np.empty(flat.size, np.int32)
     number[place] = np.arange(place.size, dtype=np.int32)
     corners = np.stack(np.unravel_index(place, organs.shape)).astype(np.float64) - 0.5
-    return Net(corners, number[cells].astype(np.int64), np.concatenate(sides))
+    # Not quite the same for all: vertices at their bound would touch triangles whose vertices are at theirs
+    reach = np.array(REACH * (1 - 1e-3 * (np.arange(place.size) * 0.6180339887 % 1)))
+    return Net(corners, number[cells].astype(np.int64), np.concatenate(sides), reach)
 
 
 def join(nets: Sequence[Net]) -> Net:
@@ -57,7 +62,8 @@ def join(nets: Sequence[Net]) -> Net:
     organs = np.cumsum([0, *(int(net.sides.max()) + 1 for net in nets)])
     quads = np.concatenate([net.quads + first for net, first in zip(nets, vertices[:-1], strict=True)])
     sides = [np.where(net.sides < 0, -1, net.sides + first) for net, first in zip(nets, organs[:-1], strict=True)]
-    return Net(np.concatenate([net.corners for net in nets], axis=1), quads, np.concatenate(sides))
+    corners, reach = np.concatenate([net.corners for net in nets], axis=1), np.concatenate([net.reach for net in nets])
+    return Net(corners, quads, np.concatenate(sides), reach)
 
 
 # A cell's voxels are numbered in binary: bit 2 for the first axis, bit 0 for the last. A contact is

@@ -122,3 +122,26 @@ def _heights(x: Array, one: Index, other: Index) -> Array:
 def _volume(x: Array, p: Index, q: Index, a: Index, b: Index) -> Array:
     origin = x[:, p]
     return (cross(x[:, q] - origin, x[:, a] - origin) * (x[:, b] - origin)).sum(0)
+
+
+def all_crossings(x: Array, triangles: Index) -> int:
+    """How many pairs of triangles of any mesh go through each other.
+
+    Args:
+        x: vertices (3, N).
+        triangles: (T, 3).
+    """
+    corners = x[:, triangles]  # (3, T, 3)
+    axis = np.ptp(x, axis=1).argmax()
+    order = np.argsort(corners[axis].min(1))
+    low, high = corners.min(2)[:, order], corners.max(2)[:, order]
+    last = np.searchsorted(low[axis], high[axis], side="right")  # those from here on begin beyond the box's end
+    count = last - np.arange(len(order)) - 1
+    found = 0
+    for part in np.array_split(np.arange(len(order)), 1 + count.sum() // (8 * BATCH)):
+        first = np.repeat(part, count[part])
+        second = first + 1 + np.arange(first.size) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
+        meet = (low[:, first] <= high[:, second]).all(0) & (low[:, second] <= high[:, first]).all(0)
+        pairs = np.stack([order[first[meet]], order[second[meet]]], axis=1)
+        found += int(crossing(x, triangles, pairs).sum())
+    return found

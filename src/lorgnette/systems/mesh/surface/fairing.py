@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Flags = npt.NDArray[np.bool_]
 
 LEVELLING, STEPS = 10, 12  # of the descents; twice as many change the mean angle between triangles by 0.3 degrees
-REACH = 0.49  # voxels that a vertex may go from its cell's middle along each axis; below a half, cells stay apart
 
 
 class Fairing:
@@ -41,9 +40,7 @@ class Fairing:
         self.quad = np.concatenate([first, second])
         self.sign = np.repeat([1.0, -1.0], [first.size, second.size])
         n = net.corners.shape[1]
-        # Not quite the same for all: vertices at their bound would touch triangles whose vertices are at theirs
-        reach = REACH * (1 - 1e-3 * (np.arange(n) * 0.6180339887 % 1))
-        self.low, self.high = net.corners - reach, net.corners + reach
+        self.low, self.high = net.corners - net.reach, net.corners + net.reach
         corner = net.quads[self.quad]
         organ = np.concatenate([net.sides[first, 0], net.sides[second, 1]])
         if apart:

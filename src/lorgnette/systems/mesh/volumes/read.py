@@ -16,7 +16,7 @@ from lorgnette.systems.mesh.volumes.totalsegmentator import mask_files, read_mas
 
 
 def read_image(path: Path) -> Volume:
-    """A CT or MR: a NIfTI file.
+    """A CT or MR: a NIfTI file, or a folder with one DICOM series.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -26,7 +26,9 @@ def read_image(path: Path) -> Volume:
         return read_nifti(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
-    raise ValueError(f"{path} is no NIfTI file")
+    from lorgnette.systems.mesh.volumes.dicom import read_series
+
+    return read_series(path)
 
 
 def read_labels(
@@ -38,7 +40,7 @@ def read_labels(
     """The organs of a mask.
 
     Args:
-        path: a NIfTI file of labels (names are read from its header), or a folder of masks.
+        path: a NIfTI file of labels (names are read from its header), a folder of masks, or a DICOM segmentation.
         names: a file of names, which win: JSON ({"1": "liver"}, {"liver": 1} or nnU-Net's dataset.json), or lines of
             a number and a name.
         only: names or numbers of the organs that are wanted; all if empty.
@@ -64,7 +66,9 @@ def read_labels(
             organs = (replace(organs[0], name=stem(path)),)
         labels = Labels(organs, values.shape, volume.affine, volume.notes)
     else:
-        raise ValueError(f"{path} is neither a NIfTI file nor a folder of them")
+        from lorgnette.systems.mesh.volumes.dicom import read_segmentation
+
+        labels = read_segmentation(path)
     return _only(labels, only) if only else labels
 
 
