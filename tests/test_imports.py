@@ -80,7 +80,9 @@ INSIDE = {
         "surface": "volumes",
         "files": "surface",
         "metrics": "surface",
-        "report": "surface volumes",
+        "picture": "surface files",
+        "viewer": "surface",
+        "report": "surface volumes picture viewer",
     },
     "train": {
         "config": "",

@@ -80,6 +80,25 @@ def test_what_is_there_stays(mask: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert (out / "label_1.stl").read_bytes() == first
 
 
+def test_pages_of_the_organs(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert mesh(mask, "-o", out) == 0
+    report, view = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "view.html"))
+    assert report.count("<figure>") == 3  # each, and all together
+    assert "label_1" in report
+    assert "http" not in view.replace("http-equiv", "")
+    assert "connect" not in view
+    (out / "label_1.stl").unlink()
+    (out / "report.html").write_text("mine")
+    assert mesh(mask, "-o", out) == 2
+    assert "report.html was changed since it was made" in capsys.readouterr().err
+    assert (out / "report.html").read_text() == "mine"
+    assert mesh(mask, "-o", tmp_path / "a.ply", "--report", tmp_path / "pages") == 0
+    assert (tmp_path / "pages" / "view.html").exists()
+    assert mesh(mask, "-o", tmp_path / "b.ply", "--report", tmp_path / "pages") == 2
+    assert not (tmp_path / "b.ply").exists()
+
+
 def test_a_file_that_is_there_stays(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "a.ply").write_bytes(b"mine")
     assert mesh(mask, "-o", tmp_path / "a.ply") == 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_json, progress_bar
 from lorgnette.common.files import check_free, check_writable, make_folder, write_json
@@ -14,6 +15,10 @@ from lorgnette.common.results import DONE, Results, digest
 from lorgnette.common.text import number, table
 from lorgnette.common.values import whole
 from lorgnette.systems.mesh.surface.settings import Surface
+
+if TYPE_CHECKING:
+    from lorgnette.systems.mesh.surface import Mesh
+    from lorgnette.systems.mesh.volumes import Labels
 
 FORMATS = ("stl", "ply", "obj", "glb", "vtp")
 
@@ -31,8 +36,8 @@ def run(words: list[str]) -> int:
     labels = read_labels(mask, names, options.only or (), lambda files: progress_bar(files, "mask"))
     for note in labels.notes:
         print(f"lorgnette: {note}", file=sys.stderr)
-    run = _Run(labels, settings, options)
-    return run.scene(out) if scene else run.folder(mask, out)
+    run = _Run(mask, labels, settings, options)
+    return run.scene(out) if scene else run.folder(out)
 
 
 def _arguments() -> Arguments:
@@ -63,6 +68,8 @@ def _arguments() -> Arguments:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what is there already; unset: it is left, and named"
     )
+    pages = "where report.html and view.html go; unset: into a folder OUT, and nowhere for a file"
+    parser.add_argument("--report", metavar="FOLDER", help=pages)
     add_json(parser)
     return parser
 
@@ -80,6 +87,9 @@ def _settings(options: argparse.Namespace, scene: bool) -> Surface:
 def _check_output(out: Path, scene: bool, options: argparse.Namespace) -> None:
     """Find out before the work whether the result can be written."""
     if scene:
+        if options.report:
+            check_free(Path(options.report) / "report.html", options.overwrite)
+            check_writable(Path(options.report) / "report.html")
         check_free(out, options.overwrite)
         check_writable(out)
         return
@@ -98,61 +108,83 @@ def _check_output(out: Path, scene: bool, options: argparse.Namespace) -> None:
 class _Run:
     """What is made of the labels, and what is said of it."""
 
-    def __init__(self, labels: Any, settings: Surface, options: argparse.Namespace) -> None:
-        self.labels, self.settings, self.options = labels, settings, options
+    def __init__(self, mask: Path, labels: Labels, settings: Surface, options: argparse.Namespace) -> None:
+        self.mask, self.labels, self.settings, self.options = mask, labels, settings, options
+        self.meshes: list[Mesh] = []
         self.facts: list[dict[str, Any]] = []
 
     def scene(self, out: Path) -> int:
         """All organs into one file."""
         from lorgnette.systems.mesh.files import write_meshes
-        from lorgnette.systems.mesh.surface import surfaces
 
-        meshes = list(surfaces(self.labels, self.settings, lambda organs: progress_bar(organs, "organ")))
-        write_meshes(out, meshes)
-        self._note(meshes)
-        return self._tell(f"{_organs(len(meshes))} in {out}")
+        for mesh in self._made(self.labels):
+            self._note(mesh)
+        write_meshes(out, self.meshes)
+        if self.options.report:
+            self._write_pages(Path(self.options.report), f"{_organs(len(self.meshes))} in {out.name}")
+        return self._tell(f"{_organs(len(self.meshes))} in {out}")
 
-    def folder(self, mask: Path, out: Path) -> int:
-        """A file for each organ, but for those that are there already."""
+    def folder(self, out: Path) -> int:
+        """A file for each organ, but for those that are there already; and the pages."""
         from lorgnette.systems.mesh.files import write_meshes
-        from lorgnette.systems.mesh.surface import surfaces
 
         suffix = f".{self.options.format or 'stl'}"
         targets = {organ.name: out / f"{_file_name(organ.name)}{suffix}" for organ in self.labels.organs}
-        written, before, left = 0, 0, []
-        with Results(out, self._job(mask), self.options.overwrite) as results:
-            standing = {name: results.standing(mask, target) for name, target in targets.items()}
-            todo = [organ for organ in self.labels.organs if not standing[organ.name]]
-            before = sum(why == DONE for why in standing.values())
-            left = [why for why in standing.values() if why not in ("", DONE)]
-            labels = type(self.labels)(tuple(todo), self.labels.shape, self.labels.affine, self.labels.notes)
-            for mesh in surfaces(labels, self.settings, lambda organs: progress_bar(organs, "organ")) if todo else ():
-                results.begin(mask, targets[mesh.name])
+        with Results(out, self._job(), self.options.overwrite) as results:
+            standing = {name: results.standing(self.mask, target) for name, target in targets.items()}
+            todo = tuple(organ for organ in self.labels.organs if not standing[organ.name])
+            for mesh in self._made(replace(self.labels, organs=todo)) if todo else ():
+                results.begin(self.mask, targets[mesh.name])
                 write_meshes(targets[mesh.name], [mesh])
                 results.end(targets[mesh.name])
-                self._note([mesh])
-                written += 1
-        status = self._tell(f"{_organs(written)} in {out}{f', {before} there already' if before else ''}")
+                self._note(mesh)
+            before = sum(why == DONE for why in standing.values())
+            said = f"{_organs(len(todo))} in {out}{f', {before} there already' if before else ''}"
+            pages = Path(self.options.report or out)
+            page = pages / "report.html"
+            why = results.standing(self.mask, page) if pages == out else ""
+            if todo and why in ("", DONE):
+                self._write_pages(pages, said)
+                if pages == out:
+                    results.begin(self.mask, page)
+                    results.end(page)
+            elif todo:
+                standing["report.html"] = why
+        status = self._tell(said)
+        left = [why for why in standing.values() if why not in ("", DONE)]
         for why in left:
             print(f"  {why}", file=sys.stderr)
         if left:
             raise ValueError(f"{len(left)} of {len(targets)} files are left as they are (listed above)")
         return status
 
-    def _job(self, mask: Path) -> dict[str, Any]:
+    def _made(self, labels: Labels) -> Iterator[Mesh]:
+        from lorgnette.systems.mesh.surface import surfaces
+
+        return surfaces(labels, self.settings, lambda organs: progress_bar(organs, "organ"))
+
+    def _job(self) -> dict[str, Any]:
         """How results are made, by the names of the options."""
-        settings = self.settings
+        mask, settings = self.mask, self.settings
         return {
             "mask": [digest(path) for path in sorted(mask.rglob("*"))] if mask.is_dir() else digest(mask),
             "walls": [organ.name for organ in self.labels.organs] if settings.shared_walls else "own",
             **{"largest": settings.largest, "error": settings.error, "triangles": settings.triangles},
         }
 
-    def _note(self, meshes: Sequence[Any]) -> None:
+    def _note(self, mesh: Mesh) -> None:
         from lorgnette.systems.mesh.report import facts
 
-        by_name = {organ.name: organ for organ in self.labels.organs}
-        self.facts += [facts(mesh, by_name[mesh.name], self.labels.affine) for mesh in meshes]
+        organ = next(organ for organ in self.labels.organs if organ.name == mesh.name)
+        self.meshes.append(mesh)
+        self.facts.append(facts(mesh, organ, self.labels.affine))
+
+    def _write_pages(self, folder: Path, said: str) -> None:
+        from lorgnette.systems.mesh.report import write_pages
+
+        write_pages(
+            folder, f"Organs of {self.mask.name}", self.meshes, self.facts, ". ".join([said, *self.labels.notes])
+        )
 
     def _tell(self, line: str) -> int:
         from lorgnette.systems.mesh.report import rows

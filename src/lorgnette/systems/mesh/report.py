@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lorgnette.systems.mesh.picture import draw
 from lorgnette.systems.mesh.surface import Mesh
 from lorgnette.systems.mesh.surface.cells import Array, extract
+from lorgnette.systems.mesh.viewer import write_viewer
 from lorgnette.systems.mesh.volumes import Organ
 
 COLUMNS = (
@@ -46,6 +49,34 @@ def facts(mesh: Mesh, organ: Organ, affine: Array) -> dict[str, Any]:
         "changed voxels": mesh.notes["changed"],
         "dropped voxels": mesh.notes["dropped"],
     }
+
+
+def write_pages(
+    folder: Path, title: str, meshes: Sequence[Mesh], all_facts: Sequence[dict[str, Any]], said: str
+) -> None:
+    """Write report.html, with the figures and a picture of each organ, and view.html, where the organs turn.
+
+    Args:
+        folder: where they go.
+        title: of both.
+        meshes: the organs.
+        all_facts: `facts` of each.
+        said: what is told on top.
+    """
+    from lorgnette.report import write_report
+
+    captions = [f"{one['organ']}: {one['volume ml']:.2f} ml" for one in all_facts]
+    pictures = [(caption, draw([mesh])) for caption, mesh in zip(captions, meshes, strict=True)]
+    together = [("all", draw(meshes, 640))] if len(meshes) > 1 else []
+    about = (
+        "The organs turn in view.html beside this file.\n\n"
+        "closed: every edge has two triangles and every vertex one fan of them. crossings: triangles that go through "
+        "others. changed voxels: made part of the organ, or not, where it touched itself only along an edge or in a "
+        "corner. angle: between neighbouring triangles, in the mean. from mask: how far vertices are from the faces of "
+        "its voxels, in the mean."
+    )
+    write_report(folder / "report.html", title, "", [], rows(all_facts), together + pictures, f"{said}\n\n{about}")
+    write_viewer(folder / "view.html", title, meshes)
 
 
 def distances(mesh: Mesh, organ: Organ, affine: Array) -> Array:

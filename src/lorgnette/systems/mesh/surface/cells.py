@@ -50,7 +50,7 @@ def extract(organs: npt.NDArray[np.integer]) -> Net:
     number[place] = np.arange(place.size, dtype=np.int32)
     corners = np.stack(np.unravel_index(place, organs.shape)).astype(np.float64) - 0.5
     # Not quite the same for all: vertices at their bound would touch triangles whose vertices are at theirs
-    reach = np.array(REACH * (1 - 1e-3 * (np.arange(place.size) * 0.6180339887 % 1)))
+    reach = REACH * (1 - 1e-3 * (np.arange(place.size, dtype=np.float64) * 0.6180339887 % 1))
     return Net(corners, number[cells].astype(np.int64), np.concatenate(sides), reach)
 
 

@@ -23,10 +23,11 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
         diagonal: of each quadrilateral, whether it is cut from vertex 1 to 3 instead of from 0 to 2.
         towards: `fairing.at_vertices` of these.
     """
-    suspects = _folded(fairing, x, towards)
+    folded, several = _folded(fairing, x, towards), _several(fairing)
+    suspects = folded | several
     if not suspects.any():
         return np.empty(0, np.int64)
-    triangles, n_quads = fairing.triangles(diagonal), len(fairing.net.quads)
+    triangles, n_quads, sides = fairing.triangles(diagonal), len(fairing.net.quads), fairing.net.sides
     vertex = fairing.net.quads.ravel()
     at = np.flatnonzero(suspects[vertex])
     at = at[np.argsort(vertex[at], kind="stable")]
@@ -34,8 +35,11 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
     pairs = []
     for far in range(1, int(count.max())):
         has = start[count > far]
-        pairs += [np.stack([at[has + near], at[has + far]], axis=1) // 4 for near in range(far)]
-    pair = np.unique(np.concatenate(pairs), axis=0)
+        pairs += [np.stack([at[has + near], at[has + far]], axis=1) for near in range(far)]
+    pair = np.concatenate(pairs)
+    one, other = sides[pair[:, 0] // 4], sides[pair[:, 1] // 4]
+    of_one_organ = ((one[:, :, None] == other[:, None, :]) & (one[:, :, None] >= 0)).any((1, 2))
+    pair = pair[folded[vertex[pair[:, 0]]] | ~of_one_organ] // 4
     first, second = (np.stack([pair[:, k], pair[:, k] + n_quads]) for k in range(2))
     both = np.stack(np.broadcast_arrays(first[:, None], second[None]), axis=-1).reshape(-1, 2)
     return np.unique(both[crossing(x, triangles, both)].ravel() % n_quads)
@@ -56,12 +60,14 @@ def _folded(fairing: Fairing, x: Array, towards: Array) -> Flags:
         least, most = np.minimum(first, second), np.maximum(first, second)
         folded[fairing.vertex[row[(least <= 0) | (most >= total)]]] = True
     folded[fairing.vertex[_turns(fairing, x, towards) != 1]] = True
-    if not fairing.apart:  # where three meet there is no one sheet
-        quads = np.repeat(fairing.net.quads.ravel(), 2)
-        around = np.repeat(fairing.net.sides, 4, axis=0).ravel()
-        seen = np.unique(np.stack([quads, around], axis=1), axis=0)[:, 0]
-        folded |= np.bincount(seen, minlength=x.shape[1]) > 2
     return folded
+
+
+def _several(fairing: Fairing) -> Flags:
+    """The vertices where more than two organs meet, or two and the outside: there is no one sheet around them."""
+    outside = np.zeros(fairing.net.corners.shape[1], bool)
+    outside[fairing.net.quads[(fairing.net.sides < 0).any(1)]] = True
+    return fairing.shared + outside > 2
 
 
 def _turns(fairing: Fairing, x: Array, towards: Array) -> Index:
