@@ -1,0 +1,1 @@
+"""Organs as meshes: from a mask to a watertight surface in millimetres."""
