@@ -227,7 +227,7 @@ def test_an_item_of_a_batch_does_not_see_the_others():
 
 
 def test_places_are_computed_once_and_forgotten_in_turn():
-    structures, a = Structures(kept=2), voxels(20, 4)
+    structures, a = Structures(voxels=40), voxels(20, 4)
     first = structures(a)
     assert structures(a.clone()) is first
     structures(voxels(20, 4, seed=1))

@@ -83,23 +83,14 @@ def shared_corners(lattice: Lattice, values: Tensor, resolution: int, training: 
 
     While `training` also the mean square of how much the cubes differ from the average.
     """
-    width = 6 if values.shape[1] > COLOURS.start else 0
-
-    def own(corner: int) -> Tensor:
-        shift, colour = SHIFTS.start + 3 * corner, COLOURS.start + width * corner
-        distance = values[:, corner : corner + 1] - 1 / resolution
-        return torch.cat([distance, values[:, shift : shift + 3], values[:, colour : colour + width]], 1)
-
-    mean = values.new_zeros(len(lattice.vertices), 4 + width)
-    for corner in range(8):  # one after the other: side by side they would take as much memory as `values`
-        mean = mean.index_add(0, lattice.corners[:, corner], own(corner))
-    mean = mean / lattice.cubes_at
-    agreement = values.new_zeros(())
-    if training:
-        agreement = sum(F.mse_loss(mean[lattice.corners[:, c]], own(c)) for c in range(8)) / agreement.new_tensor(8)
+    parts = values[:, :8, None] - 1 / resolution, values[:, SHIFTS].unflatten(1, (8, 3))
+    colours = (values[:, COLOURS].unflatten(1, (8, 6)),) if values.shape[1] > COLOURS.start else ()
+    own = torch.cat(parts + colours, 2)
+    mean = own.new_zeros(len(lattice.vertices), own.shape[2])
+    mean = mean.index_add(0, lattice.corners.flatten(), own.flatten(0, 1)) / lattice.cubes_at
+    agreement = F.mse_loss(mean[lattice.corners], own) if training else values.new_zeros(())
     places = lattice.vertices / resolution - 0.5 + torch.tanh(mean[:, 1:4]) / (2 * resolution)
-    colours = torch.sigmoid(mean[:, 4:]) if width else None
-    return Corners(places, mean[:, 0], colours), agreement
+    return Corners(places, mean[:, 0], torch.sigmoid(mean[:, 4:]) if colours else None), agreement
 
 
 def _with_far(corners: Corners, lattice: Lattice, resolution: int, fill: Fill) -> Corners:
@@ -116,6 +107,16 @@ def _with_far(corners: Corners, lattice: Lattice, resolution: int, fill: Fill) -
     if attributes is not None:
         attributes = torch.cat([attributes, attributes.new_full((len(sign), attributes.shape[1]), 0.5)])
     return Corners(places, torch.cat([corners.distances, sign.to(corners.distances.dtype)]), attributes)
+
+
+def inside(lattice: Lattice, distances: Tensor, corners: int, fill: Fill = "inward") -> Tensor:
+    """Which corners of the whole grid lie inside, (corners,) * 3, for the distances (V,) that `extract` gives."""
+    axis = torch.arange(corners, device=distances.device)
+    signs = _majority(distances.detach(), lattice) if fill == "inward" else distances.new_ones(lattice.regions)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    found = signs.to(distances.device)[lattice.region_of(grid).clamp(min=0)] < 0
+    found[tuple(lattice.vertices.long().unbind(1))] = distances < 0
+    return found
 
 
 def _majority(distances: Tensor, lattice: Lattice) -> Tensor:

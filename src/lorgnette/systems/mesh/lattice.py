@@ -6,11 +6,9 @@ All of it follows from where the active cubes lie, whatever their values.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import cast
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lorgnette.systems.mesh.cube_cases import CORNERS
@@ -60,17 +58,30 @@ class Lattice:
 
     @cached_property
     def region(self) -> Tensor:
-        block = next(b for b in (4, 2, 1) if self._fills(b))
-        low = self.cubes.min(0).values // block - 1
-        active, ring = (torch.div(c, block, rounding_mode="floor") - low for c in (self.cubes, self.ring))
-        empty = torch.ones((active.max(0).values + 2).tolist(), dtype=torch.bool)
-        empty[tuple(active.long().cpu().unbind(1))] = False
-        labels = torch.from_numpy(_label(empty.numpy()))
-        return (labels[tuple(ring.long().cpu().unbind(1))] - 1).long().to(self.cubes.device)
+        return self.region_of(self.ring)
 
     @cached_property
     def regions(self) -> int:
         return int(self.region.max()) + 1
+
+    def region_of(self, cubes: Tensor) -> Tensor:
+        """(..., 3) empty cubes anywhere -> (...) the region that each belongs to."""
+        labels, block, low = self._labels
+        last = torch.tensor(labels.shape, device=cubes.device) - 1
+        place = torch.div(cubes, block, rounding_mode="floor") - low
+        place = place.clamp(min=torch.zeros_like(last), max=last).long()
+        return labels.to(cubes.device)[tuple(place.unbind(-1))] - 1
+
+    @cached_property
+    def _labels(self) -> tuple[Tensor, int, Tensor]:
+        """Regions from 1 on, by blocks of cubes with a margin of empty ones; the blocks' size; the first block."""
+        block = next(b for b in (4, 2, 1) if self._fills(b))
+        low = self.cubes.min(0).values // block - 1
+        active = (self.cubes // block - low).long().cpu()
+        empty = torch.ones((active.max(0).values + 2).tolist(), dtype=torch.bool)
+        empty[tuple(active.unbind(1))] = False
+        labels, _ = ndimage().label(empty.numpy())
+        return torch.from_numpy(labels).long(), block, low
 
     def _ring(self, vertex_keys: Tensor) -> Tensor:
         open_keys = vertex_keys[self.cubes_at[:, 0] < 8]
@@ -83,11 +94,14 @@ class Lattice:
         return bool((in_block == block**3).all())
 
 
-def _label(empty: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Numbers of the face-connected regions of True, from 1 on in the order of their first cell; 0 elsewhere."""
+def ndimage() -> Any:
+    """SciPy's functions on volumes.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
-        from scipy import ndimage
+        from scipy import ndimage as found
     except ImportError:
-        raise ValueError("meshes need the package scipy: pip install 'lorgnette[mesh]'") from None
-    labels, _ = cast("tuple[NDArray[np.int32], int]", ndimage.label(empty))
-    return labels
+        raise ValueError("the room mesh needs scipy: pip install 'lorgnette[mesh]'") from None
+    return found

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.systems.mesh.keys import LIMIT, find, keys, step
+from lorgnette.systems.mesh.lattice import Lattice
 
 TAPS = 27
 """Voxels of a 3 x 3 x 3 neighbourhood; tap 9 a + 3 b + c lies at (a, b, c) - 1, and tap 26 - t opposite to tap t."""
@@ -85,6 +86,11 @@ class Structure:
         doubled = self.coords * torch.tensor([1, 2, 2, 2], device=self.coords.device, dtype=self.coords.dtype)
         return Structure((doubled[:, None] + moved).flatten(0, 1))
 
+    @cached_property
+    def lattices(self) -> list[Lattice]:
+        """The corners of the voxels of each batch item, and what surrounds them."""
+        return [Lattice(self.coords[rows, 1:]) for rows in self.items]
+
     def windows(self, side: int, shift: int) -> tuple[list[Bucket], Tensor]:
         """Voxels by cubic windows of a batch item.
 
@@ -125,17 +131,23 @@ def offset(tap: int) -> tuple[int, int, int]:
 
 
 class Structures:
-    """The structures that were used last, found again by their coordinates: a training step repeats what is kept."""
+    """The structures that were made last, found again by their coordinates: training meets the same organs again.
 
-    def __init__(self, kept: int | None = 4) -> None:
-        self._kept: deque[Structure] = deque(maxlen=kept)
+    Args:
+        voxels: how many all of them may have together; each takes about ten kilobytes, with its children.
+    """
+
+    def __init__(self, voxels: int = 2**15) -> None:
+        self._limit, self._kept = voxels, deque[Structure]()
 
     def __call__(self, coords: Tensor) -> Structure:
         for structure in self._kept:
             if structure.coords.device == coords.device and torch.equal(structure.coords, coords):
                 return structure
         self._kept.append(Structure(coords))
+        while len(self._kept) > 1 and sum(map(len, self._kept)) > self._limit:
+            self._kept.popleft()
         return self._kept[-1]
 
-    def __reduce__(self) -> tuple[type[Structures], tuple[int | None]]:
-        return Structures, (self._kept.maxlen,)  # a copy begins anew
+    def __reduce__(self) -> tuple[type[Structures], tuple[int]]:
+        return Structures, (self._limit,)  # a copy begins anew

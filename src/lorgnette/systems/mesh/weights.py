@@ -5,14 +5,48 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lorgnette.common.tensors import check_state, float_state, read_tensors
+from lorgnette.lora import adapter_folder
 from lorgnette.systems.mesh.model import OUT_CHANNELS, SLatMeshDecoder
+from lorgnette.systems.mesh.recipe import SIZES, Model
 
+SHIPPED = Path(__file__).parent / "base"
+SHIPPED_SIZE = "small"
 _FIRST = "input_layer.weight"
+
+
+def load_base(settings: Model, resolution: int) -> SLatMeshDecoder:
+    """The decoder of the settings with its base weights, for a grid of that resolution.
+
+    Raises:
+        ValueError: the weights belong to another size.
+        FileNotFoundError: no such weight file.
+    """
+    size: dict[str, Any] = SIZES[settings.size] | {"resolution": resolution}
+    if settings.base == "none":
+        return SLatMeshDecoder(**size)
+    if settings.base == "shipped":
+        if settings.size != SHIPPED_SIZE:
+            raise ValueError(
+                f"model.base: the shipped weights are of the size {SHIPPED_SIZE!r}, not {settings.size!r}; give a "
+                "checkpoint, or 'none' to train from the beginning"
+            )
+        return from_upstream(SHIPPED / "model.safetensors", **size)
+    path = adapter_folder(settings.base)
+    path = path / "model.safetensors" if path.is_dir() else path
+    told = {name: value for name, value in size.items() if name not in ("model_channels", "num_blocks")}
+    model = from_upstream(path, **told)
+    if (found := (model.input_layer.out_features, len(model.blocks))) != (size["model_channels"], size["num_blocks"]):
+        raise ValueError(
+            f"model.size: {settings.size!r} is {size['model_channels']} x {size['num_blocks']}, but {path} "
+            f"is {found[0]} x {found[1]}"
+        )
+    return model
 
 
 def from_upstream(path_or_state: str | os.PathLike[str] | Mapping[str, Any], **settings: Any) -> SLatMeshDecoder:
