@@ -189,6 +189,7 @@ VERBS_OF_ROOMS = ("train", "federate")
         "--help",
         *(f"{verb} --help" for verb in VERBS),
         *(f"{v} {room} --help" for v in VERBS_OF_ROOMS for room in ROOMS),
+        "prepare mesh --help",
         *(f"federate {name} --help" for name in SEVERAL_MACHINES),
     ],
 )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         data_collate as data_collate,
         default_steps as default_steps,
         loaders as loaders,
+        prepare as prepare,
     )
     from lorgnette.systems.mesh.evaluate import evaluation as evaluation
     from lorgnette.systems.mesh.flexicubes import Surface as Surface, extract as extract

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorgnette.common.files import atomic_write, make_folder, read_json, write_json
 from lorgnette.common.parts import LeftOut
+from lorgnette.images.folders import PassedOver
 from lorgnette.systems.mesh.recipe import Data
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ SCANS = ("ct", "mri", "mr", "image", "scan")
 LABELS = ("labels", "label", "segmentation", "seg", "mask")
 _SUFFIXES = (".nii.gz", ".nii")
 KEPT = ".lorgnette-mesh"
+EMPTY, FEW = "is empty", "has fewer voxels than data.min_voxels"
 _FORMAT = 1
 
 
@@ -77,7 +79,7 @@ def find_cases(root: str | Path) -> list[Case]:
     return found
 
 
-def prepare(root: str | Path, data: Data, progress: Callable[[Sequence[Case]], Iterable[Case]] = iter) -> list[Organ]:
+def organs_of(root: str | Path, data: Data, progress: Callable[[Sequence[Case]], Iterable[Case]] = iter) -> list[Organ]:
     """Samples of all organs in a folder, computed where that was not done before.
 
     Args:
@@ -93,21 +95,27 @@ def prepare(root: str | Path, data: Data, progress: Callable[[Sequence[Case]], I
         ValueError: no organ that does, or a file that cannot be read.
 
     Warns:
-        LeftOut: of masks that are empty, small, or cannot be used, with their numbers.
+        PassedOver: of masks that are empty or small, with their numbers.
+        LeftOut: of masks that cannot be used, and why.
     """
     settings = {name: getattr(data, name) for name in ("resolution", "features", "window", "min_voxels")}
     key = hashlib.blake2b(json.dumps([_FORMAT, settings]).encode(), digest_size=8).hexdigest()
+    cases = find_cases(root)
     folder = _cache(root, data) / key
     found: list[Organ] = []
     left_out: dict[str, str] = {}
-    for case in progress(find_cases(root)):
+    for case in progress(cases):
         index = _index(case, folder, data)
         found += [Organ(**organ) for organ in index["organs"]]
         left_out |= {f"{case.name} {organ}": reason for organ, reason in index["left_out"].items()}
+    few = {name: reason for name, reason in left_out.items() if reason in (EMPTY, FEW)}
+    wrong = {name: reason for name, reason in left_out.items() if name not in few}
     if not found:
         raise ValueError(f"data.root: {root} has no organ of {data.min_voxels} voxels ({_counted(left_out)})")
-    if left_out:
-        warnings.warn(LeftOut(f"left out of {root}: {_counted(left_out)}", left_out), stacklevel=2)
+    if few:  # a table of all organs there are has many that a patient, or a scan, does not
+        warnings.warn(PassedOver(f"passed over in {root}: {_counted(few)}"), stacklevel=2)
+    if wrong:
+        warnings.warn(LeftOut(f"left out of {root}: {_counted(wrong)}", wrong), stacklevel=2)
     return found
 
 
@@ -141,7 +149,7 @@ def _index(case: Case, folder: Path, data: Data) -> dict[str, Any]:
         count = int(mask.sum())
         try:
             if count < data.min_voxels:
-                raise ValueError("is empty" if not count else f"has fewer than {data.min_voxels} voxels")
+                raise ValueError(FEW if count else EMPTY)
             if scan is not None and (
                 scan.values.shape != mask.shape or not np.allclose(scan.affine, affine, atol=1e-3)
             ):

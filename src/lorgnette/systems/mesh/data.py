@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from lorgnette.images.folders import by_folder, folders
-from lorgnette.systems.mesh.cases import Organ, prepare, read_sample
+from lorgnette.systems.mesh.cases import Case, Organ, organs_of, read_sample
 from lorgnette.systems.mesh.recipe import Data, Recipe
 from lorgnette.systems.mesh.samples import Sample, collate
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
@@ -64,7 +64,7 @@ class TS_SAM3D_Dataset(Dataset[Sample]):
 
     def __init__(self, root: str | Path, split: str = "train", organs: Sequence[str] = (), **settings: Any):
         data = Data(root=str(root), organs=tuple(organs), **settings)
-        found = prepare(root, data)
+        found = organs_of(root, data)
         self.organs = [o for o in found if split in ("", o.split) and (not organs or o.organ in organs)]
         if not self.organs:
             said = f"{', '.join(sorted({o.split or '(none)' for o in found}))} are its splits"
@@ -86,13 +86,22 @@ def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches,
         raise ValueError("data.root: not set; a folder of volumes with masks of organs")
     train = train or TrainConfig()
     places = folders(data.root)
-    found = [organ for place in places for organ in prepare(place, data)]
+    found = [organ for place in places for organ in organs_of(place, data)]
     learnt, tested = _divided(found, data)
     if not learnt:
         raise ValueError(f"data.organs: nothing to learn from; there is {', '.join(sorted({o.organ for o in found}))}")
     by_root = by_folder([Path(o.file) for o in learnt], places) if data.cache is None else None
     batches = DrawnBatches(OrganSamples(learnt), train.batch_size, train.seed, train.workers, folders=by_root)
     return batches, TestOrgans(tested)
+
+
+def prepare(data: Data, progress: Callable[[Sequence[Case]], Iterable[Case]] = iter) -> str:
+    """Compute the samples of all organs in `data.root` that were not computed before, and say how many there are."""
+    if data.root is None:
+        raise ValueError("data.root: not set; a folder of volumes with masks of organs")
+    found = [organ for place in folders(data.root) for organ in organs_of(place, data, progress)]
+    kept = ", ".join(sorted({str(Path(organ.file).parent) for organ in found}))
+    return f"{len(found)} organs of {len({organ.case for organ in found})} cases lie in {kept}"
 
 
 def default_steps(n: int, recipe: Recipe) -> int:
@@ -116,7 +125,7 @@ def _divided(found: list[Organ], data: Data) -> tuple[list[Organ], list[Organ]]:
     """What is learnt from and what is held out."""
     learnt = chosen([o for o in found if o.organ not in data.test_organs], data.organs)
     if data.test is not None:
-        tested = [organ for place in folders(data.test) for organ in prepare(place, data)]
+        tested = [organ for place in folders(data.test) for organ in organs_of(place, data)]
         if set(folders(data.test)) == set(folders(data.root)):
             learnt = learnt if data.test_organs else []
         return learnt or found, chosen(tested, data.test_organs or data.organs)

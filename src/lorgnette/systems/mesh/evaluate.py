@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lorgnette.systems.mesh.cases import prepare
+from lorgnette.systems.mesh.cases import organs_of
 from lorgnette.systems.mesh.data import TestOrgans, chosen
 from lorgnette.systems.mesh.task import MeshDecoding
 
@@ -37,7 +37,7 @@ def evaluation(
     first = next(iter(tasks.values()), None)
     if first is None:
         raise ValueError("there is no network to score: an untrained one is nothing to compare with")
-    found = chosen(prepare(folder, first.data), organs)
+    found = chosen(organs_of(folder, first.data), organs)
     sums: dict[str, dict[str, list[float]]] = {}
     for organ, batch in zip(found, progress(TestOrgans(found)), strict=True):
         for name, scores in _scores(tasks, batch).items():

@@ -15,6 +15,7 @@ ABOUT = About(
     test_options={
         "organs": TestOption("organs", "which organs are scored; unset: all", metavar="NAME", several=True),
     },
+    prepares=True,
     extra="mesh",
 )
 
