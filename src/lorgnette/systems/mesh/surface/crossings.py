@@ -1,0 +1,124 @@
+"""Where triangles go through each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorgnette.systems.mesh.surface.cells import Array, Index
+from lorgnette.systems.mesh.surface.fairing import Fairing, Flags, cross
+
+BATCH = 2**18  # pairs of triangles looked at together
+
+
+def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) -> Index:
+    """The quadrilaterals of a net that go through another one.
+
+    With its vertices in their cells a quadrilateral lies in the box around its four cells, and two such boxes only
+    meet where they share a cell. So only quadrilaterals around one vertex can cross, and those that are turned the
+    same way as seen along the vertex's normal do not: the others are looked at pair by pair.
+
+    Args:
+        fairing: of the net.
+        x: vertices (3, N), each in its cell.
+        diagonal: of each quadrilateral, whether it is cut from vertex 1 to 3 instead of from 0 to 2.
+        towards: `fairing.at_vertices` of these.
+    """
+    suspects = _folded(fairing, x, towards)
+    if not suspects.any():
+        return np.empty(0, np.int64)
+    triangles, n_quads = fairing.triangles(diagonal), len(fairing.net.quads)
+    vertex = fairing.net.quads.ravel()
+    at = np.flatnonzero(suspects[vertex])
+    at = at[np.argsort(vertex[at], kind="stable")]
+    start, count = np.unique(vertex[at], return_index=True, return_counts=True)[1:]
+    pairs = []
+    for far in range(1, int(count.max())):
+        has = start[count > far]
+        pairs += [np.stack([at[has + near], at[has + far]], axis=1) // 4 for near in range(far)]
+    pair = np.unique(np.concatenate(pairs), axis=0)
+    first, second = (np.stack([pair[:, k], pair[:, k] + n_quads]) for k in range(2))
+    both = np.stack(np.broadcast_arrays(first[:, None], second[None]), axis=-1).reshape(-1, 2)
+    return np.unique(both[crossing(x, triangles, both)].ravel() % n_quads)
+
+
+def _folded(fairing: Fairing, x: Array, towards: Array) -> Flags:
+    """The vertices around which some quadrilateral is not seen from its front, convex, along the mean normal."""
+    a, b, c, d = (x.take(fairing.net.quads[:, k], axis=1) for k in range(4))
+    whole, one, other = (
+        cross(u, v).take(fairing.quad, axis=1) * fairing.sign
+        for u, v in ((c - a, d - b), (b - a, c - a), (b - a, d - a))
+    )
+    folded = np.zeros(x.shape[1], bool)
+    for corner in range(4):
+        row = fairing.row[:, corner]
+        normal = towards.take(row, axis=1)
+        total, first, second = (n[0] * normal[0] + n[1] * normal[1] + n[2] * normal[2] for n in (whole, one, other))
+        least, most = np.minimum(first, second), np.maximum(first, second)
+        folded[fairing.vertex[row[(least <= 0) | (most >= total)]]] = True
+    folded[fairing.vertex[_turns(fairing, x, towards) != 1]] = True
+    if not fairing.apart:  # where three meet there is no one sheet
+        quads = np.repeat(fairing.net.quads.ravel(), 2)
+        around = np.repeat(fairing.net.sides, 4, axis=0).ravel()
+        seen = np.unique(np.stack([quads, around], axis=1), axis=0)[:, 0]
+        folded |= np.bincount(seen, minlength=x.shape[1]) > 2
+    return folded
+
+
+def _turns(fairing: Fairing, x: Array, towards: Array) -> Index:
+    """How often the quadrilaterals around a row go around its normal; said to be 1 where they are too few for twice."""
+    many = fairing.degree >= 5  # each takes less than half a turn
+    side, corner = np.divmod(np.flatnonzero(many[fairing.row.ravel()]), 4)
+    row = fairing.row[side, corner]
+    away = towards[:, row]
+    across = cross(away, np.eye(3)[:, np.abs(away).argmin(0)])
+    step = np.where(fairing.sign[side] > 0, 1, 3)
+    at, *ends = (
+        x.take(fairing.vertex[fairing.row[side, (corner + k) % 4]], axis=1) for k in (0 * step, step, 4 - step)
+    )
+    before, after = (((end - at) * across).sum(0) > 0 for end in ends)  # the ray that is counted lies between them
+    return np.where(many, np.bincount(row[~before & after], minlength=many.size), 1)
+
+
+def crossing(x: Array, triangles: Index, pairs: Index) -> Flags:
+    """Which pairs of triangles go through each other; what they share, a vertex or an edge, is no crossing.
+
+    Args:
+        x: vertices (3, N).
+        triangles: (T, 3).
+        pairs: (P, 2), of triangles.
+    """
+    return np.concatenate(
+        [_crossing(x, triangles[p[:, 0]], triangles[p[:, 1]]) for p in np.array_split(pairs, 1 + len(pairs) // BATCH)]
+    )
+
+
+def _crossing(x: Array, first: Index, second: Index) -> Flags:
+    shared = (first[:, :, None] == second[:, None, :]).sum((1, 2))
+    found = np.zeros(len(first), bool)
+    todo = np.flatnonzero(shared < 2)
+    for one, other in ((first, second), (second, first)):  # planes that have the other triangle on one side
+        height = _heights(x, one[todo], other[todo])
+        height[(one[todo][:, :, None] == other[todo][:, None, :]).any(1)] = 0
+        todo = todo[(height.max(1, initial=0) > 0) & (height.min(1, initial=0) < 0)]
+    for one, other in ((first[todo], second[todo]), (second[todo], first[todo])):
+        height = _heights(x, one, other)
+        for k in range(3):
+            p, q = other[:, k], other[:, (k + 1) % 3]
+            apart = ~((one == p[:, None]) | (one == q[:, None])).any(1)
+            pierces = height[:, k] * height[:, (k + 1) % 3] < 0
+            volumes = [_volume(x, p, q, one[:, i], one[:, (i + 1) % 3]) for i in range(3)]
+            inside = np.all([v >= 0 for v in volumes], axis=0) | np.all([v <= 0 for v in volumes], axis=0)
+            found[todo[apart & pierces & inside]] = True
+    return found
+
+
+def _heights(x: Array, one: Index, other: Index) -> Array:
+    """(P, 3): on which side of the plane of `one` each vertex of `other` is."""
+    a, b, c = (x[:, one[:, k]] for k in range(3))
+    normal = cross(b - a, c - a)
+    return np.stack([(normal * (x[:, other[:, k]] - a)).sum(0) for k in range(3)], axis=1)
+
+
+def _volume(x: Array, p: Index, q: Index, a: Index, b: Index) -> Array:
+    origin = x[:, p]
+    return (cross(x[:, q] - origin, x[:, a] - origin) * (x[:, b] - origin)).sum(0)

@@ -1,0 +1,108 @@
+"""`lorgnette mesh`: files, folders, what is there already, wrong words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nibabel", reason="needs the extra 'mesh'")
+
+from tests.systems.mesh.shapes import ball
+from tests.systems.mesh.test_volumes import save
+
+from lorgnette.cli import main
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """Two balls that touch, of labels 1 and 2, with voxels of 2 x 2 x 3 mm."""
+    values = ball(6, (8, 8, 8), 20).astype(np.uint8)
+    values[ball(5, (13, 9, 8), 20) & (values == 0)] = 2
+    return save(tmp_path / "seg.nii.gz", values)
+
+
+def mesh(*words: object) -> int:
+    return main(["mesh", *map(str, words)])
+
+
+def test_a_folder_has_a_file_for_each_organ(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    names = tmp_path / "names.txt"
+    names.write_text("1 left lobe\n2 right/lobe\n")
+    assert mesh(mask, "-o", tmp_path / "out", "--names", names, "--json", tmp_path / "facts.json") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.stl")) == ["left lobe.stl", "right_lobe.stl"]
+    facts = json.loads((tmp_path / "facts.json").read_text())["organs"]
+    for one in facts:
+        assert one["closed"]
+        assert one["crossings"] == 0
+        assert one["volume ml"] == pytest.approx(one["mask ml"], rel=1e-4)
+        assert 0 < one["from mask mm"] < one["from mask mm at most"] < 3
+    said = capsys.readouterr().out
+    assert "left lobe" in said
+    assert "2 organs in" in said
+
+
+@pytest.mark.parametrize("suffix", ["stl", "ply", "obj", "glb", "vtp"])
+def test_a_file_has_all_organs(suffix: str, mask: Path, tmp_path: Path):
+    assert mesh(mask, "-o", tmp_path / f"all.{suffix}") == 0
+    assert (tmp_path / f"all.{suffix}").stat().st_size > 10000
+
+
+def test_a_scene_has_shared_walls_unless_asked_otherwise(mask: Path, tmp_path: Path):
+    facts = {}
+    for name, words in {"scene": (), "own": ("--walls", "own")}.items():
+        assert mesh(mask, "-o", tmp_path / f"{name}.ply", "--json", tmp_path / "f.json", *words) == 0
+        facts[name] = json.loads((tmp_path / "f.json").read_text())["organs"]
+    assert mesh(mask, "-o", tmp_path / "folder", "--json", tmp_path / "f.json") == 0
+    folder = json.loads((tmp_path / "f.json").read_text())["organs"]
+    assert [one["angle deg"] for one in folder] == [one["angle deg"] for one in facts["own"]]
+    assert sum(one["angle deg"] for one in facts["scene"]) > sum(one["angle deg"] for one in facts["own"])
+
+
+def test_what_is_there_stays(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert mesh(mask, "-o", out) == 0
+    first = (out / "label_1.stl").read_bytes()
+    assert mesh(mask, "-o", out) == 0
+    assert "0 organs in" in (said := capsys.readouterr().out)
+    assert "2 there already" in said
+    (out / "label_1.stl").write_bytes(b"mine")
+    (out / "label_2.stl").unlink()
+    assert mesh(mask, "-o", out) == 2
+    assert "label_1.stl was changed since it was made: --overwrite replaces it" in capsys.readouterr().err
+    assert (out / "label_1.stl").read_bytes() == b"mine"
+    assert (out / "label_2.stl").exists()
+    assert mesh(mask, "-o", out, "--largest") == 2
+    assert "label_2.stl was made with another largest" in capsys.readouterr().err
+    assert mesh(mask, "-o", out, "--overwrite") == 0
+    assert (out / "label_1.stl").read_bytes() == first
+
+
+def test_a_file_that_is_there_stays(mask: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.ply").write_bytes(b"mine")
+    assert mesh(mask, "-o", tmp_path / "a.ply") == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert mesh(mask, "-o", tmp_path / "a.ply", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seg.nii.gz", "-o", "a.step"], ".step is no format of meshes"),
+        (["seg.nii.gz", "-o", "a.stl", "--format", "ply"], "--format is for a folder OUT"),
+        (["seg.nii.gz", "-o", "out", "--only", "3"], "there is no '3'"),
+        (["nothing.nii.gz", "-o", "a.stl"], "no such file or folder"),
+        (["seg.nii.gz"], "-o/--out"),
+        (["seg.nii.gz", "-o", "seg.nii.gz"], ".gz is no format of meshes"),
+    ],
+)
+def test_wrong_words(
+    words: list[str], message: str, mask: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(mask.parent)
+    assert mesh(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,229 @@
+"""Surfaces of masks: closed, smooth, of the voxels' volume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from tests.systems.mesh.shapes import EXAMPLE, ball, crossings, dice_again, labels_of, needs_data, turned
+
+from lorgnette.systems.mesh.surface import Mesh, Surface, surfaces, voxels
+from lorgnette.systems.mesh.surface.cells import extract, make_manifold
+from lorgnette.systems.mesh.surface.crossings import crossing
+from lorgnette.systems.mesh.volumes import read_labels
+from lorgnette.systems.mesh.volumes.labels import canonical
+
+
+def only(mask: np.ndarray, affine: np.ndarray | None = None, **options: object) -> Mesh:
+    return next(surfaces(labels_of(mask, affine), Surface(**options)))
+
+
+def check(mesh: Mesh, volume: float) -> None:
+    """What is asked of every mesh."""
+    assert mesh.manifold
+    assert mesh.notes["crossing"] == crossings(mesh) == 0
+    assert mesh.volume == pytest.approx(volume, rel=1e-4)
+
+
+@pytest.mark.parametrize("center", [(34.5, 34.5, 34.5), (34.1, 34.3, 34.2), (34.4, 34.5, 34.35)])
+def test_a_ball_has_the_area_and_the_volume_of_a_ball(center: tuple[float, float, float]):
+    mesh = only(ball(32, center, 70))
+    assert mesh.area == pytest.approx(4 * np.pi * 32**2, rel=1e-3)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 32**3, rel=1e-3)
+    away = np.linalg.norm(mesh.vertices - center, axis=1) - 32
+    assert np.abs(away).max() < 0.5
+    assert mesh.roughness < 3
+
+
+@pytest.mark.parametrize("mask", ["one voxel", "slab", "two wide tube", "noise", "edge contact", "cavity"])
+def test_every_mask_becomes_a_closed_surface_of_its_volume(mask: str):
+    values = np.zeros((24, 24, 24), bool)
+    if mask == "one voxel":
+        values[5, 6, 7] = True
+    elif mask == "slab":
+        values[:, :, 4] = True
+    elif mask == "two wide tube":
+        values[2:4, 2:4, 1:20] = values[2:4, 2:20, 18:20] = True
+    elif mask == "noise":
+        values = np.random.default_rng(0).random(values.shape) < 0.4
+    elif mask == "edge contact":
+        values[3:6, 3:6, 3:6] = values[6:9, 6:9, 3:6] = values[9:12, 9:12, 6:9] = True
+    else:
+        values[2:12, 2:12, 2:12] = True
+        values[5:8, 5:8, 5:8] = False
+    check(only(values), values.sum())
+
+
+def test_a_tube_two_voxels_wide_keeps_its_volume():
+    """Round, oblique, and thinner than any smoothing filter leaves."""
+    along = np.array([1, 0.6, 0.35]) / np.linalg.norm([1, 0.6, 0.35])
+    grid = np.stack(np.meshgrid(*[np.arange(40.0)] * 3, indexing="ij"), axis=-1) - (5, 10, 12)
+    beside = grid - (grid @ along)[..., None] * along
+    tube = (np.linalg.norm(beside, axis=-1) <= 1.05) & (grid @ along > 0) & (grid @ along < 28)
+    mesh = only(tube, largest=True)
+    assert mesh.notes["dropped"] == 0
+    check(mesh, tube.sum())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(0.1, 0.9))
+def test_any_labels_become_manifolds(seed: int, organs: int, filled: float):
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((7, 6, 8)) < filled, rng.integers(1, organs + 1, (7, 6, 8)), 0)
+    values[0, 0, 0] = 1
+    labels = labels_of(values)
+    for shared in (False, True):
+        for mesh, organ in zip(surfaces(labels, Surface(shared_walls=shared)), labels.organs, strict=True):
+            assert mesh.manifold
+            assert mesh.notes["crossing"] == crossings(mesh) == 0
+            if mesh.notes["changed"] < 0.02 * organ.voxels:  # else the cells may not hold the volume
+                assert mesh.volume == pytest.approx(organ.voxels, rel=1e-3)
+
+
+def test_voxel_centres_stay_on_their_side():
+    values = ball(9, (12, 11, 12.5), 25)
+    values[3:7, 11:13, 11:13] = True
+    mesh = only(values)
+    assert mesh.notes["changed"] == 0
+    np.testing.assert_array_equal(voxels(mesh, np.eye(4), values.shape), values)
+
+
+def test_what_the_field_of_view_cuts_is_closed():
+    values = ball(10, (3, 12, 22), 24)  # cut at two sides
+    mesh = only(values)
+    check(mesh, values.sum())
+    assert mesh.components == 1
+
+
+def test_touching_organs_share_their_wall():
+    """Neither gap nor overlap: where both are, the wall's triangles are the same, turned."""
+    values = ball(9, (12, 12, 12), 30).astype(int)
+    values[ball(8, (20, 14, 13), 30) & (values == 0)] = 2
+    one, other = surfaces(labels_of(values), Surface(shared_walls=True))
+    faces = [
+        {tuple(sorted(map(tuple, mesh.vertices[corners].tolist()))) for corners in mesh.triangles}
+        for mesh in (one, other)
+    ]
+    wall = faces[0] & faces[1]
+    assert len(wall) > 100
+    both = Mesh("both", np.concatenate([one.vertices, other.vertices]), np.concatenate(
+        [one.triangles, other.triangles + len(one.vertices)]))  # fmt: skip
+    assert both.volume == pytest.approx((values > 0).sum(), rel=1e-4)
+    # without the wall, what is left encloses both: nothing lies between them
+    rest = [c for mesh, shared in ((one, wall), (other, wall)) for c in mesh.vertices[mesh.triangles]
+            if tuple(sorted(map(tuple, c.tolist()))) not in shared]  # fmt: skip
+    points, index = np.unique(np.concatenate(rest), axis=0, return_inverse=True)
+    hull = Mesh("hull", points, index.reshape(-1, 3))
+    assert hull.watertight
+    assert hull.volume == pytest.approx((values > 0).sum(), rel=1e-4)
+    for mesh, organ in ((one, 1), (other, 2)):
+        check(mesh, (values == organ).sum())
+        assert dice_again(mesh, values == organ, np.eye(4)) > 1 - mesh.notes["changed"] / (values == organ).sum()
+
+
+def test_organs_by_themselves_are_smoother_than_with_shared_walls():
+    values = ball(9, (12, 12, 12), 30).astype(int)
+    values[ball(8, (20, 14, 13), 30) & (values == 0)] = 2
+    own, shared = (list(surfaces(labels_of(values), Surface(shared_walls=walls))) for walls in (False, True))
+    assert sum(mesh.roughness for mesh in own) < sum(mesh.roughness for mesh in shared)
+
+
+def test_only_the_largest_part_if_asked():
+    values = ball(6, (8, 8, 8), 24) | ball(2, (19, 19, 19), 24)
+    mesh = only(values, largest=True)
+    small = ball(2, (19, 19, 19), 24).sum()
+    assert mesh.components == 1
+    assert mesh.notes["dropped"] == small
+    check(mesh, values.sum() - small)
+    assert only(values).components == 2
+
+
+def test_all_48_orders_of_the_axes_give_one_mesh():
+    rng = np.random.default_rng(3)
+    values = ball(7, (8, 9, 10), 20) | ball(4, (14, 12, 9), 20)
+    turn = np.linalg.qr(np.eye(3) + 0.1 * rng.normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * np.sign(np.diag(turn)) * (0.8, 0.9, 2.5), (-100, 30, 7)
+    first = None
+    for stored, there in turned(values, affine):
+        volume = canonical(stored, there, "mask")
+        mesh = only(volume.values, volume.affine)
+        first = first or mesh
+        np.testing.assert_allclose(mesh.vertices, first.vertices, atol=1e-9)
+        np.testing.assert_array_equal(mesh.triangles, first.triangles)
+    assert first is not None
+    assert first.volume == pytest.approx(values.sum() * abs(np.linalg.det(affine[:3, :3])), rel=1e-4)
+
+
+def test_a_left_handed_grid_has_its_outside_outside():
+    affine = np.diag([-1.0, 1, 1, 1])
+    assert only(ball(5, (7, 7, 7), 15), affine).volume > 0
+
+
+def test_contacts_are_found_and_mended():
+    values = np.zeros((6, 6, 6), np.uint8)
+    values[2, 2, 2] = values[3, 3, 2] = 1  # an edge
+    assert make_manifold(values, 1).tolist() == [1]
+    values[:] = 0
+    values[2, 2, 2] = values[3, 3, 3] = 1  # a corner
+    assert make_manifold(values, 1).tolist() == [2]
+    values[:] = 0
+    values[2:4, 2:4, 2] = 2
+    values[2, 2, 2] = values[3, 3, 2] = 1  # of a lower number: it gives way
+    assert make_manifold(values, 2).tolist() == [1, 1]
+    assert (values == 1).sum() == 1
+
+
+def test_a_net_without_mending_is_no_manifold():
+    values = np.zeros((6, 6, 6), np.uint8)
+    values[2, 2, 2] = values[3, 3, 2] = 1
+    net = extract(values)
+    triangles = np.concatenate([net.quads[:, :3], net.quads[:, [0, 2, 3]]])
+    triangles[np.tile(net.sides[:, 1] == 0, 2)] = triangles[np.tile(net.sides[:, 1] == 0, 2)][:, ::-1]
+    assert not Mesh("", net.corners.T, triangles).manifold
+
+
+def test_triangles_that_cross_are_told():
+    x = np.array([[0, 0, 0], [2, 0, 0], [0, 2, 0], [0.5, 0.5, -1], [0.5, 0.6, 1], [3, 3, 0.5], [0, 0, 3.0]]).T
+    triangles = np.array([[0, 1, 2], [3, 4, 5], [0, 6, 5], [4, 5, 6], [0, 4, 3], [0, 1, 4]])
+    pairs = np.array([[0, 1], [1, 0], [0, 2], [0, 3], [0, 4], [0, 5]])
+    # one goes through, seen from both; one touches in the shared corner; one is beside; one shares a corner and goes
+    # through; one shares an edge
+    assert crossing(x, triangles, pairs).tolist() == [True, True, False, False, True, False]
+
+
+@needs_data
+@pytest.mark.parametrize("shared", [False, True])
+def test_45_organs_of_a_real_segmentation(shared: bool):
+    labels = read_labels(EXAMPLE / "example_seg_fast_force_split.nii.gz")
+    organs = tuple(organ for organ in labels.organs if organ.voxels > 500)
+    assert len(organs) == 45
+    labels = type(labels)(organs, labels.shape, labels.affine)
+    meshes = list(surfaces(labels, Surface(shared_walls=shared)))
+    dice = []
+    for mesh, organ in zip(meshes, organs, strict=True):
+        check(mesh, organ.voxels * 27)
+        mask = np.zeros(labels.shape, bool)
+        mask[tuple(slice(a, a + n) for a, n in zip(organ.place, organ.mask.shape, strict=True))] = organ.mask
+        dice.append(dice_again(mesh, mask, labels.affine))
+    assert np.mean(dice) >= 0.998
+    assert min(dice) >= 0.985
+    assert np.mean([mesh.roughness for mesh in meshes]) <= (10.5 if shared else 8.3)
+
+
+@needs_data
+def test_two_orientations_of_real_files_lie_in_one_place():
+    """The aorta's files are LPS: its mesh lies within the CT's box, on the side where its voxels are."""
+    labels = read_labels(EXAMPLE.parent / "aorta_report" / "aorta.nii.gz")
+    mesh = next(surfaces(labels))
+    place = np.argwhere(labels.organs[0].mask) + labels.organs[0].place
+    middle = labels.affine @ [*place.mean(0), 1]
+    np.testing.assert_allclose(voxel_mean(mesh), middle[:3], atol=0.5)
+    assert np.all(np.diag(labels.affine)[:3] > 0)
+
+
+def voxel_mean(mesh: Mesh) -> np.ndarray:
+    """The centroid of what a mesh encloses."""
+    a, b, c = (mesh.vertices[mesh.triangles[:, k]] for k in range(3))
+    volumes = (a * np.cross(b, c)).sum(1) / 6
+    return ((a + b + c) / 4 * volumes[:, None]).sum(0) / volumes.sum()
