@@ -168,11 +168,10 @@ class WindowedAttention(nn.Module):
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
         buckets, place = structure.windows(self.side, self.shift)
         attended = []
-        for index, inside in buckets:
-            q_WHLD, k_WHLD, v_WHLD = (part[index].transpose(1, 2) for part in (q, k, v))
+        for voxels, inside in buckets:
+            q_WHLD, k_WHLD, v_WHLD = (part[voxels].transpose(1, 2) for part in (q, k, v))
             mask = None if inside is None else inside[:, None, None]
-            out_WLHD = F.scaled_dot_product_attention(q_WHLD, k_WHLD, v_WHLD, mask).transpose(1, 2)
-            attended.append(out_WLHD.flatten(0, 1) if inside is None else out_WLHD[inside])
+            attended.append(F.scaled_dot_product_attention(q_WHLD, k_WHLD, v_WHLD, mask).transpose(1, 2).flatten(0, 1))
         return self.to_out(torch.cat(attended)[place].flatten(1))
 
 

@@ -99,8 +99,8 @@ class Structure:
             shift: added to the coordinates before they are divided.
 
         Returns:
-            Buckets whose windows are filled up by at most a quarter, and (N,) the place of each voxel among the rows
-            that the buckets have without the filling, one bucket after the other.
+            Buckets whose windows are filled up by at most a quarter, and (N,) the place of each voxel among their rows,
+            W times L of each bucket, one bucket after the other.
         """
         if (side, shift) not in self._windows:
             self._windows[side, shift] = self._grouped(side, shift)
@@ -113,16 +113,18 @@ class Structure:
         order, starts = torch.argsort(of_voxel, stable=True), counts.cumsum(0) - counts
         finest = (counts.float().log2().floor() - 2).clamp(min=0).exp2().long()
         ceiling = -(-counts // finest) * finest
-        buckets, rows = [], []
+        buckets, place, before = [], torch.empty_like(order), 0
         for length in ceiling.unique().tolist():
             chosen = (ceiling == length).nonzero().squeeze(1)
             longest = int(counts[chosen].max())
-            place = torch.arange(longest, device=order.device)
-            inside = place < counts[chosen, None]
-            index = order[starts[chosen, None] + place * inside]
-            buckets.append(Bucket(index, None if bool(inside.all()) else inside))
-            rows.append(index[inside])
-        return buckets, torch.argsort(torch.cat(rows))
+            column = torch.arange(longest, device=order.device)
+            inside = column < counts[chosen, None]
+            voxels = order[starts[chosen, None] + column * inside]
+            row = torch.arange(before, before + inside.numel(), device=order.device).view_as(inside)
+            place[voxels[inside]] = row[inside]
+            before += inside.numel()
+            buckets.append(Bucket(voxels, None if bool(inside.all()) else inside))
+        return buckets, place
 
 
 def offset(tap: int) -> tuple[int, int, int]:
