@@ -24,8 +24,8 @@ from lorgnette import lora
 from lorgnette.checkpoint import load, load_recipe, save
 from lorgnette.cli import VERBS
 from lorgnette.recipe import build, recipe_from_dict, recipe_to_dict
-from lorgnette.systems import ROOMS, option_files, room, room_name, verb_of
-from lorgnette.systems.protocol import Enhances, OptionFiles, Room, undeclared, without_own
+from lorgnette.systems import ROOMS, option_files, preparing, room, room_name, verb_of
+from lorgnette.systems.protocol import Enhances, OptionFiles, Prepares, Room, undeclared, without_own
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.events import Finished
 from lorgnette.train.loop import evaluate, fit
@@ -34,12 +34,14 @@ from lorgnette.train.task import Task
 PROTOCOL = sorted(name for name in vars(Room) if not name.startswith("_"))
 
 if TYPE_CHECKING:  # what the type checker holds each room to
-    from lorgnette.systems import clip, restore, superres
+    from lorgnette.systems import clip, mesh, restore, superres
 
     _superres: Room[superres.Recipe, superres.Data] = superres
     _restore: Room[restore.Recipe, restore.Data] = restore
     _clip: Room[clip.Recipe, clip.Data] = clip
+    _mesh: Room[mesh.Recipe, mesh.Data] = mesh
     _enhance: tuple[Enhances, ...] = (superres, restore)
+    _prepares: Prepares = mesh
     _option_files: OptionFiles[restore.Recipe] = restore
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +156,8 @@ def test_what_a_room_says_of_itself_is_so(name: str):
         assert about.crop in {field.name for field in dataclasses.fields(module.Data)}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not about.extra or about.extra in extras
+    if about.prepares:
+        assert callable(preparing(name).prepare)
     if about.option_files:
         assert option_files(name).read_options
 

@@ -15,6 +15,7 @@ from lorgnette.images.notes import in_one_line
 
 VERBS = {
     "demo": "adapt the shipped model to a camera and show what that gains, in a few minutes",
+    "prepare": "compute once what training reads again and again",
     "train": "adapt a model to your own data",
     "eval": "measure an adapter against the model without it",
     "enhance": "enlarge images, with an adapter or as shipped",

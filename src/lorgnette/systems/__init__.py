@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 from lorgnette.common.text import nearest
 
 if TYPE_CHECKING:
-    from lorgnette.systems.protocol import AnyRoom, OptionFiles, RoomRecipe
+    from lorgnette.systems.protocol import AnyRoom, OptionFiles, Prepares, RoomRecipe
 
 ROOMS: dict[str, str] = {
     "superres": "lorgnette.systems.superres",
     "restore": "lorgnette.systems.restore",
     "clip": "lorgnette.systems.clip",
+    "mesh": "lorgnette.systems.mesh",
 }
 
 
@@ -69,3 +70,19 @@ def option_files(name: str) -> OptionFiles[RoomRecipe]:
     if not room(name).ABOUT.option_files:
         raise ValueError(f"the room {name} knows no option files; --config takes a YAML file of settings")
     return cast("OptionFiles[RoomRecipe]", room(name))
+
+
+def with_preparation() -> list[str]:
+    """The names of the rooms whose data can be prepared."""
+    return [name for name in ROOMS if room(name).ABOUT.prepares]
+
+
+def preparing(name: str) -> Prepares:
+    """The room of that name as one that prepares its data.
+
+    Raises:
+        ValueError: it does not, or there is no such room.
+    """
+    if not room(name).ABOUT.prepares:
+        raise ValueError(f"the room {name} has nothing to prepare; {', '.join(with_preparation())} has")
+    return cast("Prepares", room(name))

@@ -113,6 +113,8 @@ class About:
     """By which its `enhance` enlarges where nobody says."""
     option_files: bool = False
     """Whether it reads option files of its original program (`OptionFiles`)."""
+    prepares: bool = False
+    """Whether what training reads can be computed before (`Prepares`)."""
     extra: str = ""
     """What is installed for it beside the package: `pip install 'lorgnette[EXTRA]'`."""
 
@@ -184,6 +186,14 @@ class Enhances(Protocol):
     @property
     def enhance(self) -> Callable[..., Image]:
         """`enhance(task, image, scale, size, tile, precision, progress, halo, cache, stream)`: a picture."""
+        ...
+
+
+class Prepares(Protocol):
+    """A room that computes once what training reads again and again."""
+
+    def prepare(self, data: Any, progress: Callable[[Any], Any], /) -> str:
+        """Compute it for `data.root`, going through it by `progress`; a sentence says what there is now."""
         ...
 
 

@@ -125,7 +125,7 @@ class DrawnBatches:
 
     Args:
         dataset: has `__len__` (its items) and `__getitem__(draw) -> sample`; `labels`, the class of each, where it has
-            classes.
+            classes; `collate(samples) -> batch` where samples are no tensors of one size.
         batch_size: samples a step and process.
         seed: of the order and of the draws.
         workers: loading processes; the batches are the same for any number.
@@ -179,6 +179,7 @@ class DrawnBatches:
             _ByDraw(self.dataset),
             batch_sampler=sampler,  # pyright: ignore[reportArgumentType]  draws instead of indices
             num_workers=self.workers,
+            collate_fn=_collate(self.dataset),
             multiprocessing_context="spawn" if self.workers else None,
             worker_init_fn=_end_without_unwinding if self.workers else None,
         )
@@ -232,6 +233,11 @@ class _Part:
 
     def __getitem__(self, draw: Draw) -> Any:
         return self.dataset[replace(draw, index=int(self.indices[draw.index]))]
+
+
+def _collate(dataset: Any) -> Any:
+    """How its samples become a batch; None: as PyTorch does it."""
+    return _collate(dataset.dataset) if isinstance(dataset, _Part) else getattr(dataset, "collate", None)
 
 
 @lru_cache(maxsize=2)  # a batch can span two epochs
