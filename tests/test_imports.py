@@ -74,7 +74,7 @@ INSIDE = {
         "ranks": "checks layers wrappers",
         "several": "config layers state surgery files ranks wrappers",
     },
-    "systems": {"protocol": "", **dict.fromkeys([*ROOMS, "faceview"], "protocol")},
+    "systems": {"protocol": "", **dict.fromkeys(ROOMS, "protocol")},
     "train": {
         "config": "",
         "events": "",

@@ -34,11 +34,12 @@ from lorgnette.train.task import Task
 PROTOCOL = sorted(name for name in vars(Room) if not name.startswith("_"))
 
 if TYPE_CHECKING:  # what the type checker holds each room to
-    from lorgnette.systems import clip, restore, superres
+    from lorgnette.systems import clip, faceview, restore, superres
 
     _superres: Room[superres.Recipe, superres.Data] = superres
     _restore: Room[restore.Recipe, restore.Data] = restore
     _clip: Room[clip.Recipe, clip.Data] = clip
+    _faceview: Room[faceview.Recipe, faceview.Data] = faceview
     _enhance: tuple[Enhances, ...] = (superres, restore)
     _option_files: OptionFiles[restore.Recipe] = restore
 

@@ -14,6 +14,7 @@ ROOMS: dict[str, str] = {
     "superres": "lorgnette.systems.superres",
     "restore": "lorgnette.systems.restore",
     "clip": "lorgnette.systems.clip",
+    "faceview": "lorgnette.systems.faceview",
 }
 
 

@@ -25,8 +25,8 @@ class PriorPreservationLoss(nn.Module):
 
     `w_kl KL + w_feat (1 - cos) + w_l2 D mean((a - b)^2)`, on unit vectors of D numbers. Embeddings are no
     distributions: the divergence is between the softmaxes of each answer's similarities to all base answers of the
-    batch, over `temperature` (relational distillation, Park et al., arXiv 1904.05068). Of a single sample it is that of its numbers
-    times sqrt(D). All are 0 where both answer alike.
+    batch, over `temperature` (relational distillation, Park et al., arXiv 1904.05068). Of a single sample it is that of
+    its numbers times sqrt(D). All are 0 where both answer alike.
 
     Args:
         base_model: the teacher, which is frozen; None: the model itself with its adapters switched off.
