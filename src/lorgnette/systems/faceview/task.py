@@ -28,13 +28,19 @@ class FaceMapping(Task):
     Args:
         model: the network.
         recipe: the settings of the loss.
+        teacher: whose answers the prior keeps; None: those of the model without adapters, or of its base's file.
     """
 
-    def __init__(self, model: EnhancedTransformerDecoderOnly3D, recipe: Recipe | None = None):
+    def __init__(
+        self,
+        model: EnhancedTransformerDecoderOnly3D,
+        recipe: Recipe | None = None,
+        teacher: EnhancedTransformerDecoderOnly3D | None = None,
+    ):
         super().__init__()
         self.model, self.recipe = model, recipe or Recipe()
-        # Where a base is trained whole its teacher is the file; in a tuple, as no part of what is trained and kept.
-        self._teacher: tuple[nn.Module, ...] = ()
+        # In a tuple, as no part of what is trained and kept.
+        self._teacher: tuple[nn.Module, ...] = () if teacher is None else (teacher,)
 
     def map(self, src: Tensor, angles: Tensor, keypoints: Tensor | None, pose: Tensor | None = None) -> Tensor:
         """(B, D) -> (B, D), of length 1."""
@@ -70,14 +76,14 @@ class FaceMapping(Task):
         return loss.prior(mapped, loss.taught(self.model, src, conditions))[0]
 
     def _taught_by(self) -> nn.Module | None:
-        """None: the model's own base, adapters off. Else the base as its file has it."""
-        if lora.is_adapted(self.model):
-            return None
-        if self.recipe.model.base == "none":
-            raise ValueError("model.prior: there is no base to keep; name one in model.base, or leave it at 0")
+        """None: the model's own base, adapters off. Else the teacher, by default the base as its file has it."""
         if not self._teacher:
-            self._teacher = (load_base(self.recipe.model).to(next(self.model.parameters()).device),)
-        return self._teacher[0]
+            if lora.is_adapted(self.model):
+                return None
+            if self.recipe.model.base == "none":
+                raise ValueError("model.prior: there is no base to keep; name one in model.base, or leave it at 0")
+            self._teacher = (load_base(self.recipe.model),)
+        return self._teacher[0].to(next(self.model.parameters()).device)
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
