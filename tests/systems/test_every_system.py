@@ -34,12 +34,13 @@ from lorgnette.train.task import Task
 PROTOCOL = sorted(name for name in vars(Room) if not name.startswith("_"))
 
 if TYPE_CHECKING:  # what the type checker holds each room to
-    from lorgnette.systems import clip, mesh, restore, superres
+    from lorgnette.systems import clip, faceview, mesh, restore, superres
 
     _superres: Room[superres.Recipe, superres.Data] = superres
     _restore: Room[restore.Recipe, restore.Data] = restore
     _clip: Room[clip.Recipe, clip.Data] = clip
     _mesh: Room[mesh.Recipe, mesh.Data] = mesh
+    _faceview: Room[faceview.Recipe, faceview.Data] = faceview
     _enhance: tuple[Enhances, ...] = (superres, restore)
     _prepares: Prepares = mesh
     _option_files: OptionFiles[restore.Recipe] = restore

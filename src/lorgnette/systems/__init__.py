@@ -15,6 +15,7 @@ ROOMS: dict[str, str] = {
     "restore": "lorgnette.systems.restore",
     "clip": "lorgnette.systems.clip",
     "mesh": "lorgnette.systems.mesh",
+    "faceview": "lorgnette.systems.faceview",
 }
 
 

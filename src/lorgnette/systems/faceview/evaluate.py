@@ -1,0 +1,71 @@
+"""Scores on a folder of faces, networks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from lorgnette.systems.faceview.data import HeldOutFaces, test_people
+from lorgnette.systems.faceview.recipe import Data
+from lorgnette.systems.faceview.scores import (
+    BUCKETS,
+    bucket_name,
+    calibrated,
+    false_acceptance,
+    interval,
+    scores,
+    tar_at,
+)
+from lorgnette.systems.faceview.task import FaceMapping, compared
+
+AS_THEY_ARE = "as they are"
+
+
+@torch.no_grad()
+def evaluation(
+    tasks: Mapping[str, FaceMapping],
+    folder: str,
+    intervals: int = 0,
+    progress: Callable[[HeldOutFaces], Iterable[dict[str, Any]]] = iter,
+) -> dict[str, dict[str, float]]:
+    """Verification and identification of each network, beside the embeddings as they are.
+
+    The first frontal view of each person is the gallery, all others are probes. `far@1e-3 65-75` is the share of
+    strangers that is accepted in that range at the one threshold that accepts 1e-3 of all.
+
+    Args:
+        tasks: row name -> task; each on any device, in eval mode.
+        folder: as `data.root` takes it, or the name of a preset (its held-out heads).
+        intervals: bootstrap draws over persons for `tar@1e-3` of each range, which then has a low and a high row in the
+            table; 0: none.
+        progress: wraps the batches that the loop runs over, such as `tqdm.tqdm`.
+
+    Returns:
+        Row name -> metric -> value.
+
+    Raises:
+        FileNotFoundError: no such folder, or no faces in it.
+        ValueError: arrays that do not do, or a single person.
+    """
+    data = next(iter(tasks.values())).recipe.data if tasks else Data()
+    (batch,) = progress(HeldOutFaces(test_people(folder, data)))
+    rows: dict[str, dict[str, float]] = {}
+    for name, task in {AS_THEY_ARE: None, **tasks}.items():
+        found = compared(batch["src"] if task is None else task.predict(_on(task, batch)), batch)
+        limit = calibrated(found).overall
+        rows[name] = scores(found)
+        rows[name] |= {f"far@1e-3 {label}": rate for label, rate in false_acceptance(found, limit).items()}
+        for low, high in BUCKETS if intervals else ():
+            part = found.turned(low, high)
+            if len(part.person):
+                ends = interval(part, lambda trials: tar_at(trials, 1e-3), intervals)
+                label = f"tar@1e-3 {bucket_name(low, high)}"
+                rows[name] |= {f"{label} {end}": value for end, value in zip(("low", "high"), ends, strict=True)}
+    return rows
+
+
+def _on(task: FaceMapping, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    device = next(task.parameters()).device
+    return {name: value.to(device) for name, value in batch.items()}
