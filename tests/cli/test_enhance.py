@@ -467,3 +467,19 @@ def test_a_folder_counts_what_was_chosen_and_tells_each_in_json(
     assert set(chosen) == {str(mixed / "s.png"), str(mixed / "p.png")}
     assert run(mixed, tmp_path / "out", "--adapter", "none") == 2
     assert "adapter or model" in capsys.readouterr().err
+
+
+def test_the_range_of_counts_is_found_and_said_or_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    counted = np.random.default_rng(0).poisson(drawn("specimen", 2, (48, 48)) * 600 + 40)
+    write_image(tmp_path / "counts.tif", Image((counted / 65535).astype(np.float32), grey=True, bits=16))
+    assert run(tmp_path / "counts.tif", tmp_path / "out.tif", "--room", "restore") == 0
+    captured = capsys.readouterr()
+    assert re.search(r"counts.tif: taken for counts: 0 to \d+ of 65535", captured.err)
+    assert "adapter counts" in captured.out
+    before, after = (pixels(tmp_path / name).astype(float) for name in ("counts.tif", "out.tif"))
+    assert after.sum() == pytest.approx(before.sum(), rel=1e-3)
+    assert after.std() < before.std()
+    assert run(tmp_path / "counts.tif", tmp_path / "b.tif", "--room", "restore", "--range", 0, 900) == 0
+    assert "taken for counts" not in capsys.readouterr().err
+    assert run(tmp_path / "counts.tif", tmp_path / "c.tif", "--range", 9, 3) == 2
+    assert "range: " in capsys.readouterr().err

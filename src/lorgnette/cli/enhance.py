@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from lorgnette.systems import rooms_with
 
 if TYPE_CHECKING:
     from lorgnette.cli.enhancer import Enhancer
+    from lorgnette.images.file import Image
 
 
 def run(words: list[str]) -> int:
@@ -69,6 +72,8 @@ def _arguments() -> Arguments:
     )
     parser.add_argument("--room", choices=rooms_with("enhance"), help="whose model and adapters; unset: superres")
     strength = "of the adapter (superres) or of the whole change (restore), 0 to 1.5; unset: 1, as trained"
+    range_help = "the picture's own numbers for black and white; unset: all of its depth, or 0 to the largest of counts"
+    parser.add_argument("--range", type=float, nargs=2, metavar=("LO", "HI"), help=range_help)
     parser.add_argument("--strength", type=float, metavar="S", help=strength)
     from lorgnette.cli.enhance_clip import add_options, formats
 
@@ -115,9 +120,23 @@ def _load(options: argparse.Namespace) -> Enhancer:
     return enhancer(options.adapter, options.room, options.device)
 
 
+def _in_range(image: Image, source: Path, options: argparse.Namespace, work: Callable[[Image], Image]) -> Image:
+    """The work with the range that is asked for, or that of counts, which is said."""
+    from lorgnette.images.errors import ImageWarning
+    from lorgnette.images.ranges import in_range, used_range
+
+    depth = 2**image.bits - 1
+    found = None if options.range else used_range(image)
+    if found:
+        about = f"taken for counts: {found[0] * depth:.0f} to {found[1] * depth:.0f} of {depth} are black and white"
+        warnings.warn(f"{source}: {about} (--range sets others)", ImageWarning, stacklevel=1)
+    low, high = found or (value / depth for value in options.range or (0, depth))
+    return work(image) if (low, high) == (0, 1) else in_range(image, low, high, work)
+
+
 def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.Namespace, bar: bool) -> None:
     """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one."""
-    from lorgnette.images.file import Image, check_output, count_images, read_image, read_images, write_images
+    from lorgnette.images.file import check_output, count_images, read_image, read_images, write_images
     from lorgnette.images.framing import framed
 
     def enlarged(image: Image) -> Image:
@@ -135,7 +154,9 @@ def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.N
         settings |= {"tile": options.tile, "halo": options.halo}
         settings |= {} if options.strength is None else {"strength": options.strength}
         settings |= wanted(options, *image.pixels.shape[:2])
-        return framed(enhancer(image, source, **settings), frame(options))
+        return framed(
+            _in_range(image, source, options, lambda part: enhancer(part, source, **settings)), frame(options)
+        )
 
     count = count_images(source) if target.suffix.lower() in (".tif", ".tiff") else 1
     pictures = read_images(source) if count > 1 else [read_image(source)]

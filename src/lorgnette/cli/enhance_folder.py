@@ -36,6 +36,7 @@ _SETTINGS = (
     "precision",
     "quality",
     "strength",
+    "range",
 )
 _OF_CLIPS = ("codec", "cache", "tolerance", "truncated")
 

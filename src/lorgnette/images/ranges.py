@@ -1,0 +1,47 @@
+"""Pictures whose numbers use a small part of their depth, as counts of a camera do: brought to [0, 1] and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from lorgnette.images.file import Image
+
+LITTLE = 0.25
+"""A picture of 16 bits whose largest number is below this share of the depth is taken for counts."""
+_REACH = 6.0  # pixels around each over which sums are kept
+
+
+def used_range(image: Image) -> tuple[float, float] | None:
+    """The numbers between which a picture of counts lies, from 0 on, in [0, 1]; None where it uses its depth."""
+    most = float(image.pixels.max())
+    return (0.0, most) if image.bits == 16 and 0 < most < LITTLE else None
+
+
+def in_range(image: Image, low: float, high: float, work: Callable[[Image], Image]) -> Image:
+    """Work done on a picture as if `low` were black and `high` white.
+
+    Where the result has the size of the picture, it has its sums too, around each pixel over some pixels: a network
+    that dims a spot puts its light beside it rather than nowhere. Numbers outside the range stay as they are.
+
+    Args:
+        image: numbers in [0, 1].
+        low, high: of the same numbers; `low` below `high`.
+        work: takes and gives a picture in [0, 1].
+
+    Raises:
+        ValueError: `low` is not below `high`, in one line.
+    """
+    if not low < high:
+        raise ValueError(f"range: {low:g} {high:g} does not work; the first must be below the second")
+    before = image.pixels
+    done = work(replace(image, pixels=((before - low) / (high - low)).clip(0, 1).astype(np.float32)))
+    pixels = done.pixels * np.float32(high - low) + np.float32(low)
+    if pixels.shape == before.shape:
+        lost = (before.clip(low, high) - pixels).astype(np.float32)
+        pixels = pixels + cv2.GaussianBlur(lost, (0, 0), _REACH, borderType=cv2.BORDER_REFLECT).reshape(lost.shape)
+        pixels = np.where((before < low) | (before > high), before, pixels)
+    return replace(done, pixels=pixels.astype(np.float32))
