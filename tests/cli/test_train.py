@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from tests.cli.pictures import TINY
 
-from lorgnette.cli import main
+from lorgnette.cli import budget, main
 from lorgnette.train import listeners
 from lorgnette.train.events import Stepped
 
@@ -246,3 +247,24 @@ def test_a_base_with_code_in_it_is_refused_unrun(photos: Path, tmp_path: Path, r
     )
     assert "refused unrun" in line
     assert not (tmp_path / "boom").exists()
+
+
+def test_a_time_is_kept(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, began = tmp_path / "run", time.perf_counter()
+    assert train("--minutes", 0.2, "--lora.r", 2, "--out", run, "--json", tmp_path / "a.json", photos=photos) == 0
+    took = time.perf_counter() - began
+    said = re.search(r"0.2 minutes: (\d+) steps of", capsys.readouterr().out)
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert said
+    assert figures["step"] == figures["steps"] == int(said[1]) > 4
+    assert took < 60, "12 s, what was measured before them, and a slow machine"
+    assert (run / "report.html").is_file()
+
+
+def test_a_time_that_is_too_short_names_one_that_works(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(budget, "_score_seconds", lambda task, test: 1000.0)
+    assert train("--minutes", 1, "--lora.r", 2, "--out", tmp_path / "run", photos=photos) == 2
+    assert re.search(r"--minutes: 1 is too little.*3\d works", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()

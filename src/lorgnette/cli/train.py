@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from lorgnette.cli.arguments import Arguments, add_config, add_json, add_strict,
 from lorgnette.common.files import write_json
 from lorgnette.common.parts import FILE, Parts
 from lorgnette.common.text import number, table
+from lorgnette.common.values import factor
 from lorgnette.systems import ROOMS, option_files, room
 from lorgnette.train.events import Evaluated, Stepped
 
@@ -59,6 +61,8 @@ def arguments(name: str) -> Arguments:
     opt = "settings from an option file of the room's original program (restore: BasicSR's)"
     parser.add_argument("--opt", "-opt", metavar="FILE", help=opt)
     parser.add_argument("--out", metavar="FOLDER", help="where the run goes; unset: runs/ROOM-DATE-TIME")
+    minutes = "train as long as that, scores included, instead of train.steps: what fits is measured first"
+    parser.add_argument("--minutes", type=partial(factor, least=0.05, most=100_000), metavar="M", help=minutes)
     resume = "go on with a run that was interrupted; the result is as if it had not been"
     parser.add_argument("--resume", metavar="FOLDER", help=resume)
     add_strict(parser)
@@ -77,15 +81,21 @@ def _start(name: str, options: argparse.Namespace) -> int:
     recipe = settings.make_recipe(recipe_class, given)
 
     from lorgnette.checkpoint import RunFolder, load_data
+    from lorgnette.cli.budget import steps_within
     from lorgnette.recipe import build
 
     batches, test = load_data(recipe)
-    if recipe.train.steps is None:
+    task = build(recipe)
+    if options.minutes is not None:
+        budget = steps_within(options.minutes, recipe, task, batches, test)
+        print(f"{options.minutes:g} minutes: {budget}", flush=True)
+        train = replace(recipe.train, steps=budget.steps, eval_every=budget.eval_every)
+        recipe = replace(recipe, train=train)
+    elif recipe.train.steps is None:
         patience = recipe.train.patience if "train.patience" in given else PATIENCE
         steps = room(name).default_steps(len(batches), recipe)
         recipe = replace(recipe, train=replace(recipe.train, steps=steps, patience=patience))
     folder = RunFolder(options.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    task = build(recipe)
     recipe = task.completed(recipe)
     if _is_main_process():
         folder.start(recipe, batches.parts)
@@ -94,7 +104,7 @@ def _start(name: str, options: argparse.Namespace) -> int:
 
 def _resume(name: str, options: argparse.Namespace) -> int:
     changes = settings.from_options(room(name).Recipe, options.settings)
-    refused = [f"--{option}" for option in ("config", "opt", "out") if getattr(options, option) is not None]
+    refused = [f"--{option}" for option in ("config", "opt", "out", "minutes") if getattr(options, option) is not None]
     refused += [f"--{option}" for option in changes if option not in RESUMABLE]
     if refused:
         allowed = ", ".join(f"--{option}" for option in RESUMABLE)

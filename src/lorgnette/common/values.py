@@ -26,14 +26,16 @@ def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def factor(text: str, least: float = 1) -> float:
-    """A type for `add_argument`: a factor to enlarge by, or with a `least` below 1 also to reduce by."""
+def factor(text: str, least: float = 1, most: float = 32) -> float:
+    """A type for `add_argument`: a number, such as a factor to enlarge by, or with a `least` below 1 to reduce by."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not least <= value <= 32:  # nan compares false
-        raise argparse.ArgumentTypeError(f"{text!r} does not work; a number from {least:g} to 32 does, such as 3.3")
+    if not least <= value <= most:  # nan compares false
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not work; a number from {least:g} to {most:g} does, such as 3.3"
+        )
     return value
 
 
