@@ -27,6 +27,7 @@ from lorgnette.images.looks import MEASURES, looks
 NETS, HIDDEN, STEPS = 8, 32, 1200
 MOST = 6.0  # dB; a gain or loss counts at most so
 BLUR = 0.1  # noise on the standardised measures
+DELTA = 3.0  # dB; larger errors count by their size, smaller ones by its square: means are learnt, not medians
 
 
 def main() -> None:
@@ -90,7 +91,7 @@ def learn(seen: Any, scores: Any, names: list[str], out: Path) -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         found = nets(inputs + BLUR * torch.randn(NETS, *inputs.shape))
-        loss = nn.functional.huber_loss(found, gains.expand_as(found), delta=0.3)
+        loss = nn.functional.huber_loss(found, gains.expand_as(found), delta=DELTA)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,6 +18,8 @@ NOTHING, BASE = "nothing", "base"
 """Names of two choices that are no adapters: no network at all (bicubic, or the picture as it is), and the base."""
 MARGIN = 0.1
 """dB by which a network must be expected to be better than `NOTHING`."""
+DOUBT = 0.5
+"""How much of the deviation between the nets is taken off what they expect."""
 _FARTHEST = 4.0  # deviations; a picture unlike all that was learnt from counts as one at the edge of it
 
 
@@ -82,5 +84,5 @@ class Judge:
         for layer in range(3):
             x = x @ t[f"weight{layer}"] + t[f"bias{layer}"]
             x = np.tanh(x) if layer < 2 else x
-        found = x.mean(0) - x.std(0)  # over the nets
+        found = x.mean(0) - DOUBT * x.std(0)  # over the nets
         return found - found[:, self.names.index(NOTHING), None]
