@@ -95,6 +95,7 @@ INSIDE = {
         "dual": "keys cube_cases",
         "flexicubes": "keys lattice dual",
         "model": "structure convolution",
+        "trunk": "structure model",
         "weights": "recipe model",
         "samples": "cube_cases lattice flexicubes",
         "cases": "volumes recipe samples",

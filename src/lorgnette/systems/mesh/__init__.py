@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorgnette.systems.mesh.model import SLatMeshDecoder as SLatMeshDecoder
     from lorgnette.systems.mesh.predict import OrganMesh as OrganMesh, decode as decode
     from lorgnette.systems.mesh.task import MeshDecoding as MeshDecoding, make_task as make_task
+    from lorgnette.systems.mesh.trunk import Places as Places, Trunk as Trunk, places as places
     from lorgnette.systems.mesh.weights import from_upstream as from_upstream
 
 __getattr__, __dir__, __all__ = lazy(__name__, __file__)
