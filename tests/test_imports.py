@@ -102,8 +102,8 @@ INSIDE = {
         "data": "recipe samples cases",
         "losses": "lattice flexicubes samples",
         "task": "recipe structure flexicubes model weights samples losses",
-        "evaluate": "cases data task",
-        "predict": "flexicubes samples task",
+        "evaluate": "cases data task metrics",
+        "predict": "flexicubes samples task surface",
         "miniature": "recipe samples",
     },
     "train": {

@@ -43,16 +43,15 @@ def test_a_bright_ball_is_found():
     mask = (grid**2).sum(0) < 11**2
     task = build(mesh.Recipe(lora=None))
     found = mesh.decode(task, mask, np.diag([3.0, 3, 3, 1]), np.where(mask, 110.0, -80.0))
-    assert found.volume_ml == pytest.approx(mask.sum() * 27 / 1000, rel=0.1)
+    assert found.volume == pytest.approx(mask.sum() * 27, rel=0.1)
 
 
 @needs_data
 @pytest.mark.parametrize(("organ", "least"), [("kidney_left", 0.86), ("spleen", 0.95), ("femur_right", 0.92)])
 def test_organs_of_the_card(organ: str, least: float):
     scan = read_image(CASE / "example_ct.nii.gz")
-    (found,) = read_labels(CASE / "example_seg_fast_force_split.nii.gz", only=[organ]).organs
-    mask = np.zeros(scan.values.shape, bool)
-    mask[tuple(slice(p, p + n) for p, n in zip(found.place, found.mask.shape, strict=True))] = found.mask
+    labels = read_labels(CASE / "example_seg_fast_force_split.nii.gz", only=[organ])
+    mask = labels.whole(labels.organs[0])
     task = build(mesh.Recipe(lora=None))
     batch = collate([make_sample(mask, scan.affine, scan.values, task.data.resolution)])
     assert evaluate(task, [batch])["dice"] > least
