@@ -22,6 +22,7 @@ VERBS = {
     "classify": "say what is on pictures",
     "mesh": "turn masks of organs into closed surfaces in millimetres",
     "rotate": "map embeddings of faces to another pose",
+    "decode": "make meshes of organs by a trained decoder",
     "federate": "train one adapter over data that stays with its holders",
     "merge": "fold an adapter into its model for good",
     "info": "say what an adapter or a weight file holds",

@@ -194,7 +194,7 @@ def test_three_holders_learn_together(tmp_path: Path):
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = str(write_cases(tmp_path / "cases", 2))
-    words = ["--data.root", root, "--data.resolution", "4", "--data.min_voxels", "100"]
+    words = ["--data.root", root, "--data.resolution", "4", "--data.min_voxels", "100", "--data.organs", "liver"]
     with pytest.warns(PassedOver, match="s0000: 1 of 3 masks are empty"):
         assert main(["prepare", "mesh", root, *words[2:]]) == 0
     assert "4 organs of 2 cases" in capsys.readouterr().out
@@ -202,7 +202,19 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     size = ["--model.size", "tiny", "--model.base", "none", "--train.steps", "2", "--train.device", "cpu"]
     assert main(["train", "mesh", *words, *size, "--out", str(run)]) == 0
     assert main(["eval", str(run / "adapter"), "--data", root, "--organs", "spleen"]) == 0
-    assert "dice spleen" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "dice spleen" in said
+    assert "hd95" in said
+    case = tmp_path / "cases" / "s0000"
+    words = [str(case / "segmentations"), str(tmp_path / "out.ply"), "--adapter", str(run), "--overwrite"]
+    assert main(["decode", *words, "--scan", str(case / "ct.nii.gz"), "--only", "liver"]) == 0
+    assert "liver" in capsys.readouterr().out
+    assert (tmp_path / "out.ply").read_bytes().startswith(b"ply")
+    assert main(["decode", *words, "--only", "liver"]) == 2
+    assert "--scan: not set" in capsys.readouterr().err
+    write(tmp_path / "other.nii.gz", ellipsoid(1, 20)[0])
+    assert main(["decode", *words, "--scan", str(tmp_path / "other.nii.gz")]) == 2
+    assert "on another grid" in capsys.readouterr().err
 
 
 def test_decoded_meshes_are_closed_and_in_place():
@@ -214,10 +226,10 @@ def test_decoded_meshes_are_closed_and_in_place():
     fit(task, batches, recipe.train)
     scan, mask = ellipsoid(77)
     found = mesh.decode(task, mask, AFFINE, scan)
-    body = trimesh.Trimesh(found.vertices, found.faces, process=False)
+    body = trimesh.Trimesh(found.vertices, found.triangles, process=False)
     assert body.is_watertight
-    assert found.volume_ml == pytest.approx(body.volume / 1000)
-    assert found.volume_ml == pytest.approx(mask.sum() * 8 / 1000, rel=0.3)
+    assert found.volume == pytest.approx(body.volume)
+    assert found.volume == pytest.approx(mask.sum() * 8, rel=0.3)
     np.testing.assert_allclose(body.centroid, [23, 23, 23], atol=4)
     with pytest.raises(ValueError, match="scan has shape None"):
         mesh.decode(task, mask, AFFINE)

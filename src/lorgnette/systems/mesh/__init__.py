@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from lorgnette.systems.mesh.lattice import Lattice as Lattice
     from lorgnette.systems.mesh.miniature import tiny as tiny
     from lorgnette.systems.mesh.model import SLatMeshDecoder as SLatMeshDecoder
-    from lorgnette.systems.mesh.predict import OrganMesh as OrganMesh, decode as decode
+    from lorgnette.systems.mesh.predict import decode as decode
+    from lorgnette.systems.mesh.surface.mesh import Mesh as Mesh
     from lorgnette.systems.mesh.task import MeshDecoding as MeshDecoding, make_task as make_task
+    from lorgnette.systems.mesh.trunk import Places as Places, Trunk as Trunk, places as places
     from lorgnette.systems.mesh.weights import from_upstream as from_upstream
 
 __getattr__, __dir__, __all__ = lazy(__name__, __file__)

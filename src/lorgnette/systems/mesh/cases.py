@@ -159,8 +159,7 @@ def _index(case: Case, folder: Path, data: Data) -> dict[str, Any]:
         try:
             if organ.voxels < data.min_voxels:
                 raise ValueError(FEW)
-            mask = np.zeros(labels.shape, bool)
-            mask[tuple(slice(p, p + n) for p, n in zip(organ.place, organ.mask.shape, strict=True))] = organ.mask
+            mask = labels.whole(organ)
             name = f"{case.name} {organ.name}"
             values = None if data.features == "mask" else scan.values
             sample = make_sample(mask, labels.affine, values, data.resolution, data.features, data.window, name)

@@ -27,7 +27,7 @@ class SubmanifoldConv3d(nn.Module):
 
     def forward(self, feats: Tensor, structure: Structure) -> Tensor:
         taps = self.weight.permute(1, 2, 3, 4, 0).flatten(0, 2)[None]
-        return _Taps.apply(feats, structure.neighbours, taps, (tuple(range(TAPS)),))[:, 0] + self.bias
+        return _through_taps(feats, structure.neighbours, taps, (tuple(range(TAPS)),))[:, 0] + self.bias
 
     def of_children(self, feats: Tensor, parents: Structure) -> Tensor:
         """The convolution of voxels that have each been divided into eight alike: (N, in) of parents -> (8 N, out).
@@ -45,7 +45,7 @@ class SubmanifoldConv3d(nn.Module):
             taps.append(
                 tuple(t for t in range(TAPS) if all(o - b in (0, 1) for o, b in zip(offset(t), first, strict=True)))
             )
-        return _Taps.apply(feats, parents.neighbours, torch.stack(summed), tuple(taps)).flatten(0, 1) + self.bias
+        return _through_taps(feats, parents.neighbours, torch.stack(summed), tuple(taps)).flatten(0, 1) + self.bias
 
 
 class PointwiseConv3d(nn.Module):
@@ -69,6 +69,15 @@ def _folded(kernel: Tensor, bit: int) -> Tensor:
     """Three taps along the first axis as the two parents see them, for the child in front (0) or behind (1)."""
     before, here, after = kernel
     return torch.stack([before, here + after]) if bit == 0 else torch.stack([before + here, after])
+
+
+def _through_taps(feats: Tensor, neighbours: Tensor, weight_GTIO: Tensor, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+    """`_Taps`, or what an exported program does: all rows at once, as many as there will be."""
+    if not (torch.compiler.is_compiling() or torch._C._get_tracing_state()):
+        return _Taps.apply(feats, neighbours, weight_GTIO, taps)  # pyright: ignore[reportReturnType]
+    padded = _padded(feats)
+    own = [padded[neighbours[:, list(t)].long()].flatten(1) for t in taps]
+    return torch.stack([rows @ matrix for rows, matrix in zip(own, weight_GTIO.flatten(1, 2), strict=True)], 1)
 
 
 class _Taps(torch.autograd.Function):

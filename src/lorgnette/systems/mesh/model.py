@@ -96,13 +96,17 @@ class SLatMeshDecoder(nn.Module):
         if feats.shape != (len(coords), self.input_layer.in_features):
             wanted = len(coords), self.input_layer.in_features
             raise ValueError(f"feats: {tuple(feats.shape)} must be {wanted}, a row for each voxel")
+        return structure.children.children.coords, self.values(structure, feats)
+
+    def values(self, structure: Structure, feats: Tensor) -> Tensor:
+        """The values of the fine voxels, from features (N, latent) of those that a structure holds."""
         x = self.input_layer(feats)
-        x = x + _positions(coords[:, 1:], x.shape[-1]).to(x.dtype)
+        x = x + _positions(structure.coords[:, 1:], x.shape[-1]).to(x.dtype)
         for block in self.blocks:
             x = block(x, structure)
         for block in self.upsample:
             x, structure = block(x, structure), structure.children
-        return structure.coords, self.out_layer(x)
+        return self.out_layer(x)
 
     def structure(self, coords: Tensor) -> Structure:
         """The voxels with what was computed for them before."""
@@ -206,7 +210,7 @@ class SubdivideBlock(nn.Module):
         hidden = first.conv.of_children(F.silu(self.act_layers[0](x, structure)), structure)
         hidden = F.silu(self.out_layers[1](hidden, structure.children))
         hidden = self.second.conv(hidden, structure.children)
-        return hidden + self.skip_connection.conv(x).repeat_interleave(8, 0)
+        return hidden + self.skip_connection.conv(x)[:, None].expand(-1, 8, -1).flatten(0, 1)
 
 
 class Conv(nn.Module):

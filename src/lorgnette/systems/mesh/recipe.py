@@ -12,6 +12,7 @@ from lorgnette.train.config import TrainConfig
 
 ABOUT = About(
     name="mesh",
+    verbs={"decode": "MASK OUT --scan SCAN"},
     test_options={
         "organs": TestOption("organs", "which organs are scored; unset: all", metavar="NAME", several=True),
     },

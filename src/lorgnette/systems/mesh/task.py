@@ -68,23 +68,24 @@ class MeshDecoding(Task):
     @torch.no_grad()
     def score(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
         """Dice and IoU of the corners inside, the mean distance between the surfaces in mm, and the volume's error."""
-        fine, surfaces = self._surfaces(batch, prediction.float(), training=False)
+        _, surfaces = self._surfaces(batch, prediction.float(), training=False)
         scores = []
-        for item, (surface, lattice) in enumerate(zip(surfaces, fine.lattices, strict=True)):
-            found = inside(lattice, surface.distances, self.side + 1)
-            truth = batch["distances"][item] < 0
-            both, either = float((found & truth).sum()), float(found.sum() + truth.sum())
-            mm = float(batch["to_world"][item][:3, 0].norm())
-            dice, volumes = 2 * both / max(either, 1), (float(found.sum()), float(truth.sum()))
-            scores.append(
-                {
-                    "dice": dice,
-                    "iou": dice / (2 - dice),
-                    "surface_mm": mm * _apart(surface.vertices, batch["points"][item]),
-                    "volume_error": abs(volumes[0] / max(volumes[1], 1) - 1),
-                }
-            )
+        for item, (found, truth, cube_mm) in enumerate(self.masks(prediction, batch)):
+            both, one, other = (float(mask.sum()) for mask in (found & truth, found, truth))
+            dice = 2 * both / max(one + other, 1)
+            apart = _apart(surfaces[item].vertices, batch["points"][item]) * self.side * cube_mm
+            error = abs(one / max(other, 1) - 1)
+            scores.append({"dice": dice, "iou": dice / (2 - dice), "surface_mm": apart, "volume_error": error})
         return {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
+
+    @torch.no_grad()
+    def masks(self, prediction: Tensor, batch: Mapping[str, Any]) -> list[tuple[Tensor, Tensor, float]]:
+        """Of each item the corners inside, as predicted and true, both (S, S, S), and the millimetres between them."""
+        fine, surfaces = self._surfaces(batch, prediction.float(), training=False)
+        pairs = zip(surfaces, fine.lattices, strict=True)
+        found = [inside(lattice, surface.distances, self.side + 1) for surface, lattice in pairs]
+        mm = batch["to_world"][:, :3, 0].norm(dim=1) / self.side
+        return list(zip(found, batch["distances"] < 0, mm.tolist(), strict=True))
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         return metrics["dice"]
@@ -99,12 +100,9 @@ class MeshDecoding(Task):
 
     def pictures(self, prediction: Tensor, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The middle of each axis, inside white: prediction beside truth, the three axes below each other."""
-        fine, surfaces = self._surfaces(batch, prediction.float(), training=False)
-        found = inside(fine.lattices[0], surfaces[0].distances, self.side + 1)
-        rows = [
-            torch.cat([volume.select(axis, self.side // 2) for volume in (found, batch["distances"][0] < 0)], 1)
-            for axis in range(3)
-        ]
+        found, truth, _ = self.masks(prediction, batch)[0]
+        middle = self.side // 2
+        rows = [torch.cat([volume.select(axis, middle) for volume in (found, truth)], 1) for axis in range(3)]
         grey = torch.cat(rows).byte().cpu().numpy() * 255
         return {batch["name"][0] or "organ": np.repeat(grey[..., None], 3, 2)}
 

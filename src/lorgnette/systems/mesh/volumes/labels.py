@@ -54,6 +54,12 @@ class Labels:
         """Millimetres between voxels along each axis."""
         return np.sqrt((self.affine[:3, :3] ** 2).sum(0))
 
+    def whole(self, organ: Organ) -> npt.NDArray[np.bool_]:
+        """The mask of one of the organs on the whole grid."""
+        mask = np.zeros(self.shape, bool)
+        mask[tuple(slice(p, p + n) for p, n in zip(organ.place, organ.mask.shape, strict=True))] = organ.mask
+        return mask
+
 
 def canonical(values: npt.NDArray[Any], affine: npt.ArrayLike, source: Path | str) -> Volume:
     """The volume with its axes turned to right, anterior, superior; nothing is resampled.
