@@ -19,6 +19,7 @@ VERBS = {
     "eval": "measure an adapter against the model without it",
     "enhance": "enlarge images, with an adapter or as shipped",
     "classify": "say what is on pictures",
+    "embed": "make embeddings of faces with your own ONNX models",
     "rotate": "map embeddings of faces to another pose",
     "federate": "train one adapter over data that stays with its holders",
     "merge": "fold an adapter into its model for good",
