@@ -21,6 +21,7 @@ VERBS = {
     "enhance": "enlarge images, with an adapter or as shipped",
     "classify": "say what is on pictures",
     "mesh": "turn masks of organs into closed surfaces in millimetres",
+    "embed": "make embeddings of faces with your own ONNX models",
     "rotate": "map embeddings of faces to another pose",
     "decode": "make meshes of organs by a trained decoder",
     "federate": "train one adapter over data that stays with its holders",

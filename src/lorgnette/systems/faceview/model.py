@@ -1,4 +1,4 @@
-"""The mapping of face embeddings between poses: a transformer decoder over the parts of an embedding."""
+"""The mapping of face embeddings between poses: a transformer decoder over several tokens of an embedding."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class DecoderLayer(nn.Module):
 class EnhancedTransformerDecoderOnly3D(nn.Module):
     """Maps a face embedding from the pose it was taken in to another, frontal unless said otherwise.
 
-    The embedding is cut into `num_tokens` parts, each a token; the decoder's memory are source pose, target pose and
+    The embedding is spread over `num_tokens` tokens; the decoder's memory are source pose, target pose and
     keypoints. Its last layer starts at zero: the residual is 0 until it is trained. With `num_tokens=1`, the
     literal form of the original page, every self-attention is over one token, whose weight is 1.
 
@@ -94,7 +94,7 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
         use_angle_conditioning: the norms follow the source pose.
         use_pose_attention: tokens attend to poses and keypoints.
         voxel_resolution: of the projection layer.
-        num_tokens: parts of the embedding, a divisor of D.
+        num_tokens: that an embedding is spread over, a divisor of D; each gives a part of the residual.
         angle_unit: of all poses: 'rad', or 'deg' as InsightFace gives them.
         gate: 'dream' multiplies the residual by sigmoid(10 (|yaw - target yaw| / 45 degrees - 1)) (Cao et al., arXiv
             1803.00839), which leaves what is frontal already as it is; 'none' does not.
@@ -141,7 +141,7 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
         self.projection = (
             LightweightFaceProjectionLayer(d_model, num_keypoints, voxel_resolution) if use_projection_layer else None
         )
-        self.split = nn.ModuleList(nn.Linear(part, d_model) for _ in range(num_tokens))
+        self.split = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(num_tokens))
         self.angle_pe = nn.Linear(columns, d_model) if use_angle_pe else None
         self.source_token = self.target_token = self.keypoint_token = None
         if use_pose_attention:
@@ -193,8 +193,7 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
             raise ValueError("keypoints_3d: missing; the projection layer needs (B, K, 3)")
         lifted = src if self.projection is None else self.projection(src, keypoints_3d, target, source)
         condition = pose_features(source).to(src.dtype)
-        parts = lifted.chunk(self.num_tokens, -1)
-        x = torch.stack([layer(part) for layer, part in zip(self.split, parts, strict=True)], 1)
+        x = torch.stack([layer(lifted) for layer in self.split], 1)
         if self.angle_pe is not None:
             x = x + self.angle_pe(condition)[:, None]
         memory = self._memory(condition, pose_features(target).to(src.dtype), keypoints_3d)

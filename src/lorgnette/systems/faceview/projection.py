@@ -44,7 +44,7 @@ def render(density: Tensor, colour: Tensor, depth: Tensor, step: float) -> Rende
     """
     thickness = density * step
     transmitted = torch.exp(thickness - thickness.cumsum(2))
-    weights = transmitted * -torch.expm1(-thickness)
+    weights = transmitted * (1 - torch.exp(-thickness))
     places = depth.view(1, 1, -1, 1, 1)
     return Rendering((weights * colour).sum(2), weights.sum(2), (weights * places).sum(2), weights)
 
@@ -126,7 +126,11 @@ class LightweightFaceProjectionLayer(nn.Module):
         plane = self.plane(features)
         rendering = self.rendering(plane, keypoints_3d, target_pose, source_pose)
         seen = rendering.image + (1 - rendering.mask) * self.background
-        seen = F.adaptive_avg_pool2d(seen, self.side).to(features.dtype)
+        if self.resolution % self.side:  # nothing else of odd sizes can be exported
+            seen = F.interpolate(seen, (self.side, self.side), mode="bilinear")
+        else:
+            seen = F.avg_pool2d(seen, self.resolution // self.side)
+        seen = seen.to(features.dtype)
         if features.ndim == 2:
             return features + self.lower(seen.flatten(1))
         weight = effective_parameter(self.lower, "weight").unflatten(1, (self.channels, self.side, self.side))

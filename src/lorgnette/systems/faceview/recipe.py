@@ -43,7 +43,7 @@ class Model:
     dropout: float = 0.1
     """In attentions and MLPs."""
     num_tokens: int = 4
-    """Parts that an embedding is cut into, each a token. 1: the literal form of the original, whose self-attention is
+    """Tokens that an embedding is spread over. 1: the literal form of the original, whose self-attention is
     over one token."""
     keypoints: bool = True
     """Attend to the five keypoints as well as to the poses; the data must have them."""
