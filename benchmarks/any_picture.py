@@ -42,7 +42,7 @@ KINDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="where the grid goes")
-    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rows, lines = [], []
     for kind, (of, damage, photo, corner) in KINDS.items():

@@ -27,6 +27,7 @@ from lorgnette.images.looks import MEASURES, looks
 NETS, HIDDEN, STEPS = 8, 32, 1200
 MOST = 6.0  # dB; a gain or loss counts at most so
 BLUR = 0.1  # noise on the standardised measures
+COUNTS = {"superres": {"clean": 3.0, "screen": 3.0}, "restore": {}}  # how often some kinds count
 DELTA = 3.0  # dB; larger errors count by their size, smaller ones by its square: means are learnt, not medians
 
 
@@ -43,11 +44,12 @@ def main() -> None:
     seen = measured(rows, o.pictures, o.room == "superres", o.kept)
     scores = np.minimum([list(row["scores"].values()) for row in rows], 60).astype(np.float32)
     apart = np.array([sum(map(ord, row["picture"])) % 5 == 0 for row in rows])
-    learn(seen[~apart], scores[~apart], names, o.out)
+    counts = np.array([COUNTS[o.room].get(row["kind"], 1.0) for row in rows], np.float32)
+    learn(seen[~apart], scores[~apart], names, o.out, counts[~apart])
     report(
         [row for row, is_apart in zip(rows, apart, strict=True) if is_apart], scores[apart], Judge(o.out), seen[apart]
     )
-    learn(seen, scores, names, o.out)
+    learn(seen, scores, names, o.out, counts)
 
 
 def measured(rows: list[Any], pictures: Path, scaled: bool, kept: Path | None) -> Any:
@@ -71,11 +73,12 @@ def _measure(job: Any) -> Any:
     return looks(sample(*job).lq)
 
 
-def learn(seen: Any, scores: Any, names: list[str], out: Path) -> None:
+def learn(seen: Any, scores: Any, names: list[str], out: Path, weights_of: Any) -> None:
     """Nets that tell from the measures what each network gains, written as `Judge` reads them."""
     mean, deviation = seen.mean(0), seen.std(0) + 0.05
     inputs = torch.from_numpy(((seen - mean) / deviation).astype(np.float32)).clamp(-4, 4)
     gains = torch.from_numpy(np.clip(scores - scores[:, :1], -MOST, MOST))
+    counts = torch.from_numpy(weights_of)[:, None]
     torch.manual_seed(0)
     sizes = (inputs.shape[1], HIDDEN, HIDDEN, len(names))
     weights = [nn.Parameter(torch.randn(NETS, a, b) / a**0.5) for a, b in itertools.pairwise(sizes)]
@@ -91,7 +94,8 @@ def learn(seen: Any, scores: Any, names: list[str], out: Path) -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         found = nets(inputs + BLUR * torch.randn(NETS, *inputs.shape))
-        loss = nn.functional.huber_loss(found, gains.expand_as(found), delta=DELTA)
+        errors = nn.functional.huber_loss(found, gains.expand_as(found), delta=DELTA, reduction="none")
+        loss = (errors * counts).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
