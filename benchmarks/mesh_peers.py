@@ -155,6 +155,7 @@ def scores(labels: Labels, meshes: Sequence[Mesh]) -> dict[str, Any]:
 
 def skull(path: Path) -> tuple[Labels, list[Mesh]]:
     """The first mask of an InVesalius project, which is a threshold, and the mesh that the program made of it."""
+    from vtkmodules.vtkFiltersCore import vtkTriangleFilter
     from vtkmodules.vtkIOXML import vtkXMLPolyDataReader
 
     with tarfile.open(path) as archive:
@@ -168,15 +169,16 @@ def skull(path: Path) -> tuple[Labels, list[Mesh]]:
         about = plistlib.loads(content("main.plist"))
         low, high = plistlib.loads(content("mask_0.plist"))["threshold_range"]
         image = np.frombuffer(content("matrix.dat"), np.int16).reshape(about["matrix"]["shape"])
-        reader = vtkXMLPolyDataReader()
+        reader, triangles = vtkXMLPolyDataReader(), vtkTriangleFilter()  # the program keeps strips
         reader.ReadFromInputStringOn()
         reader.SetInputString(content("surface_0.vtp").decode())
-        reader.Update()
+        triangles.SetInputConnection(reader.GetOutputPort())
+        triangles.Update()
     spacing = about["spacing"]
     values = ((image >= low) & (image <= high)).astype(np.uint8).transpose(2, 1, 0)
     labels = Labels(organs_of(values, {1: "skull"}, path), values.shape, np.diag([*spacing, 1.0]))
-    points, faces = polygons(reader.GetOutput())
-    return labels, [in_world(labels, 0, points / spacing, faces)]
+    points, faces = polygons(triangles.GetOutput())
+    return labels, [in_world(labels, 0, points / spacing * (1, -1, 1), faces)]  # its second axis points the other way
 
 
 def main() -> None:
