@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from tests.systems.mesh.shapes import EXAMPLE, ball, crossings, dice_again, labels_of, needs_data, turned
 
 from lorgnette.systems.mesh.surface import Mesh, Surface, surfaces, voxels
@@ -66,6 +66,7 @@ def test_a_tube_two_voxels_wide_keeps_its_volume():
 
 
 @settings(max_examples=25, deadline=None)
+@example(seed=26921, organs=4, filled=0.875)  # the cells cannot hold the volume: without crossings it is missed
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.floats(0.1, 0.9))
 def test_any_labels_become_manifolds(seed: int, organs: int, filled: float):
     rng = np.random.default_rng(seed)
