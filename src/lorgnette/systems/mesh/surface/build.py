@@ -19,6 +19,7 @@ from lorgnette.systems.mesh.surface.settings import Surface
 from lorgnette.systems.mesh.volumes import Labels, Organ
 
 BATCH = 10000  # quadrilaterals that are made smooth together: small organs one by one would cost more than they need
+TRIES = 8  # to mend what crosses and to restore the volume both; then the volume may be missed
 Progress = Callable[[Sequence[Organ]], Iterable[Organ]]
 
 
@@ -121,15 +122,20 @@ def _faired(fairing: Fairing, linear: Array) -> tuple[Array, Index, Index]:
     x, areas = fairing.restore(x, diagonal)
     fixed = np.zeros(x.shape[1], bool)
     crossing = crossing_quads(fairing, x, diagonal, areas)
-    for attempt in range(10):  # what crosses goes half the way back to the voxels' own corners, which do not
-        if not crossing.size:
-            break
+    attempt = 0
+    while crossing.size and attempt < 10 * TRIES:
+        # What crosses goes half the way back to the voxels' own corners; in the end all of it, and the volume is let go
         back = np.unique(fairing.net.quads[crossing])
         start = fairing.net.corners[:, back]
-        x[:, back] = start + (x[:, back] - start) * (0.5 if attempt < 8 else 0)
         fixed[back] = True
-        x, areas = fairing.restore(x, diagonal, fixed)
+        if attempt < TRIES:
+            x[:, back] = (start + x[:, back]) / 2
+            x, areas = fairing.restore(x, diagonal, fixed)
+        else:
+            x[:, back] = start
+            areas = fairing.at_vertices(x, fairing.cut(diagonal))
         crossing = crossing_quads(fairing, x, diagonal, areas)
+        attempt += 1
     return x, fairing.triangles(diagonal), crossing
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from lorgnette.systems.mesh.surface.cells import Array, Index
@@ -138,16 +140,31 @@ def all_crossings(x: Array, triangles: Index) -> int:
         triangles: (T, 3).
     """
     corners = x[:, triangles]  # (3, T, 3)
-    axis = np.ptp(x, axis=1).argmax()
-    order = np.argsort(corners[axis].min(1))
-    low, high = corners.min(2)[:, order], corners.max(2)[:, order]
-    last = np.searchsorted(low[axis], high[axis], side="right")  # those from here on begin beyond the box's end
-    count = last - np.arange(len(order)) - 1
+    low, high = corners.min(2), corners.max(2)
     found = 0
+    for pairs in _near(corners):
+        meet = (low[:, pairs[:, 0]] <= high[:, pairs[:, 1]]).all(0) & (low[:, pairs[:, 1]] <= high[:, pairs[:, 0]]).all(
+            0
+        )
+        found += int(crossing(x, triangles, pairs[meet]).sum())
+    return found
+
+
+def _near(corners: Array) -> Iterator[Index]:
+    """Pairs (P, 2) of triangles (3, T, 3), among them all whose boxes meet; some at a time."""
+    from scipy.spatial import KDTree
+
+    middle = corners.mean(2)
+    radius = np.sqrt(((corners - middle[:, :, None]) ** 2).sum(0).max(1))
+    if radius.max() < 4 * np.median(radius):
+        yield KDTree(middle.T).query_pairs(2 * radius.max(), output_type="ndarray")
+        return
+    low, high = (middle - radius, middle + radius)
+    axis = np.ptp(middle, axis=1).argmax()
+    order = np.argsort(low[axis])
+    last = np.searchsorted(low[axis][order], high[axis][order], side="right")  # those from here on begin beyond its end
+    count = last - np.arange(len(order)) - 1
     for part in np.array_split(np.arange(len(order)), 1 + count.sum() // (8 * BATCH)):
         first = np.repeat(part, count[part])
         second = first + 1 + np.arange(first.size) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
-        meet = (low[:, first] <= high[:, second]).all(0) & (low[:, second] <= high[:, first]).all(0)
-        pairs = np.stack([order[first[meet]], order[second[meet]]], axis=1)
-        found += int(crossing(x, triangles, pairs).sum())
-    return found
+        yield np.stack([order[first], order[second]], axis=1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Flags = npt.NDArray[np.bool_]
 
-LEVELLING, STEPS = 10, 12  # of the descents; twice as many change the mean angle between triangles by 0.3 degrees
+LEVELLING, STEPS = 9, 10  # of the descents; twice as many change the mean angle between triangles by 0.4 degrees
 
 
 class Fairing:
