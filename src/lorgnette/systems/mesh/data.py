@@ -126,9 +126,7 @@ def _divided(found: list[Organ], data: Data) -> tuple[list[Organ], list[Organ]]:
     learnt = chosen([o for o in found if o.organ not in data.test_organs], data.organs)
     if data.test is not None:
         tested = [organ for place in folders(data.test) for organ in organs_of(place, data)]
-        if set(folders(data.test)) == set(folders(data.root)):
-            learnt = learnt if data.test_organs else []
-        return learnt or found, chosen(tested, data.test_organs or data.organs)
+        return learnt, chosen(tested, data.test_organs or data.organs)
     if data.test_organs:
         return learnt, chosen(found, data.test_organs)
     cases = {organ.case for organ in learnt}

@@ -168,8 +168,7 @@ def _distances(
 
 def _active(distances: NDArray[Any], resolution: int) -> NDArray[np.int32]:
     """(N, 3) voxels with corners on both sides of the surface, or nearly."""
-    near = np.ones((resolution,) * 3, bool)
-    lowest, highest = np.full(near.shape, np.inf), np.full(near.shape, -np.inf)
+    lowest, highest = (np.full((resolution,) * 3, end) for end in (np.inf, -np.inf))
     for offset in np.ndindex(FINE + 1, FINE + 1, FINE + 1):
         part = distances[tuple(slice(o, o + FINE * (resolution - 1) + 1, FINE) for o in offset)]
         lowest, highest = np.minimum(lowest, part), np.maximum(highest, part)
