@@ -57,9 +57,9 @@ def sets(options: argparse.Namespace) -> dict[str, People]:
     """`train` and `valid`, the held-out `other light` and `other family`, and a worn camera to adapt to."""
     if not options.sets:
         made = {name: faceview.invented(n, 6, preset, seed) for name, n, preset, seed in (
-            ("train", 400, "points", 1), ("valid", 100, "points", 2), ("other light", 120, "points", 3),
+            ("train", 400, "points", 1), ("valid", 100, "points", 2), ("held out", 120, "points", 3),
             ("worn", 100, "points-worn", 5), ("worn, held out", 100, "points-worn", 6))}  # fmt: skip
-        return {**made, "other family": faceview.invented(120, 6, seed=4, encoder_seed=0)}
+        return {**made, "other persons": faceview.invented(120, 6, seed=4)}
     folder, heads = Path(options.sets), ict(options.ict)
     pictures = {
         "B": cached(folder, "B", lambda: rendered(heads, 400, 2, 6)),
@@ -162,6 +162,7 @@ def rows(options: argparse.Namespace, people: Mapping[str, People], seed: int) -
     whole = network("transformer")
     network("one token", num_tokens=1)
     network("with projection", projection=True, voxel_resolution=8)
+    network("without the step path", steps=False)
     network("gallery to the probe's pose", targets="any", moves=to_the_probe)
     if whole is not None and "adapted" in wanted:
         made |= adapted(options, people, seed, whole)
@@ -234,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     people = sets(options)
-    held = {name: test_batch(people[name]) for name in ("valid", "other light", "other family", "worn, held out")}
+    held = {name: test_batch(found) for name, found in people.items() if name not in ("train", "worn")}
     table: dict[str, dict[str, list[dict[str, float]]]] = {}
     for seed in options.seeds:
         print(f"seed {seed}", flush=True)
