@@ -29,6 +29,7 @@ def network(settings: Model) -> EnhancedTransformerDecoderOnly3D:
         voxel_resolution=settings.voxel_resolution,
         num_tokens=settings.num_tokens,
         gate=settings.gate,
+        use_steps=settings.steps,
     )
 
 
@@ -92,6 +93,7 @@ def deduced(state: Mapping[str, Tensor], source: str) -> Model:
         dim_feedforward=len(hidden),
         num_tokens=len({name for name in state if re.fullmatch(r"split\.\d+\.weight", name)}),
         projection="projection.lift.weight" in state,
+        steps="steps.down.0.weight" in state,
     )
 
 
