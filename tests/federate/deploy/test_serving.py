@@ -11,9 +11,10 @@ import pytest
 from tests.federate.studies import make_study
 
 from lorgnette.cli import main
+from lorgnette.common.parts import FILE as PARTS_FILE
 from lorgnette.federate.deploy.board import Board
 from lorgnette.federate.deploy.deployment import read_deployment
-from lorgnette.federate.deploy.serving import held_out, judge
+from lorgnette.federate.deploy.serving import held_out, judge, simulated_clients
 from lorgnette.federate.rounds.transport import Reply
 from lorgnette.federate.run import differences
 
@@ -100,3 +101,13 @@ def test_settings_that_changed_are_named(study: Path):
     other = replace(recipe, train=replace(recipe.train, lr=0.5)), replace(config, rounds=9)
     assert differences((recipe, config), (recipe, config)) == []
     assert differences((recipe, config), other) == [f"train.lr {recipe.train.lr} -> 0.5", "rounds 3 -> 9"]
+
+
+def test_clients_of_a_simulation_share_data_that_the_run_remembers(study: Path, tmp_path: Path):
+    deployment = read_deployment(study)
+    names = simulated_clients(deployment, tmp_path)
+    assert len(names) == deployment.config.clients == len(set(names))
+    written = (tmp_path / PARTS_FILE).read_bytes()
+    assert b"patient-0-0.png" in written
+    assert simulated_clients(deployment, tmp_path) == names
+    assert (tmp_path / PARTS_FILE).read_bytes() == written
