@@ -483,3 +483,15 @@ def test_the_range_of_counts_is_found_and_said_or_given(tmp_path: Path, capsys: 
     assert "taken for counts" not in capsys.readouterr().err
     assert run(tmp_path / "counts.tif", tmp_path / "c.tif", "--range", 9, 3) == 2
     assert "range: " in capsys.readouterr().err
+
+
+def test_a_preview_shows_three_parts_as_given_and_enhanced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    wide = np.tile(np.asarray(picture(90, seed=4)), (1, 3, 1))
+    PIL.Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert run(tmp_path / "wide.png", tmp_path / "look.png", "--preview", "--scale", 2) == 0
+    grid = read_image(tmp_path / "look.png").pixels
+    assert grid.shape[0] > 3 * 2 * 90, "three rows of parts of 90 pixels"
+    assert 2 * 2 * 90 < grid.shape[1] < 2 * 2 * 90 + 60, "two columns"
+    assert str(tmp_path / "look.png") in capsys.readouterr().out
+    assert run(tmp_path, tmp_path / "out", "--preview") == 2
+    assert "--preview: is for one picture" in capsys.readouterr().err

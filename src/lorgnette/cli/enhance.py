@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_device, progress_bar
+from lorgnette.cli.preview import write_preview
 from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
@@ -36,13 +37,18 @@ def run(words: list[str]) -> int:
     def enlarge(source: Path, target: Path, enhancer: Enhancer, bar: bool = False) -> None:
         _enlarge(source, target, enhancer, options, bar)
 
+    if options.preview and source.is_dir():
+        raise ValueError(f"--preview: is for one picture, and {source} is a folder")
     if source.is_dir():
         return enhance_folder.run(source, out, options, lambda: _load(options), enlarge)
     enhance_clip.refuse_options(options)
     target = _target(source, out, options)
     enhancer = _load(options)
     with told() as notes, notes.of(source, target):
-        enlarge(source, target, enhancer, bar=True)
+        if options.preview:
+            write_preview(source, target, enhancer, options)
+        else:
+            enlarge(source, target, enhancer, bar=True)
     for said in enhancer.said(source):
         print(said)
     print(target)
@@ -88,6 +94,8 @@ def _arguments() -> Arguments:
         metavar="SUFFIX",
         help="of files in a folder OUT: png, jpg, ..., mp4; unset: as IN",
     )
+    preview = "three parts of the picture, as given and enhanced, side by side in OUT: a look before the work"
+    parser.add_argument("--preview", action="store_true", help=preview)
     replaced = "replace what is there already; unset: it is left as it is, and named"
     parser.add_argument("--overwrite", action="store_true", help=replaced)
     add_device(parser)
