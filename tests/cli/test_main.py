@@ -39,7 +39,7 @@ def test_version(word: str, capsys: pytest.CaptureFixture[str]):
     ("words", "says"),
     [
         (["enhanse", "a.png", "b.png"], "unknown verb enhanse (did you mean 'enhance'?)"),
-        (["frobnicate"], "unknown verb frobnicate; there is " + ", ".join(VERBS)),
+        (["xyzzy"], "unknown verb xyzzy; there is " + ", ".join(VERBS)),
         (["train", "supres"], "did you mean 'superres'?"),
         (["train", "superres", "--lora.rnak", "8"], "unknown setting --lora.rnak (did you mean '--lora.r'?)"),
         (["train", "superres", "--ouf", "runs"], "unknown setting --ouf (did you mean '--out'?)"),
@@ -88,7 +88,7 @@ def test_a_mistake_of_ours_shows_its_traceback(monkeypatch: pytest.MonkeyPatch):
 def test_debug_shows_where_a_user_error_came_from(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LORGNETTE_DEBUG", "1")
     with pytest.raises(ValueError, match="unknown verb"):
-        main(["frobnicate"])
+        main(["xyzzy"])
 
 
 def test_an_error_of_the_system_names_its_file():
@@ -98,11 +98,11 @@ def test_an_error_of_the_system_names_its_file():
 
 
 def test_as_a_process():
-    command = [sys.executable, "-m", "lorgnette", "frobnicate"]
+    command = [sys.executable, "-m", "lorgnette", "xyzzy"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.splitlines() == [f"lorgnette: error: unknown verb frobnicate; there is {', '.join(VERBS)}"]
+    assert done.stderr.splitlines() == [f"lorgnette: error: unknown verb xyzzy; there is {', '.join(VERBS)}"]
 
 
 @pytest.mark.parametrize("reader", ["head -1", "true"])

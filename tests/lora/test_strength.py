@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lorgnette.common.identity import lasting_identity
 from lorgnette.lora import LoRAConfig, at_strength, inject_lora
 
 
@@ -39,6 +40,15 @@ def test_zero_is_the_base_bit_for_bit_and_an_error_leaves_all_as_it_was():
     with pytest.raises(RuntimeError, match="shapes"), at_strength(net, 0.5):
         net(x[:, :2])
     assert torch.equal(net(x), full)
+
+
+@pytest.mark.parametrize("strength", [0, 0.5, 1])
+def test_a_model_is_known_as_the_one_it_was(strength: float):
+    net, x, _ = model()
+    before = lasting_identity(net)
+    with at_strength(net, strength):
+        net(x)
+    assert lasting_identity(net) == before
 
 
 def test_a_model_without_adapters_stays_as_it_is():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import nn
 
@@ -20,14 +20,12 @@ def at_strength(model: nn.Module, strength: float) -> Iterator[None]:
         strength: 1 as trained.
     """
     adapted = [module for module in model.modules() if isinstance(module, LowRank)]
-    with ExitStack() as stack:
-        if strength == 0 and adapted:
-            stack.enter_context(disabled(model))
-        usual = [layer.scaling for layer in adapted]
+    usual = [layer.lora_alpha for layer in adapted]
+    with disabled(model) if strength == 0 and adapted else nullcontext():
         try:
-            for layer, scaling in zip(adapted, usual, strict=True):
-                layer.scaling = scaling * strength
+            for layer, alpha in zip(adapted, usual, strict=True):
+                layer.lora_alpha = alpha if strength == 1 else alpha * strength
             yield
-        finally:
-            for layer, scaling in zip(adapted, usual, strict=True):
-                layer.scaling = scaling
+        finally:  # the very numbers, so that the model is known as the one it was
+            for layer, alpha in zip(adapted, usual, strict=True):
+                layer.lora_alpha = alpha
