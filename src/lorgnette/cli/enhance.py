@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_device, progress_bar
-from lorgnette.cli.preview import write_preview
 from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
@@ -46,6 +45,8 @@ def run(words: list[str]) -> int:
     enhancer = _load(options)
     with told() as notes, notes.of(source, target):
         if options.preview:
+            from lorgnette.cli.preview import write_preview
+
             write_preview(source, target, enhancer, options)
         else:
             enlarge(source, target, enhancer, bar=True)
