@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from lorgnette.common.files import read_small
-from lorgnette.common.text import did_you_mean, nearest
+from lorgnette.common.text import did_you_mean, is_number, nearest
 
 R = TypeVar("R")
 
@@ -202,21 +202,13 @@ def _as_text(name: str, words: Sequence[str], kind: Any) -> str:
         raise ValueError(f"--{name} needs a value: {describe(kind)}")
     parts = _parts(kind)
     is_list = any(typing.get_origin(part) in (list, tuple) for part in parts)
-    is_item = _is_number(words[0]) or (str not in parts and words[0] != "null" and words[0][:1] != "[")
+    is_item = is_number(words[0]) or (str not in parts and words[0] != "null" and words[0][:1] != "[")
     is_item = is_item and parts[0] is not str  # `str | list[str]`: one word is itself, whatever it looks like
     if is_list and (len(words) > 1 or is_item):
         return json.dumps(list(words))
     if len(words) > 1:
         raise ValueError(f"--{name} takes one value; {words[1]!r} is too much")
     return words[0]
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _converted(title: str, value: Any, kind: Any, words: Sequence[str] | None = None) -> Any:

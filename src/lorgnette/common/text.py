@@ -65,6 +65,15 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]], title: str = "") -> s
     return table([title, *rows], cells)
 
 
+def is_number(word: str) -> bool:
+    """Whether a word can be read as a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint `" (did you mean 'x'?)"` with the most similar of `names`, or an empty string."""
     return did_you_mean(difflib.get_close_matches(name, list(names), n=1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
+from lorgnette.common.modules import evaluating
 from lorgnette.images.file import Image
 from lorgnette.images.limits import check_memory
 from lorgnette.images.patches import channels_first
@@ -180,16 +180,3 @@ def _of_size(image: Image, planes: Tensor, alpha: NDArray[np.float32] | None) ->
     before, after = (image.pixels.shape[0], image.pixels.shape[1]), (planes.shape[1], planes.shape[2])
     pixels = planes.permute(1, 2, 0).numpy()
     return replace(image, pixels=pixels, alpha=alpha, about=image.about.resized(before, after))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within this context the model is in eval mode."""
-    if not model.training:
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from lorgnette.common.modules import evaluating, moved
 from lorgnette.lora.wrappers import unwrapped
 from lorgnette.train.batches import BatchStream, as_batches, derived_seed
 from lorgnette.train.config import TrainConfig
@@ -101,11 +102,9 @@ def _evaluate(
     scores: dict[str, dict[str, list[float]]] = {NETWORK: {}}
     pictures: dict[str, np.ndarray] = {}
     device = next(task.parameters()).device
-    was_training = task.training
-    task.eval()
-    try:
+    with evaluating(task):
         for batch in batches:
-            batch = _moved(batch, device)
+            batch = moved(batch, device)
             with _autocast(device, precision):
                 prediction = task.predict(batch)
             rows = {NETWORK: prediction, **(task.without_network(batch) if compared else {})}
@@ -114,8 +113,6 @@ def _evaluate(
                     scores.setdefault(row, {}).setdefault(name, []).append(float(value))
             if len(pictures) < 8:
                 pictures.update(task.pictures(prediction, batch))
-    finally:
-        task.train(was_training)
     return {row: {n: sum(v) / len(v) for n, v in metrics.items()} for row, metrics in scores.items()}, pictures
 
 
@@ -190,7 +187,7 @@ class _Run:
         self.wrapped.train()
         losses: dict[str, float] = {}
         for micro in range(accumulate):
-            batch = _moved(next(stream), self.accelerator.device)
+            batch = moved(next(stream), self.accelerator.device)
             last = micro == accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 with _autocast(self.accelerator.device, config.precision):
@@ -303,16 +300,6 @@ def _check_same(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
         if tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)} and not {tuple(own[name].shape)}"
             raise ValueError(f"the checkpoint belongs to another recipe: {name} has shape {shapes}")
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {name: _moved(value, device) for name, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_moved(value, device) for value in batch)
-    return batch
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -10,6 +10,7 @@ import torch
 
 from lorgnette.common.devices import to_device
 from lorgnette.common.files import write_json
+from lorgnette.common.modules import moved
 from lorgnette.common.tensors import read_tensors
 from lorgnette.compat.sam3dmed.lora import load_lora_state_dict, setup_lora_for_medical_finetuning
 from lorgnette.compat.sam3dmed.train_medical import create_model, loader
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     device = next(to_device(task, words.device).eval().parameters()).device
     rows: dict[str, list[float]] = {}
     for batch in loader(words, words.split, shuffle=False):
-        own = {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in batch.items()}
+        own = moved(batch, device)
         for metric, value in task.score(task.predict(own), own).items():
             rows.setdefault(metric, []).append(value)
     table = {metric: _summary(values) for metric, values in rows.items()}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lorgnette.common.modules import evaluating
 from lorgnette.images.file import Image
 from lorgnette.systems.clip.preprocess import levels, square, unit
 from lorgnette.systems.clip.task import CHUNK, Classification
@@ -41,16 +42,12 @@ def classify(task: Classification, images: Iterable[Image], top: int = 1) -> lis
         raise ValueError(f"top: {top} is too small; 1 or more works")
     model: Any = task.model
     side = model.image_size
-    was_training = task.training
-    task.eval()
     answers: list[list[Label]] = []
-    try:
+    with evaluating(task):
         squares = (torch.from_numpy(unit(square(levels(image), side))) for image in images)
         while chunk := list(islice(squares, CHUNK)):
             shares = task.logits(torch.stack(chunk)).softmax(-1).cpu()
             best = shares.topk(min(top, shares.shape[1]))
             for values, places in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 answers.append([Label(task.classes[i], value) for i, value in zip(places, values, strict=True)])
-    finally:
-        task.train(was_training)
     return answers

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lorgnette.common.modules import moved
 from lorgnette.systems.faceview.data import HeldOutFaces, test_people
 from lorgnette.systems.faceview.recipe import Data
 from lorgnette.systems.faceview.scores import (
@@ -53,7 +54,8 @@ def evaluation(
     (batch,) = progress(HeldOutFaces(test_people(folder, data)))
     rows: dict[str, dict[str, float]] = {}
     for name, task in {AS_THEY_ARE: None, **tasks}.items():
-        found = compared(batch["src"] if task is None else task.predict(_on(task, batch)), batch)
+        mapped = batch["src"] if task is None else task.predict(moved(batch, next(task.parameters()).device))
+        found = compared(mapped, batch)
         limit = calibrated(found).overall
         rows[name] = scores(found)
         rows[name] |= {f"far@1e-3 {label}": rate for label, rate in false_acceptance(found, limit).items()}
@@ -64,8 +66,3 @@ def evaluation(
                 label = f"tar@1e-3 {bucket_name(low, high)}"
                 rows[name] |= {f"{label} {end}": value for end, value in zip(("low", "high"), ends, strict=True)}
     return rows
-
-
-def _on(task: FaceMapping, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    device = next(task.parameters()).device
-    return {name: value.to(device) for name, value in batch.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorgnette.common.modules import evaluating
 from lorgnette.systems.faceview.pose import Unit, in_radians, keypoints_from_68, normalised_keypoints
 from lorgnette.systems.faceview.task import CHUNK, FaceMapping
 
@@ -52,16 +53,12 @@ def rotate(
         None if target_pose is None else in_radians(_rows(target_pose, "target_pose", n), angle_unit, "target_pose")
     )
     five = _five(keypoints, n) if task.recipe.model.keypoints else None
-    was_training = task.training
-    task.eval()
     parts = []
-    try:
+    with evaluating(task):
         for start in range(0, n, CHUNK):
             rows = slice(start, start + CHUNK)
             here = [None if x is None else x[rows].to(device) for x in (src / lengths, source, five, target)]
             parts.append(task.map(*here).cpu())  # pyright: ignore[reportArgumentType]  the first two are tensors
-    finally:
-        task.train(was_training)
     mapped = torch.cat(parts)
     return mapped[0] if single else mapped
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lorgnette.common.modules import moved
 from lorgnette.systems.mesh.cases import organs_of
 from lorgnette.systems.mesh.data import TestOrgans, chosen
 from lorgnette.systems.mesh.metrics import surface_scores
@@ -54,8 +55,7 @@ def _scores(tasks: Mapping[str, MeshDecoding], batch: dict[str, Any]) -> dict[st
     first = next(iter(tasks.values()))
     rows = {"filled": _of_one(first, first.without_network(batch)["filled"], batch)}
     for name, task in tasks.items():
-        device = next(task.parameters()).device
-        own = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        own = moved(batch, next(task.parameters()).device)
         rows[name] = _of_one(task, task.predict(own), own)
     return rows
 

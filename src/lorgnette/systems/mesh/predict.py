@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lorgnette.common.modules import evaluating
 from lorgnette.systems.mesh.flexicubes import extract
 from lorgnette.systems.mesh.samples import collate, make_sample, world
 from lorgnette.systems.mesh.surface import Mesh
@@ -46,15 +47,11 @@ def decode(
         inside, np.asarray(affine, float), scan, settings.resolution, settings.features, settings.window
     )
     batch, device = collate([sample]), next(task.parameters()).device
-    was_training = task.training
-    task.eval()
-    try:
+    with evaluating(task):
         coords = batch["coords"].to(device)
         values = task.predict({"coords": coords, "feats": batch["feats"].to(device)}).float()
         (lattice,) = task.decoder.structure(coords).children.children.lattices
         surface = extract(lattice, values, task.side)
-    finally:
-        task.train(was_training)
     if not len(surface.faces):
         raise ValueError("the decoder found no surface here: it may not have been trained")
     vertices = world(surface.vertices, batch["to_world"][0].to(device))

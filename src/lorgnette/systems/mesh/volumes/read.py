@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorgnette.common.files import read_json, read_small
-from lorgnette.common.text import nearest
+from lorgnette.common.text import is_number, nearest
 from lorgnette.systems.mesh.volumes.labels import Labels, Volume, organs_of, whole_numbers
 from lorgnette.systems.mesh.volumes.nifti import is_nifti, read_nifti, read_nifti_labels, stem
 from lorgnette.systems.mesh.volumes.totalsegmentator import mask_files, read_masks
@@ -105,17 +105,9 @@ def read_names(path: Path) -> dict[int, str]:
         words = next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])
         words = [word.strip() for word in words if word.strip()]
         # ITK-SNAP has seven numbers before the name, Slicer's colour tables have four after it
-        text = [word for word in words[1:] if not _is_number(word)]
+        text = [word for word in words[1:] if not is_number(word)]
         if text and words[0].isdecimal():
             found[int(words[0])] = " ".join(text) if mark == " " else text[0]
     if not found:
         raise ValueError(f"{path} has no line of a number and a name, such as: 1 liver")
     return found
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
