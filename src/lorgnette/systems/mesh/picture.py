@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lorgnette.systems.mesh.files import vertex_normals
 from lorgnette.systems.mesh.surface import Mesh
 from lorgnette.systems.mesh.surface.cells import Array, Index
+from lorgnette.systems.mesh.surface.rasterize import centres_covered
 
 BACKGROUND = (250, 250, 248)
 
@@ -47,24 +48,9 @@ def draw(meshes: Sequence[Mesh], size: int = 320, turn: float = 30, tilt: float 
 
 def _covered(corners: Array, side: int) -> tuple[Index, Index, Array, Array]:
     """(pixel, triangle, height, weights of the corners) wherever a triangle (T, 3, 3) covers the middle of a pixel."""
-    low = np.clip(np.ceil(corners[:, :, :2].min(1)), 0, side - 1).astype(int)
-    high = np.clip(np.floor(corners[:, :, :2].max(1)), 0, side - 1).astype(int)
-    width = np.maximum(high - low + 1, 0)
-    count = width[:, 0] * width[:, 1]
-    which = np.repeat(np.arange(len(corners)), count)
-    number = np.arange(which.size) - np.repeat(np.cumsum(count) - count, count)
-    x, y = low[which, 0] + number // width[which, 1], low[which, 1] + number % width[which, 1]
-    a, b, c = corners[which].transpose(1, 2, 0)
-
-    def turn(u: Array, v: Array) -> Array:
-        return (v[0] - u[0]) * (y - u[1]) - (v[1] - u[1]) * (x - u[0])
-
-    weights = np.stack([turn(b, c), turn(c, a), turn(a, b)])
-    total = weights.sum(0)
-    hit = np.flatnonzero((total != 0) & ((weights >= 0).all(0) | (weights <= 0).all(0)))
-    share = (weights[:, hit] / total[hit]).T
-    height = (share * corners[which[hit], :, 2]).sum(1)
-    return y[hit] * side + x[hit], which[hit], height, share
+    which, x, y, weights = centres_covered(corners, (side, side))
+    share = (weights / weights.sum(0)).T
+    return y * side + x, which, (share * corners[which, :, 2]).sum(1), share
 
 
 def _view(turn: float, tilt: float) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lorgnette.systems.mesh.surface.cells import Array
+from lorgnette.systems.mesh.surface.cells import Array, Index
 from lorgnette.systems.mesh.surface.mesh import Mesh
 
 
@@ -24,8 +24,30 @@ def voxels(mesh: Mesh, affine: Array, shape: Sequence[int]) -> npt.NDArray[np.bo
     """
     inverse = np.linalg.inv(affine)
     corners = (mesh.vertices @ inverse[:3, :3].T + inverse[:3, 3] + (1.3e-6, 2.1e-6, 0))[mesh.triangles]
+    which, i, j, weights = centres_covered(corners, (shape[0], shape[1]))
+    total = weights.sum(0)
+    height = (weights * corners[which, :, 2].T).sum(0) / total
+    first = np.clip(np.ceil(height), 0, shape[2]).astype(int)  # the first centre beyond the triangle
+    steps = np.zeros((shape[0], shape[1], shape[2] + 1), np.int16)
+    np.add.at(steps, (i, j, first), -np.sign(total).astype(np.int16))
+    inside = np.cumsum(steps[:, :, :-1], axis=2, dtype=np.int16)
+    return inside * np.int16(np.sign(np.linalg.det(affine[:3, :3]))) > 0
+
+
+def centres_covered(corners: Array, shape: tuple[int, int]) -> tuple[Index, Index, Index, Array]:
+    """Where triangles cover whole places of a plane, seen along its third axis.
+
+    Args:
+        corners: (T, 3, 3) of the triangles.
+        shape: places along the first and the second axis.
+
+    Returns:
+        The triangle, the place along both axes, and the weights (3, N) of the corners there, of the sign of the side
+        that is seen; they do not add up to 1.
+    """
+    most = np.array(shape) - 1
     low = np.maximum(np.ceil(corners[:, :, :2].min(1)), 0).astype(int)
-    high = np.minimum(np.floor(corners[:, :, :2].max(1)), np.array(shape[:2]) - 1).astype(int)
+    high = np.minimum(np.floor(corners[:, :, :2].max(1)), most).astype(int)
     width = np.maximum(high - low + 1, 0)
     count = width[:, 0] * width[:, 1]
     which = np.repeat(np.arange(len(corners)), count)
@@ -37,11 +59,5 @@ def voxels(mesh: Mesh, affine: Array, shape: Sequence[int]) -> npt.NDArray[np.bo
         return (v[0] - u[0]) * (j - u[1]) - (v[1] - u[1]) * (i - u[0])
 
     weights = np.stack([turn(b, c), turn(c, a), turn(a, b)])
-    total = weights.sum(0)
-    hit = ((weights >= 0).all(0) | (weights <= 0).all(0)) & (total != 0)
-    height = (weights * np.stack([a[2], b[2], c[2]])).sum(0)[hit] / total[hit]
-    first = np.clip(np.ceil(height), 0, shape[2]).astype(int)  # the first centre beyond the triangle
-    steps = np.zeros((shape[0], shape[1], shape[2] + 1), np.int16)
-    np.add.at(steps, (i[hit], j[hit], first), -np.sign(total[hit]).astype(np.int16))
-    inside = np.cumsum(steps[:, :, :-1], axis=2, dtype=np.int16)
-    return inside * np.int16(np.sign(np.linalg.det(affine[:3, :3]))) > 0
+    hit = ((weights >= 0).all(0) | (weights <= 0).all(0)) & (weights.sum(0) != 0)
+    return which[hit], i[hit], j[hit], weights[:, hit]
