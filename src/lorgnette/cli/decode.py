@@ -16,7 +16,7 @@ def run(words: list[str]) -> int:
     out = Path(options.out)
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
-    from lorgnette.recipe import build
+    from lorgnette.shipped import load_shipped
     from lorgnette.systems import mesh, room_name, verb_of
     from lorgnette.systems.mesh.files import check_suffix, write_meshes
     from lorgnette.systems.mesh.volumes import read_image, read_labels
@@ -29,7 +29,7 @@ def run(words: list[str]) -> int:
         decode = verb_of(room_name(load_recipe(options.adapter)), "decode")
         task = load(options.adapter)
     else:
-        decode, task = mesh.decode, build(mesh.Recipe(lora=None))
+        decode, task = mesh.decode, load_shipped("mesh")
     assert isinstance(task, mesh.MeshDecoding)
     scan = read_image(Path(options.scan)) if options.scan else None
     if scan is None and task.data.features == "scan":

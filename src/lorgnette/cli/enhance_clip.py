@@ -130,7 +130,7 @@ def do(enhancer: Enhancer, clip: Any, target: Path, options: argparse.Namespace,
     from lorgnette.video.enhance import enhance_video
     from lorgnette.video.report import figures
 
-    task = enhancer.for_clip(next(iter(clip.frames(0))).image.pixels, clip.clip.path)
+    task = enhancer.for_all_of(clip.clip.path, lambda: next(iter(clip.frames(0))).image.pixels)
     for said in enhancer.said(clip.clip.path):
         print(said)
     bars = _Bars()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,15 +22,12 @@ AUTO, NONE = "auto", "none"
 class Enhancer(Protocol):
     """Enhances pictures."""
 
-    name: str
-    """As `--adapter` has it, where that is one word."""
-
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
         """A picture of a file, by the room's `enhance` with these settings."""
         ...
 
-    def for_clip(self, pixels: Any, source: Path) -> Task:
-        """The task for all frames of a clip, of which this is one, (H, W, 3) in [0, 1]."""
+    def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:
+        """One task for all of a clip or picture, of which `pixels()`, (H, W, 3) in [0, 1], are looked at if need be."""
         ...
 
     def identity(self) -> str:
@@ -80,30 +78,30 @@ def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
     if adapter == AUTO and room(of or usual).ABOUT.shipped:
         return _Chosen(Chooser(of or usual, device))
     if adapter in (AUTO, NONE):
-        return _One(NONE, of or usual, to_device(load_shipped(of or usual), device))
+        return _One(of or usual, to_device(load_shipped(of or usual), device))
     homes = [] if Path(adapter).exists() else rooms_with_adapter(adapter)
     if homes:
         home = of or (usual if usual in homes else homes[0])
-        return _One(adapter, home, to_device(load_shipped(home, adapter), device))
+        return _One(home, to_device(load_shipped(home, adapter), device))
     home = room_name(load_recipe(adapter))
     if of not in (None, home):
         raise ValueError(f"--room: {adapter} is of the room {home}, not {of}; leave --room out")
     if home not in rooms_with("enhance"):
         raise ValueError(f"--adapter: {adapter} is of the room {home}, which does not enhance images")
-    return _One("", home, to_device(load(adapter), device))
+    return _One(home, to_device(load(adapter), device))
 
 
 class _One:
     """One model for all."""
 
-    def __init__(self, name: str, of: str, task: Task):
-        self.name, self.of, self.task = name, of, task
+    def __init__(self, of: str, task: Task):
+        self.of, self.task = of, task
 
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
         home: Any = room(self.of)
         return home.enhance(self.task, image, **settings)
 
-    def for_clip(self, pixels: Any, source: Path) -> Task:
+    def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:
         return self.task
 
     def identity(self) -> str:
@@ -121,8 +119,6 @@ class _One:
 class _Chosen:
     """For each picture the model that suits it."""
 
-    name = AUTO
-
     def __init__(self, chooser: Any):
         self.chooser = chooser
         self._found: dict[Path, Choice] = {}
@@ -131,10 +127,10 @@ class _Chosen:
         enhanced, self._found[source] = self.chooser.enhance(image, **settings)
         return enhanced
 
-    def for_clip(self, pixels: Any, source: Path) -> Task:
+    def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:
         from lorgnette.images.choosing import BASE
 
-        choice = self._found[source] = self.chooser.choose(pixels)
+        choice = self._found[source] = self.chooser.choose(pixels())
         return self.chooser.task(choice.network or BASE)
 
     def identity(self) -> str:

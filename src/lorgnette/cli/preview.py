@@ -35,7 +35,7 @@ def write_preview(source: Path, target: Path, enhancer: Enhancer, options: argpa
     from lorgnette.systems import room, room_name
 
     image = read_image(source)
-    task = enhancer.for_clip(image.pixels, source)
+    task = enhancer.for_all_of(source, lambda: image.pixels)
     home: Any = room(room_name(task))
     factor = scale_of(image.pixels.shape, wanted(options, *image.pixels.shape[:2]))
     settings: dict[str, Any] = {} if factor is None else {"scale": factor}

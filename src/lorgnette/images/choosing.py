@@ -69,13 +69,17 @@ class Judge:
         """Choose for a picture, (H, W, 3) in [0, 1], that is to be enlarged by `scale`."""
         seen = looks(pixels)
         given = np.append(seen, np.log2(max(scale, 1)))[None]
-        name, gains = self.names[int(self.chosen(given)[0])], self.expected(given)[0]
+        gains = self.expected(given)
+        name = self.names[int(self._best(gains)[0])]
         measures = {str(measure): float(value) for measure, value in zip(MEASURES, seen, strict=True)}
-        return Choice(name, {n: round(float(g), 2) for n, g in zip(self.names, gains, strict=True)}, measures)
+        return Choice(name, {n: round(float(g), 2) for n, g in zip(self.names, gains[0], strict=True)}, measures)
 
     def chosen(self, seen: NDArray[Any]) -> NDArray[np.intp]:
         """Places in `names`, (N,); see `expected`."""
-        return (self.expected(seen) - MARGIN * (np.array(self.names) != NOTHING)).argmax(1)
+        return self._best(self.expected(seen))
+
+    def _best(self, gains: NDArray[np.float32]) -> NDArray[np.intp]:
+        return (gains - MARGIN * (np.array(self.names) != NOTHING)).argmax(1)
 
     def expected(self, seen: NDArray[Any]) -> NDArray[np.float32]:
         """dB for each name, (N, names), from measures and the logarithm of the scale, (N, measures + 1)."""
