@@ -6,8 +6,12 @@ import importlib.util
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def tensorboard_installed() -> bool:
@@ -30,11 +34,7 @@ class TensorBoard:
     def __call__(self, event: Event) -> None:
         match event:
             case Started():
-                with warnings.catch_warnings():  # what its dependencies deprecate is not our users' business
-                    warnings.simplefilter("ignore")
-                    from torch.utils.tensorboard import SummaryWriter
-                # A resumed run replaces what was written beyond its first step.
-                self._writer = SummaryWriter(str(self.folder), purge_step=event.step + 1 if event.step else 0)
+                self._writer = event_writer(self.folder, event.step)
             case Stepped():
                 for name, value in event.losses.items():
                     self._writer.add_scalar(f"train/{name}", value, event.step)
@@ -48,3 +48,11 @@ class TensorBoard:
                 self._writer.flush()
             case Finished():
                 self._writer.close()
+
+
+def event_writer(folder: Path, step: int) -> SummaryWriter:
+    """TensorBoard's writer of event files; a run resumed at a step replaces what was written beyond it."""
+    with warnings.catch_warnings():  # what its dependencies deprecate is not our users' business
+        warnings.simplefilter("ignore")
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else 0)

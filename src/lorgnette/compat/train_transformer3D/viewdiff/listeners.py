@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from lorgnette.common.files import atomic_write, make_folder, write_json
 from lorgnette.systems.faceview.task import FaceMapping
 from lorgnette.train.events import Evaluated, Event, Finished, Started, Stepped
+from lorgnette.train.listeners.tensorboard import event_writer
 
 EVERY = 10
 """Epochs between checkpoints."""
@@ -90,10 +90,7 @@ class EventFiles:
     def __call__(self, event: Event) -> None:
         match event:
             case Started():
-                with warnings.catch_warnings():  # what its dependencies deprecate is not our users' business
-                    warnings.simplefilter("ignore")
-                    from torch.utils.tensorboard import SummaryWriter
-                self.writer = SummaryWriter(str(self.folder), purge_step=event.step + 1 if event.step else 0)
+                self.writer = event_writer(self.folder, event.step)
             case Stepped():
                 self.writer.add_scalar("Train/Loss", event.losses["loss"], event.step)
                 self.writer.add_scalar("Train/LearningRate", event.lr, event.step)
