@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lorgnette import demo, load
+from lorgnette.cli import main
 from lorgnette.images.file import read_image
 from lorgnette.train.listeners import MetricsFile, read_metrics
 
@@ -47,6 +49,16 @@ def test_what_it_writes_can_be_used(outcome: demo.Outcome):
     assert "non-local means" in outcome.report.read_text()
     steps = [line for line in read_metrics(outcome.adapter.parent / "metrics.jsonl") if line["event"] == "step"]
     assert [line["step"] for line in steps] == [1, 2, 3]
+
+
+def test_info_says_what_the_adapter_learnt(outcome: demo.Outcome, capsys: pytest.CaptureFixture[str]):
+    learnt = json.loads((outcome.adapter / "training.json").read_text())
+    assert learnt["before"] == outcome.row("frozen base").metrics
+    assert learnt["after"] == outcome.row("LoRA").metrics
+    assert (learnt["samples"], learnt["steps"], learnt["best_step"]) == (len(demo.TRAINING_SCENES), 3, 3)
+    assert learnt["improved"] == (learnt["after"]["psnr"] > learnt["before"]["psnr"])
+    assert main(["info", str(outcome.adapter)]) == 0
+    assert f"{learnt['after']['psnr']:.2f}" in capsys.readouterr().out
 
 
 def test_no_scene_is_on_both_sides():

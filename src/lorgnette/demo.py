@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorgnette import lora
-from lorgnette.checkpoint import RunFolder, load, recipe_text, save
+from lorgnette.checkpoint import RunFolder, load, recipe_text, save, what_was_learnt
 from lorgnette.common.files import make_folder
 from lorgnette.images.evaluation import image_scores, interpolated
 from lorgnette.images.file import Image, read_image, write_image
@@ -163,11 +163,13 @@ def run(
     say(f"Adapting to the camera on {len(batches)} scenes: {parameters.lora:,} parameters, {steps} steps.")
     folder = RunFolder(out / "run")
     started = time.perf_counter()
-    fit(task, batches, recipe.train, listeners(folder))
+    end = fit(task, batches, recipe.train, listeners(folder))
     seconds = time.perf_counter() - started
-    adapter = save(task, recipe, folder.adapter)
+    before, after = rows[-1].metrics, evaluate(task, test)
+    end = replace(end, first=before, best=after, improved=after["psnr"] > before["psnr"])
+    adapter = save(task, recipe, folder.adapter, what_was_learnt(end, batches, held_out, seconds))
     size = sum(file.stat().st_size for file in adapter.glob("*.safetensors"))
-    rows.append(Row("LoRA", evaluate(task, test), parameters.lora, size, seconds))
+    rows.append(Row("LoRA", after, parameters.lora, size, seconds))
 
     merged = load(adapter)
     assert isinstance(merged, SuperResolution)

@@ -179,6 +179,12 @@ def test_another_recipe_is_refused_by_the_client():
         LocalClient("a", Places(lambda: build(other)), batches, 8, other.train).train(1, work)
 
 
+@pytest.mark.parametrize("name", ["scheme", "weights", "precision", "schedule", "server_optimizer", "split"])
+def test_a_word_that_a_setting_does_not_take_is_refused(name: str):
+    with pytest.raises(ValueError, match=rf"^{name}: 'other' does not work"):
+        FederateConfig(**{name: "other"})
+
+
 def test_whole_networks_and_other_settings_are_refused(tmp_path: Path):
     recipe, loaded = miniature("superres")
     with pytest.raises(ValueError, match="a federation needs an adapter"):

@@ -61,16 +61,22 @@ def _checksum(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     for tensor in tensors:
         raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         devices.setdefault(tensor.device, []).append(raw)
-    return tuple(_weighted_sum(torch.cat(raws)) for raws in devices.values())
+    return tuple(weighted_sum(torch.cat(raws)) for raws in devices.values())
 
 
-def _weighted_sum(raw: Tensor, width: int = 4096, at_once: int = 2**20) -> int:
+@torch.no_grad()
+def weighted_sum(raw: Tensor, width: int = 4096, at_once: int = 2**19) -> int:
+    """A sum of bytes (N,) that changes with any of them and with their order: several times quicker than a hash.
+
+    Words of eight bytes count times random odd numbers. Their halves are mixed first: two words that differ in their
+    highest bit alone, as x and -x do, would otherwise be exchanged unseen (2^63 times an even number is 0).
+    """
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.int64, device=raw.device)
     within = torch.randint(-(2**62), 2**62, (width,), generator=generator).to(raw.device) | 1
-    for piece in raw.split(at_once):
-        padded = F.pad(piece, (0, -len(piece) % (4 * width)))
-        rows = (padded.view(torch.int32).view(-1, width).long() * within).sum(1)
+    for piece in raw.split(at_once):  # small enough for a processor's cache
+        words = F.pad(piece, (0, -len(piece) % (8 * width))).view(torch.int64).view(-1, width)
+        rows = (words >> 32).bitwise_xor_(words).mul_(within).sum(1)
         across = torch.randint(-(2**62), 2**62, (len(rows),), generator=generator).to(raw.device) | 1
         total += (rows * across).sum()
     return int(total)

@@ -44,7 +44,7 @@ def check_choices(settings: Any, group: str) -> None:
 
     Args:
         settings: a dataclass; looked at are its fields of type `Literal`.
-        group: how they are called in the error, such as 'train'.
+        group: what stands before their names in the error, such as 'train.'.
 
     Raises:
         ValueError: a field holds another word than its type names.
@@ -54,4 +54,4 @@ def check_choices(settings: Any, group: str) -> None:
         works, value = [repr(word) for word in get_args(kinds[name])], getattr(settings, name)
         if get_origin(kinds[name]) is Literal and repr(value) not in works:
             hint = nearest(str(value), get_args(kinds[name]))
-            raise ValueError(f"{group}.{name}: {value!r} does not work{hint}; {' or '.join(works)} does")
+            raise ValueError(f"{group}{name}: {value!r} does not work{hint}; {' or '.join(works)} does")

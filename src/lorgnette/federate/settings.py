@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lorgnette.common.values import check_choices
+
 SchemeName = Literal["svd", "fedavg", "ffa", "stack", "residual", "alternating"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -71,6 +73,7 @@ class FederateConfig:
     """Of the split, the choice of clients, and their training."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "")
         for name, least in {
             "clients": 1, "rounds": 0, "local_steps": 1, "patience": 0, "min_size": 1, "seed": 0,
         }.items():  # fmt: skip

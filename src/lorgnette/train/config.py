@@ -70,7 +70,7 @@ class TrainConfig:
     """'auto', 'cpu', 'cuda' or 'mps'."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "train")
+        check_choices(self, "train.")
         at_least = {
             "batch_size": 1, "accumulate": 1, "warmup_steps": 0, "clip_norm": 0, "weight_decay": 0,
             "eval_every": 0, "patience": 0, "save_every": 1, "workers": 0, "seed": 0,

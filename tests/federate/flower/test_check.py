@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.federate.studies import free_port, make_pictures, make_study, own_data
 
+from lorgnette.cli.federate.node import run as run_node_verb
 from lorgnette.federate.deploy.deployment import read_deployment, write_deployment
 from lorgnette.federate.deploy.reach import reachable
 from lorgnette.federate.flower.check import check_site
@@ -56,9 +57,9 @@ def https_server(study: Path, ahead: float = 0.0) -> Iterator[int]:
             thread.join()
 
 
-def tried(folder: Path, given: dict[str, str]) -> dict[str, str]:
+def tried(folder: Path, given: dict[str, str], strict: bool = False) -> dict[str, str]:
     """What the dry run finds wrong, by what was tried."""
-    return {finding.what: finding.says for finding in check_site(folder, given) if not finding.good}
+    return {finding.what: finding.says for finding in check_site(folder, given, strict) if not finding.good}
 
 
 def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -71,6 +72,16 @@ def test_a_dry_run_finds_what_is_wrong(study: Path, tmp_path: Path, monkeypatch:
         write_deployment(deployment, site)
         assert tried(site, own) == {}
         assert abs(reachable(deployment.address, site / "ca.crt")) < 3
+
+        shutil.copytree(own["data.root"], tmp_path / "torn")
+        (tmp_path / "torn" / "dark" / "torn.png").write_bytes(b"no picture")
+        torn = {"data.root": str(tmp_path / "torn")}
+        assert tried(site, torn) == {}
+        found = tried(site, torn, strict=True)
+        assert found.keys() == {"data"}
+        assert "torn.png" in found["data"]
+        with pytest.raises(ValueError, match=r"--strict: .*torn\.png"):  # before anything is sent
+            run_node_verb([str(site), "--strict", "--data.root", torn["data.root"]])
 
         (site / "node.key").chmod(0o644)
         make_pictures(tmp_path / "few", 1, 9)

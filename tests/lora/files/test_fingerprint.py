@@ -36,11 +36,18 @@ def test_saving_again_hashes_nothing(hashed, tmp_path):
     assert fingerprint(model) == fingerprint(base())
 
 
+def exchanged(weight: torch.Tensor) -> None:
+    """Exchange x and -x, whose bits differ in the highest place alone."""
+    weight.data[3, 5], weight.data[7, 9] = weight[7, 9].item(), weight[3, 5].item()
+
+
 WRITES = {
     "in place": lambda weight: weight.add_(1),
     "one element": lambda weight: weight[3].__setitem__(5, 7.0),
     "beside autograd": lambda weight: weight.data.mul_(-1),
     "one element beside it": lambda weight: weight.data[3].__setitem__(5, 7.0),
+    "other places beside it": lambda weight: weight.data.copy_(weight.data.flip(0)),
+    "rows of x and -x beside it": exchanged,
     "other memory": lambda weight: setattr(weight, "data", weight.data + 1),
     "as numpy": lambda weight: weight.detach().numpy().__setitem__((2, 2), 9.0),
 }
@@ -49,6 +56,8 @@ WRITES = {
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_whatever_was_written_is_seen(write):
     model = base()
+    with torch.no_grad():
+        model[1].weight[3, 5] = -model[1].weight[7, 9]
     before = fingerprint(model)
     with torch.no_grad():
         write(model[1].weight)

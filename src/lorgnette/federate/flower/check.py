@@ -26,12 +26,13 @@ class Finding(NamedTuple):
     says: str
 
 
-def check_site(folder: str | os.PathLike[str], given: Mapping[str, Any]) -> Iterator[Finding]:
+def check_site(folder: str | os.PathLike[str], given: Mapping[str, Any], strict: bool = False) -> Iterator[Finding]:
     """Try what a site needs, one thing after another; the rest is tried even where one fails.
 
     Args:
         folder: the site's.
         given: its own settings by flat name, such as `data.root`.
+        strict: data of which something is left out is wrong, not only named.
 
     Raises:
         FileNotFoundError, ValueError: there are no settings to check against.
@@ -42,7 +43,7 @@ def check_site(folder: str | os.PathLike[str], given: Mapping[str, Any]) -> Iter
     yield _tried("own key", lambda: _own_key(folder))
     yield _tried("certificate", lambda: _authority(folder))
     yield _tried("server", lambda: _server(deployment, folder))
-    yield from _data_and_model(folder, deployment, given)
+    yield from _data_and_model(folder, deployment, given, strict)
 
 
 def _tried(what: str, attempt: Callable[[], str]) -> Finding:
@@ -81,7 +82,7 @@ def _server(deployment: Deployment, folder: Path) -> str:
     return f"{deployment.address} answers, its certificate is right, clocks differ by {abs(ahead):.0f} s"
 
 
-def _data_and_model(folder: Path, deployment: Deployment, given: Mapping[str, Any]) -> Iterator[Finding]:
+def _data_and_model(folder: Path, deployment: Deployment, given: Mapping[str, Any], strict: bool) -> Iterator[Finding]:
     from lorgnette.federate.deploy.data_holder import open_site
 
     try:
@@ -94,7 +95,7 @@ def _data_and_model(folder: Path, deployment: Deployment, given: Mapping[str, An
     enough = site.samples >= deployment.min_samples
     noted = [str(warning.message) for warning in said if warning.category is LeftOut]
     words = [f"{site.samples} samples", f"{deployment.min_samples} are needed", *noted]
-    yield Finding("data", enough, "; ".join(words))
+    yield Finding("data", enough and not (strict and noted), "; ".join(words))
     for what, name in (("base model", "base"), ("adapter", "schema")):
         wanted, found = getattr(deployment, name), site.facts[name]
         alike = found == wanted

@@ -36,7 +36,7 @@ class Model:
     """Compute layers again in the backward pass instead of keeping what is inside them."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_choices(self, "model.")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Data:
     the preset glyphs: how a base is made."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data")
+        check_choices(self, "data.")
         if self.root is not None and self.preset:
             raise ValueError("data.root and data.preset exclude each other: give one or the other")
         if self.test is not None and self.root is None:

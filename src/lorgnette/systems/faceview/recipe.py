@@ -65,7 +65,7 @@ class Model:
     that is set, else on the training batch."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_choices(self, "model.")
         for name in ("d_model", "nhead", "num_layers", "dim_feedforward", "num_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: {getattr(self, name)} is too small; 1 or more works")
@@ -120,7 +120,7 @@ class Data:
     """What is learnt: the mean frontal embedding of a person, or that of any other view, with its pose."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data")
+        check_choices(self, "data.")
         if self.root is not None and self.preset:
             raise ValueError("data.root and data.preset exclude each other: give one or the other")
         if self.test is not None and self.root is None:

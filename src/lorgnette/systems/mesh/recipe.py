@@ -52,7 +52,7 @@ class Model:
     """Weight of FlexiCubes' own terms: cubes agree on shared corners, faces are even, weights are small."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_choices(self, "model.")
         for name in (n for n in self.__dataclass_fields__ if n.startswith("loss_")):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"model.{name}: {getattr(self, name)} is not 0 or a positive number")
@@ -88,7 +88,7 @@ class Data:
     """A folder for what is computed of each organ. Unset: `.lorgnette-mesh` in `root`, where that can be written."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data")
+        check_choices(self, "data.")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.15 is usual")
         if not 4 <= self.resolution <= 128:

@@ -80,7 +80,7 @@ class Model:
     """Of all feature maps that the network keeps; each block has its share."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_choices(self, "model.")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Data:
     """How far a result is from the truth. 'l2' keeps the mean of what is counted, where 'l1' keeps its median."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data")
+        check_choices(self, "data.")
         low, high = self.sigmas
         if not 0 <= low <= high <= 255:
             raise ValueError(f"data.sigmas: {low}, {high} must be two rising deviations between 0 and 255")

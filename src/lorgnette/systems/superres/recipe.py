@@ -39,7 +39,7 @@ class Model:
     .safetensors) or a folder that `save` wrote."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model")
+        check_choices(self, "model.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Data:
     """Held-out images are cut to this side around their centre for scoring during training. 0: whole."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "data")
+        check_choices(self, "data.")
         low, high = self.scales
         if not 1 <= low <= high <= 32:
             raise ValueError(f"data.scales: {low}, {high} must be two rising factors between 1 and 32")
