@@ -2,9 +2,11 @@
 
     python tools/judge/measure.py superres PICTURES OUT.jsonl
     python tools/judge/measure.py superres PICTURES OUT.jsonl --adapters photo=FOLDER screen=FOLDER
+    python tools/judge/measure.py superres PICTURES OUT.jsonl --peers --draws 3
 
 Adapters are those that ship, or those named. Beside them are the base and, first, what needs no network: bicubic, or
-the picture as it is. Of those that ship it also says which one is chosen by looking.
+the picture as it is. Of those that ship it also says which one is chosen by looking. With --peers, what people use
+instead is measured too (`benchmarks/parts/picture_peers.py`), as far as it is installed.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -34,6 +39,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--adapters", nargs="*", metavar="NAME=FOLDER")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", help="all, or those named")
     parser.add_argument("--side", type=int, default=240, help="of the truth; a multiple of 12")
     parser.add_argument("--limit", type=int, default=200, help="pictures")
     parser.add_argument("--draws", type=int, default=1)
@@ -47,6 +53,7 @@ def main() -> None:
     else:
         tasks |= {word.partition("=")[0]: load(word.partition("=")[2]) for word in o.adapters}
     chooser = Chooser(o.room, "cpu") if o.adapters is None else None
+    others = {} if o.peers is None else peers(o.room, o.peers)
     lines = []
     tasks = {name: task.to(o.device).eval() for name, task in tasks.items()}
     scaled = o.room == "superres"
@@ -55,10 +62,13 @@ def main() -> None:
     with ProcessPoolExecutor(o.workers) as pool, open(o.out, "w") as out:
         for made in pool.map(samples_of, jobs):
             lq, gt = (torch.stack([channels_first(x[k]) for x in made]).to(o.device) for k in (4, 5))
-            found = {"none": scores(nothing(lq, gt), gt, lq)}
+            found, theirs = {"none": scores(nothing(lq, gt), gt, lq)}, {}
             with torch.no_grad():
                 for name, task in tasks.items():
                     found[name] = scores(task.predict({"lq": lq, "gt": gt}), gt, lq)
+            for name, peer in others.items():
+                results = torch.stack([channels_first(peer(x.lq, x.scale)) for x in made]).to(o.device)
+                theirs[name] = scores(results, gt, lq)
             for i, one in enumerate(made):
                 line: dict[str, Any] = {
                     "kind": one.kind,
@@ -68,6 +78,8 @@ def main() -> None:
                     "side": o.side,
                 }
                 line["scores"] = {name: values[i] for name, values in found.items()}
+                if theirs:
+                    line["peers"] = {name: values[i] for name, values in theirs.items()}
                 if chooser is not None:
                     line["chosen"] = chooser.choose(one.lq, one.scale).network or "none"
                 print(json.dumps(line), file=out, flush=True)
@@ -76,21 +88,43 @@ def main() -> None:
 
 
 def table(lines: list[Any]) -> None:
-    """Means by kind: what needs no network, and what each brings over it; the best for each picture; the chosen."""
+    """Means by kind: what needs no network, and what each brings over it; the best for each picture; the chosen.
+
+    The spread is that of the means of the draws.
+    """
     names = list(lines[0]["scores"])
-    print("| kind |", " | ".join([*names, "best for each", "chosen", "right to 0.1 dB"]), "|")
-    print("|---|" + "---|" * (len(names) + 3))
+    theirs = list(lines[0].get("peers", {}))
+    print("| kind |", " | ".join([*names, *theirs, "best for each", "chosen", "right to 0.1 dB"]), "|")
+    print("|---|" + "---|" * (len(names) + len(theirs) + 3))
     for kind in dict.fromkeys(line["kind"] for line in lines):
         these = [line for line in lines if line["kind"] == kind]
         all_scores = [{name: min(value, 60) for name, value in line["scores"].items()} for line in these]
         means = [sum(scores[name] for scores in all_scores) / len(these) for name in names]
         best = sum(max(scores.values()) for scores in all_scores) / len(these) - means[0]
-        cells = [f"{means[0]:.2f}", *(f"{mean - means[0]:+.2f}" for mean in means[1:]), f"{best:+.2f}"]
+        cells = [f"{means[0]:.2f}", *(f"{mean - means[0]:+.2f}" for mean in means[1:])]
+        cells += [f"{sum(line['peers'][peer] for line in these) / len(these) - means[0]:+.2f}" for peer in theirs]
+        cells.append(f"{best:+.2f}")
         if "chosen" in these[0]:
+            draws: dict[int, list[float]] = {}
+            for line, scores in zip(these, all_scores, strict=True):
+                draws.setdefault(line["draw"], []).append(scores[line["chosen"]] - scores["none"])
+            gains = [sum(draw) / len(draw) for draw in draws.values()]
             got = [scores[line["chosen"]] for line, scores in zip(these, all_scores, strict=True)]
             right = [score >= max(scores.values()) - 0.1 for score, scores in zip(got, all_scores, strict=True)]
-            cells += [f"{sum(got) / len(got) - means[0]:+.2f}", f"{sum(right) / len(right):.0%}"]
+            spread = f" ± {stdev(gains):.2f}" if len(gains) > 1 else ""
+            cells += [f"{sum(gains) / len(gains):+.2f}{spread}", f"{sum(right) / len(right):.0%}"]
         print(f"| {kind} |", " | ".join(cells), "|")
+
+
+def peers(room: str, names: list[str]) -> dict[str, Callable[[Any, float], Any]]:
+    """What people use instead, by name: picture, factor -> picture."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    from parts.picture_peers import enlargers, restorers  # pyright: ignore[reportMissingImports]
+
+    found = enlargers() if room == "superres" else {n: lambda x, _, f=f: f(x) for n, f in restorers().items()}
+    if unknown := set(names) - set(found):
+        raise SystemExit(f"--peers: {sorted(unknown)} are not installed; {', '.join(found)} are")
+    return {name: peer for name, peer in found.items() if not names or name in names}
 
 
 def samples_of(jobs: list[Any]) -> list[Any]:
