@@ -31,8 +31,9 @@ help:
 demo: $(INSTALLED)-demo
 	$(BIN)/lorgnette demo $(ARGS)
 
+# A process for each core, of one thread; the tests of a file stay together, since they share what they set up.
 test: $(INSTALLED)-test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)-dev
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[str]:
 def _other_calls(node: ast.Call) -> Iterator[str]:
     name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
     if name in NAMES:
-        replaced = f"{ast.unparse(node.func.value)}." if isinstance(node.func, ast.Attribute) else ""
+        replaced = f"({ast.unparse(node.func.value)})." if isinstance(node.func, ast.Attribute) else ""
         yield _changed(node, lambda n: setattr(n, "func", ast.parse(replaced + NAMES[name], mode="eval").body))
     if isinstance(node.func, ast.Attribute) and name in WITHOUT:
         yield f"({ast.unparse(node.func.value)})"
