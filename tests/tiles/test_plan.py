@@ -31,11 +31,20 @@ def picture(*shape: int) -> Tensor:
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths, lengths, lengths, st.floats(0.3, 5), st.floats(0.3, 5), st.integers(0, 9), st.integers(0, 20))
-def test_weights_sum_to_one_and_crops_cover_what_is_rendered(h, w, tile, sy, sx, halo, blend):
+@given(
+    lengths,
+    lengths,
+    lengths,
+    st.floats(0.3, 5),
+    st.floats(0.3, 5),
+    st.integers(0, 9),
+    st.integers(0, 20),
+    st.integers(1, 9),
+)
+def test_weights_sum_to_one_and_crops_cover_what_is_rendered(h, w, tile, sy, sx, halo, blend, align):
     out_size = max(1, round(h * sy)), max(1, round(w * sx))
     total = np.zeros(out_size)
-    for part in plan_tiles((h, w), out_size, tile, halo, blend):
+    for part in plan_tiles((h, w), out_size, tile, halo, blend, align):
         weights = part.y.weights()[:, None] * part.x.weights()
         assert weights.shape == part.size
         assert weights.min() > 0
@@ -43,6 +52,7 @@ def test_weights_sum_to_one_and_crops_cover_what_is_rendered(h, w, tile, sy, sx,
         for span in (part.y, part.x):
             start, stop = span.source
             assert 0 <= start < stop <= span.n_in
+            assert start % align == 0
             # Two neighbours on either side are at hand, and the halo beyond, unless the image ends there.
             assert start <= max(0, np.floor(span.positions()[0]) - halo)
             assert stop - 1 >= min(span.n_in - 1, np.ceil(span.positions()[-1]) + halo)

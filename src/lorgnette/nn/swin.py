@@ -1,4 +1,4 @@
-"""Blocks of the Swin transformer, under the names that SwinIR's checkpoints use. Public; no room uses them so far."""
+"""Blocks of the Swin transformer, under the names that SwinIR's checkpoints use."""
 
 from __future__ import annotations
 

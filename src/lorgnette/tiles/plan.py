@@ -127,10 +127,16 @@ class Tiling(NamedTuple):
     tile: int
     halo: int
     blend: int
+    align: int = 1
 
 
 def plan_tiles(
-    in_size: tuple[int, int], out_size: tuple[int, int], tile: int = 192, halo: int = 32, blend: int = 8
+    in_size: tuple[int, int],
+    out_size: tuple[int, int],
+    tile: int = 192,
+    halo: int = 32,
+    blend: int = 8,
+    align: int = 1,
 ) -> list[Tile]:
     """Cut an image into about equal tiles, row by row.
 
@@ -140,15 +146,16 @@ def plan_tiles(
         tile: Largest height and width of the input area a tile owns, without blend and halo.
         halo: Input pixels around the rendered area that are cropped too: the radius of the receptive field.
         blend: Input pixels on either side of a boundary over which neighbours fade into each other.
+        align: Crops begin at multiples of it, as a network needs that sees an image in windows of so many pixels.
 
     Raises:
-        ValueError: A size or `tile` below 1, or a negative `halo` or `blend`.
+        ValueError: A size, `tile` or `align` below 1, or a negative `halo` or `blend`.
     """
     if min(*in_size, *out_size) < 1:
         raise ValueError(f"sizes must be at least 1, got {in_size} and {out_size}")
-    if tile < 1 or halo < 0 or blend < 0:
-        raise ValueError(f"tile={tile} must be at least 1, halo={halo} and blend={blend} at least 0")
-    rows, columns = (_spans(n, m, tile, halo, blend) for n, m in zip(in_size, out_size, strict=True))
+    if tile < 1 or align < 1 or halo < 0 or blend < 0:
+        raise ValueError(f"tile={tile} and align={align} must be at least 1, halo={halo} and blend={blend} at least 0")
+    rows, columns = (_spans(n, m, tile, halo, blend, align) for n, m in zip(in_size, out_size, strict=True))
     return [Tile(y, x) for y in rows for x in columns]
 
 
@@ -213,6 +220,7 @@ def process_in_tiles(
     tile: int = 192,
     halo: int = 32,
     blend: int = 8,
+    align: int = 1,
     out: Tensor | None = None,
     progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
 ) -> Tensor:
@@ -228,6 +236,7 @@ def process_in_tiles(
         tile: See `plan_tiles`, also for `halo` and `blend`.
         halo: At least the receptive field's radius for a result equal to the untiled one.
         blend: 0 for hard boundaries.
+        align: See `plan_tiles`.
         out: Where to put the result, `(B, C', H', W')`, floating point; by default a new float32 tensor.
         progress: Wraps the list of tiles that the loop runs over, such as `tqdm.tqdm`.
 
@@ -238,7 +247,7 @@ def process_in_tiles(
         ValueError: As `plan_tiles`; or `render` or `out` has the wrong shape.
     """
     with torch.no_grad():
-        tiles = plan_tiles((image.shape[-2], image.shape[-1]), out_size, tile, halo, blend)
+        tiles = plan_tiles((image.shape[-2], image.shape[-1]), out_size, tile, halo, blend, align)
         started = False
         for part in progress(tiles):
             rendered = render(image[..., *part.source], part)
@@ -266,7 +275,7 @@ def _canvas(out: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     return out.zero_()
 
 
-def _spans(n_in: int, n_out: int, tile: int, halo: int, blend: int) -> list[Span]:
+def _spans(n_in: int, n_out: int, tile: int, halo: int, blend: int, align: int) -> list[Span]:
     count = min(math.ceil(n_in / tile), n_out)
     bounds = [round(k * n_out / count) for k in range(count + 1)]
     # At most two tiles may overlap anywhere: a fade reaches no further than the middle of a tile.
@@ -277,7 +286,8 @@ def _spans(n_in: int, n_out: int, tile: int, halo: int, blend: int) -> list[Span
         first, last = start - before, stop + after
         low = ((2 * first + 1) * n_in - n_out) // (2 * n_out) - halo  # floor of the first position
         high = -((n_out - (2 * last - 1) * n_in) // (2 * n_out)) + halo + 1  # ceiling of the last one
-        spans.append(Span(n_in, n_out, (max(0, low), min(n_in, high)), (first, last), 2 * before, 2 * after))
+        source = max(0, low - low % align), min(n_in, high)
+        spans.append(Span(n_in, n_out, source, (first, last), 2 * before, 2 * after))
     return spans
 
 

@@ -136,7 +136,8 @@ class Rendering:
             raise ValueError(f"halo: {halo} is negative; {usual.halo} is usual")
         default = usual if self.cache is None else TILINGS[self.cache.mode]
         blend = default.blend if halo is None else min(usual.blend, halo // 2)
-        return Tiling(default.tile if tile is None else tile, default.halo if halo is None else halo, blend)
+        tile, halo = default.tile if tile is None else tile, default.halo if halo is None else halo
+        return Tiling(tile, halo, blend, usual.align)
 
 
 def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:

@@ -14,12 +14,12 @@ from torch import nn
 
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.resize import imresize
-from lorgnette.systems.superres import enhance
-from lorgnette.systems.superres.encoders import EDSR
+from lorgnette.systems.superres import enhance, predict
+from lorgnette.systems.superres.encoders import EDSR, SwinIR
 from lorgnette.systems.superres.model import LMLTE
 from lorgnette.systems.superres.predict import MAX_SCALE, output_size
 from lorgnette.systems.superres.task import SuperResolution
-from lorgnette.tiles.plan import Tile
+from lorgnette.tiles.plan import Tile, Tiling
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,23 @@ def test_tiled_equals_untiled(scale, task: SuperResolution):
     assert np.abs(whole - rendered).max() < 0.1 / 255
     assert whole.std() > 0.05
     assert ((whole > 0) & (whole < 1)).mean() > 0.4  # clipping does not hide everything
+
+
+@pytest.mark.parametrize("scale", [2.0, 3.3])
+def test_a_network_with_windows_is_tiled_at_its_windows(scale: float, monkeypatch: pytest.MonkeyPatch):
+    """Of a SwinIR tiles begin where windows do: tiled equals untiled there too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LMLTE(SwinIR(12, (2, 1), num_heads=2, num_feat=6), hidden_dim=8, imnet_dim=4, imnet_depth=2)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.8 / math.sqrt(parameter[0].numel()))
+    task, image = SuperResolution(model.requires_grad_(False)), picture(90, 107)
+    whole, tiled = (enhance(task, image, scale, tile=tile).pixels for tile in (1000, 28))
+    assert np.abs(tiled - whole).max() < 0.1 / 255
+    assert whole.std() > 0.05
+    monkeypatch.setattr(predict, "Tiling", lambda **settings: Tiling(**(settings | {"align": 1})))
+    assert np.abs(enhance(task, image, scale, tile=28).pixels - whole).max() > 0.2 / 255
 
 
 def test_the_halo_is_needed(task: SuperResolution, monkeypatch: pytest.MonkeyPatch):

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorgnette.systems.superres import from_upstream
-from lorgnette.systems.superres.encoders import EDSR, make_encoder
-from lorgnette.systems.superres.model import LMLTE
+from lorgnette.systems.superres import from_upstream, weights
+from lorgnette.systems.superres.decoders import LMLIIF, LMLTE, LMCiaoSR
+from lorgnette.systems.superres.encoders import ENCODERS, deduced_encoder, make_encoder
+from lorgnette.systems.superres.model import make_network
+from lorgnette.systems.superres.names import METHODS
 from lorgnette.systems.superres.recipe import Model
 from lorgnette.systems.superres.weights import load_base
 
@@ -99,17 +101,43 @@ def test_the_encoder_is_deduced(encoder: str):
     assert torch.equal(model.encoder(x), original.encoder(x))
 
 
-def test_the_full_encoder_is_deduced_with_its_scaled_branches(monkeypatch: pytest.MonkeyPatch):
-    """32 blocks of 256 channels, without taking their memory."""
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_method_and_encoder_are_deduced_of_any_network(method: str, encoder: str):
+    """Without taking the memory of the large ones."""
     with torch.device("meta"):
-        state = LMLTE(make_encoder("edsr")).state_dict()
-    from lorgnette.systems.superres import weights
+        state = make_network(method, encoder).state_dict()
+    assert weights._deduced_method(state, "") == method
+    assert deduced_encoder(state, "") == encoder
 
-    with torch.device("meta"):
-        encoder = weights._deduced_encoder(state, "the state dict")
-    assert isinstance(encoder, EDSR)
-    assert len(encoder.body) == 33
-    assert encoder.body[0].res_scale == 0.1
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_is_read(method: str):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        original = make_network(method, "edsr-tiny")
+    name = method.replace("-", "")
+    for saved in (original.state_dict(), published(original.state_dict(), name)):
+        for spelled in (None, name.upper()):
+            model = from_upstream(saved, method=spelled)
+            assert type(model) is type(original)
+            x = torch.rand(1, 3, 5, 5)
+            assert torch.equal(model.render(x, (9, 9)), original.eval().render(x, (9, 9)))
+    with pytest.raises(ValueError, match=f"holds weights of {method}, not of"):
+        from_upstream(original.state_dict(), method="lte" if method == "lm-lte" else "lm-lte")
+
+
+def test_settings_are_those_of_the_checkpoint():
+    original = LMLTE(make_encoder("edsr-tiny"), local_ensemble=False, mod_input=False, imnet_depth=3)
+    checkpoint = published(original.state_dict())
+    checkpoint["model"]["args"] |= {"local_ensemble": False, "cell_decode": True}
+    model = from_upstream(checkpoint)
+    assert isinstance(model, LMLTE)
+    assert (model.local_ensemble, model.cell_decode, model.mod_input) == (False, True, False)
+    ciao = LMCiaoSR(make_encoder("edsr-tiny"), non_local_attn=False)
+    assert not from_upstream(ciao.state_dict()).non_local_attn  # pyright: ignore[reportAttributeAccessIssue]
+    deep = LMLIIF(make_encoder("edsr-tiny"), imnet_depth=8)  # as published with SwinIR
+    assert from_upstream(deep.state_dict()).imnet.hidden_depth == 8  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def refused(says: str, *args: Any, **settings: Any) -> None:
@@ -122,12 +150,14 @@ def test_tensors_that_do_not_fit(state: State):
     refused("lacks 'coef.bias' and 1 more", {n: t for n, t in state.items() if n not in ("coef.bias", "freq.bias")})
     refused("'coef.bais' is not part of this network .did you mean 'coef.bias'", state | {"coef.bais": torch.ones(1)})
     refused(r"coef.bias has shape \(3,\), not \(128,\)", state | {"coef.bias": torch.ones(3)})
-    refused("has no EDSR encoder; give the setting encoder", {"weight": torch.ones(1)})
-    refused("has no EDSR encoder", {n: t for n, t in state.items() if n != "encoder.head.0.weight"})
-    refused("no known encoder has 2 blocks of 7 channels", state | {"encoder.head.0.weight": torch.ones(7, 3, 3, 3)})
-    refused("encoder", state, encoder="edsr-small")
+    refused("holds no network that is read here: lm-lte, ", {"weight": torch.ones(1)})
+    headless = {n: t for n, t in state.items() if not n.startswith("encoder.body")}
+    refused("has no encoder of EDSR, RDN or SwinIR; give the setting encoder", headless)
+    refused("no known encoder is an EDSR of 2 bl.* 7 ch", state | {"encoder.head.0.weight": torch.ones(7, 3, 3, 3)})
+    refused("its encoder is 'edsr-tiny', not 'edsr-small'; leave the encoder out", state, encoder="edsr-small")
     refused(r"model\.encoder: 'edsr-tny' is not known", state, encoder="edsr-tny")
-    refused("method: 'liif' is not known; 'lm-lte' is", state, method="liif")
+    refused("method: 'lif' is not known .did you mean 'liif'", state, method="lif")
+    refused("holds weights of lm-lte, not of liif; leave the method out, or say lm-lte", state, method="liif")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +172,7 @@ def test_what_is_no_state_dict(wrong: dict[Any, Any], tmp_path: Path):
 
 
 def test_other_networks_and_other_files(state: State, tmp_path: Path):
-    refused("kind 'lmciaosr'; 'lmlte' is what is read here", published(state, "lmciaosr"))
+    refused("kind 'metasr'; lm-lte, .* are what is read here", published(state, "metasr"))
     torch.save([1, 2], tmp_path / "list.pth")
     refused("holds a list, not a mapping", tmp_path / "list.pth")
     torch.save(state, tmp_path / "whole.pth")

@@ -1,4 +1,4 @@
-"""Continuous super-resolution: an image enlarged by any factor (LM-LTE on EDSR)."""
+"""Continuous super-resolution: an image enlarged by any factor (LM-LTE and its kin)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from lorgnette.systems.superres.recipe import ABOUT as ABOUT, Data as Data, Mode
 
 if TYPE_CHECKING:
     from lorgnette.systems.superres.data import default_steps as default_steps, loaders as loaders
+    from lorgnette.systems.superres.decoders import (
+        LIIF as LIIF,
+        LMLIIF as LMLIIF,
+        LMLTE as LMLTE,
+        LTE as LTE,
+        LMCiaoSR as LMCiaoSR,
+    )
+    from lorgnette.systems.superres.decoders.cross_scale import CrossScaleAttention as CrossScaleAttention
     from lorgnette.systems.superres.evaluate import evaluation as evaluation
     from lorgnette.systems.superres.miniature import tiny as tiny
-    from lorgnette.systems.superres.model import LMLTE as LMLTE
     from lorgnette.systems.superres.predict import enhance as enhance, plain as plain
     from lorgnette.systems.superres.task import (
         SuperResolution as SuperResolution,

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from lorgnette.images.file import Image
 from lorgnette.lora.strength import at_strength
-from lorgnette.systems.superres.model import LMLTE, TRAINED_SCALE, from_network, to_network
+from lorgnette.systems.superres.decoders.continuous import (
+    TRAINED_SCALE,
+    ContinuousImage,
+    from_network,
+    to_network,
+)
 from lorgnette.systems.superres.recipe import ABOUT
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
@@ -91,7 +96,7 @@ def enhance(
             result.
     """
     how = Rendering(tile, precision, progress, halo, cache, stream)
-    model = cast(LMLTE, task.model)
+    model = cast(ContinuousImage, task.model)
     check_strength(strength)
     in_size = (image.pixels.shape[0], image.pixels.shape[1])
     out_size = output_size(in_size, _scale(scale, size), size)
@@ -106,7 +111,7 @@ def enhance(
         cell = torch.tensor(cells, dtype=torch.float32, device=crop.device)
         return from_network(model.render_window(inp, y, x, cell))
 
-    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
+    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8, align=model.encoder.window)
     with at_strength(model, strength):
         enlarged = how.image(model, image, render, rendered, usual, corrected=True)
     return enlarged if rendered == out_size else resized(enlarged, out_size)

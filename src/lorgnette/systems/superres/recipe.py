@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from lorgnette.common.values import check_choices, factor
 from lorgnette.images.folders import check_as_many
 from lorgnette.images.kinds import DAMAGE_HELP, Kind
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
+from lorgnette.systems.superres.names import encoder_name, method_name
 from lorgnette.train.config import TrainConfig
 
 ABOUT = About(
@@ -30,16 +31,18 @@ ABOUT = About(
 class Model:
     """Which network, and the weights it starts from."""
 
-    method: Literal["lm-lte"] = "lm-lte"
-    """How features become colours at any point."""
+    method: str = "lm-lte"
+    """How features become colours at any point: lm-lte, lm-liif or lm-ciaosr; or, several times slower, what these were
+    made of: lte or liif. LMLTE and the like are understood."""
     encoder: str = "edsr-baseline"
-    """How an image becomes features: edsr-baseline, edsr or edsr-small."""
+    """How an image becomes features: edsr-baseline, edsr, rdn, rdn-a, swinir, swinir-light or edsr-small."""
     base: str = "shipped"
     """'shipped' (the network in this package), 'none' (untrained), or a file: an upstream checkpoint (.pth, .pt,
     .safetensors) or a folder that `save` wrote."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "model.")
+        object.__setattr__(self, "method", method_name(self.method))
+        object.__setattr__(self, "encoder", encoder_name(self.encoder))
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,14 @@ class Data:
         """Nothing here follows from one holder's pictures."""
 
 
-# The encoder's 3 x 3 convolutions and the decoder's projections: the layers that matter for another camera.
-DEFAULT_TARGETS = r"encoder\.(head\.0|body\.\d+(\.body\.[02])?)|coef|freq|hypernet\.layers\.[02]"
+# The layers that matter for another camera: of whichever encoder there is its convolutions, or attention and MLP of its
+# windows; and the decoder's projections and hypernetwork.
+DEFAULT_TARGETS = (
+    r"encoder\.(head\.0|body\.\d+(\.body\.[02])?"
+    r"|SFENet[12]|RDBs\.\d+\.(convs\.\d+\.conv\.0|LFF)|GFF\.[01]"
+    r"|layers\.\d+\.residual_group\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]))"
+    r"|coef|freq|hypernet(_q)?\.layers\.[02]|(prenet_q|imnet_[kv])\.layers\.[02]"
+)
 
 
 def _default_lora() -> LoRAConfig:

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorgnette.images.evaluation import image_scores, interpolated, side_by_side
-from lorgnette.systems.superres.model import LMLTE, from_network, to_network
+from lorgnette.systems.superres.decoders.continuous import ContinuousImage, from_network, to_network
 from lorgnette.systems.superres.recipe import Recipe
 from lorgnette.systems.superres.weights import load_base
 from lorgnette.train.task import Task
 
 
 class SuperResolution(Task):
-    """The task around an `LMLTE`; for batches see `data.py` and, held out, `lorgnette.images.evaluation`."""
+    """The task around a `ContinuousImage`; for batches see `data.py` and, held out, `lorgnette.images.evaluation`."""
 
     min_delta = 0.02  # dB; nobody sees less
 
-    def __init__(self, model: LMLTE):
+    def __init__(self, model: ContinuousImage):
         super().__init__()
         # channels_last: about a quarter faster in float32 and several times in bfloat16, on CPUs
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

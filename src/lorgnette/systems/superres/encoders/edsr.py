@@ -1,7 +1,4 @@
-"""Image encoders: (B, 3, h, w) in network space [-1, 1] -> features (B, C, h, w) on the same grid.
-
-State-dict keys are those of the published implementations, so upstream checkpoints load strictly.
-"""
+"""EDSR: residual blocks of two convolutions (Lim et al., "Enhanced Deep Residual Networks", CVPRW 2017)."""
 
 from __future__ import annotations
 
@@ -44,13 +41,15 @@ class ResBlock(nn.Module):
 
 
 class EDSR(nn.Module):
-    """EDSR without its upsampler (Lim et al., "Enhanced Deep Residual Networks", CVPRW 2017).
+    """EDSR without its upsampler.
 
     Args:
         n_resblocks: number of residual blocks.
         n_feats: channels of every feature map, which is also `out_dim`.
         res_scale: factor on each residual branch.
     """
+
+    window = 1
 
     def __init__(self, n_resblocks: int = 16, n_feats: int = 64, res_scale: float = 1.0):
         super().__init__()
@@ -69,20 +68,3 @@ class EDSR(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)
         return x + self.body(x)
-
-
-# What can stand before the LM decoders: name -> constructor arguments of EDSR.
-ENCODERS: dict[str, dict[str, float | int]] = {
-    "edsr-baseline": {"n_resblocks": 16, "n_feats": 64, "res_scale": 1.0},
-    "edsr": {"n_resblocks": 32, "n_feats": 256, "res_scale": 0.1},
-    "edsr-small": {"n_resblocks": 16, "n_feats": 32, "res_scale": 1.0},
-    "edsr-tiny": {"n_resblocks": 2, "n_feats": 16, "res_scale": 1.0},  # for tests and first steps
-}
-
-
-def make_encoder(name: str) -> EDSR:
-    """The encoder of that name in `ENCODERS`; a one-line ValueError where there is none."""
-    if name not in ENCODERS:
-        raise ValueError(f"model.encoder: {name!r} is not known; there is {', '.join(sorted(ENCODERS))}")
-    settings = ENCODERS[name]
-    return EDSR(int(settings["n_resblocks"]), int(settings["n_feats"]), float(settings["res_scale"]))

@@ -1,0 +1,246 @@
+"""An image as a continuous function: what all decoders share.
+
+An encoder makes features, a decoder says what its render network needs to know of each latent pixel, and a colour at
+any point is what the four latent pixels around it say, weighted by area (the local ensemble of LIIF, Chen et al., CVPR
+2021). Tensors in, tensors out; network space is [-1, 1]. State-dict keys are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from itertools import product
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorgnette.systems.superres.coords import axis_coords
+from lorgnette.systems.superres.encoders.swinir import mirrored
+
+if TYPE_CHECKING:
+    from lorgnette.systems.superres.encoders import Encoder
+
+TRAINED_SCALE = 4.0  # cells are not made finer than this: published models saw scales 1 to 4
+NUDGE = 1e-6  # decides between two neighbours where a coordinate lies exactly on the border of two pixels
+
+
+class ContinuousImage(nn.Module, ABC):
+    """An encoder and a decoder.
+
+    Args:
+        encoder: (B, 3, h, w) -> (B, encoder.out_dim, h, w).
+        local_ensemble: render from the four latent pixels around a point, not from the nearest alone.
+        cell_decode: tell the decoder how large an output pixel is.
+
+    Attributes:
+        skip: the network's colours are added to the bilinear enlargement.
+        splits: how the vector of a latent pixel is divided; of modulated decoders the first part holds the scales of
+            all layers, the second the shifts. Empty: there is no modulation.
+    """
+
+    skip = True
+    splits: tuple[int, ...] = ()
+
+    def __init__(self, encoder: Encoder, local_ensemble: bool = True, cell_decode: bool = True):
+        super().__init__()
+        self.encoder = encoder
+        self.local_ensemble, self.cell_decode = local_ensemble, cell_decode
+
+    @abstractmethod
+    def modulations(self, feat: Tensor, cell: Tensor) -> Tensor:
+        """What the render network needs to know of each latent pixel.
+
+        Args:
+            feat: (B, C, h, w) features.
+            cell: (B, 2).
+
+        Returns:
+            (B, h, w, M).
+        """
+
+    @abstractmethod
+    def _render(self, own: Tensor, rel: Tensor, cell: Tensor) -> Tensor:
+        """Colours seen from given latent pixels: own (..., M), rel (..., 2), cell broadcastable -> (N, 3)."""
+
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Linear:
+        """The layer that gives colours."""
+
+    @property
+    def receptive_radius(self) -> int:
+        """Input pixels, to each side, that a rendered point can depend on."""
+        return self.encoder.receptive_radius + 1 + 1  # the decoder looks at 3x3 features; the four neighbours
+
+    def start_as_bilinear(self) -> None:
+        """Zero the last render layer: an untrained network then gives the bilinear enlargement.
+
+        Without effect where the network's colours are not added to it.
+        """
+        if self.skip:
+            nn.init.zeros_(self.last_layer.weight)
+            nn.init.zeros_(self.last_layer.bias)
+
+    def forward(self, inp: Tensor, coord: Tensor, cell: Tensor | None = None) -> Tensor:
+        """Colours at arbitrary points.
+
+        Args:
+            inp: (B, 3, h, w) image in [-1, 1].
+            coord: (B, Q, 2) points as (y, x), [-1, 1] from edge to edge.
+            cell: (B, Q, 2) height and width of the output pixels in the same unit; equal within an image. None: those
+                of a picture of Q pixels in the shape of `inp`, as `render_cell` gives them.
+
+        Returns:
+            (B, Q, 3) in network space.
+        """
+        if cell is None:
+            scale = max(1.0, math.sqrt(coord.shape[1] / (inp.shape[-2] * inp.shape[-1])))
+            size = round(inp.shape[-2] * scale), round(inp.shape[-1] * scale)
+            cell = render_cell(inp, size).to(coord).expand_as(coord)
+        cell = cell[:, 0]
+        inp, share = self._in_windows(inp)
+        if share is not None:
+            coord, cell = (coord + 1) * share - 1, cell * share
+        mod = self.modulations(self.encoder(inp), cell)
+        colours = self._query(mod, coord, cell)
+        if not self.skip:
+            return colours
+        skip = F.grid_sample(_precise(inp), coord[:, :, None].flip(-1), padding_mode="border", align_corners=False)
+        return colours + skip[..., 0].transpose(1, 2)
+
+    def _in_windows(self, inp: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The image mirrored to whole windows of the encoder, and its share of that (y, x); None where it is all.
+
+        As in the published evaluation one window is added where they are whole already; as there, not in training.
+        """
+        window = self.encoder.window
+        if window == 1:
+            return inp, None
+        h, w = inp.shape[-2:]
+        more = -h % window, -w % window
+        if not self.training:
+            more = more[0] or window, more[1] or window
+        return mirrored(inp, more), inp.new_tensor([h / (h + more[0]), w / (w + more[1])], dtype=torch.float32)
+
+    def _query(self, mod: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
+        """The local ensemble without the skip: mod (B, h, w, M), coord (B, Q, 2), cell (B, 2) -> (B, Q, 3)."""
+        b, h, w, m = mod.shape
+        q = coord.shape[1]
+        size = coord.new_tensor([h, w])
+        offset = torch.arange(b, device=coord.device)[:, None] * (h * w)
+        # One rounding decides on both neighbours of an axis: with two, a point by a centre could miss its own pixel.
+        first = ((coord + (1 + NUDGE)) * size / 2 - (0.5 if self.local_ensemble else 0)).floor()
+        rows, rels = [], []
+        for step in product((0, 1), (0, 1)) if self.local_ensemble else [(0, 0)]:
+            index = torch.minimum((first + first.new_tensor(step)).clamp(min=0), size - 1)
+            iy, ix = index.long().unbind(-1)
+            rows.append(offset + iy * w + ix)
+            rels.append((coord - ((2 * index + 1) / size - 1)) * size)
+        rel = torch.stack(rels)  # (4, B, Q, 2): neighbours first, so one call renders them all
+        with torch.autocast(coord.device.type, enabled=False):  # small matrices, fine angles: keep float32
+            # F.embedding is index_select with a fast backward.
+            own = F.embedding(torch.stack(rows), _precise(mod.reshape(-1, m)))
+            colour = self._render(own, rel, cell.view(1, b, 1, 2) * size)
+        if not self.local_ensemble:
+            return colour.view(b, q, 3)
+        # Each neighbour counts by the area of the opposite rectangle: one weight for each axis. (Normalising the axes
+        # apart, not their product, stays defined where a point sits on a pixel centre at the border.)
+        distance = rel.abs().view(2, 2, b, q, 2) + 1e-9
+        weight_y = distance[:, 0, ..., 0].flip(0) / distance[:, 0, ..., 0].sum(0)
+        weight_x = distance[0, ..., 1].flip(0) / distance[0, ..., 1].sum(0)
+        weight = weight_y[:, None] * weight_x[None]
+        return (colour.view(2, 2, b, q, 3) * weight[..., None]).sum((0, 1))
+
+    def render(self, inp: Tensor, size: tuple[int, int], chunk: int = 2048) -> Tensor:
+        """The whole image at another size.
+
+        Args:
+            inp: (B, 3, h, w) in [-1, 1].
+            size: (H, W), any two whole numbers.
+            chunk: points rendered at a time; this many fit the caches of most processors.
+
+        Returns:
+            (B, 3, H, W) in network space, not clamped.
+        """
+        device = inp.device
+        return self.render_window(
+            inp, axis_coords(size[0], device), axis_coords(size[1], device), render_cell(inp, size), chunk
+        )
+
+    def render_window(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 2048) -> Tensor:
+        """Output rows and columns at given coordinates of `inp`: how tiles of a larger image are rendered.
+
+        Args:
+            inp: (B, 3, h, w) in [-1, 1].
+            y: (H,) coordinates of the rows, [-1, 1] from edge to edge of `inp`.
+            x: (W,) coordinates of the columns.
+            cell: (2,) height and width of the output pixels in the same unit.
+            chunk: points rendered at a time.
+
+        Returns:
+            (B, 3, H, W) in network space, not clamped.
+        """
+        b = inp.shape[0]
+        inp, share = self._in_windows(inp)
+        if share is not None:
+            y, x, cell = (y + 1) * share[0] - 1, (x + 1) * share[1] - 1, cell * share
+        mod = self.modulations(self.encoder(inp), cell.expand(b, 2))
+        grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).expand(b, -1, -1, 2)
+        if self.skip:
+            # contiguous(): F.grid_sample is far slower on channels_last inputs of three channels
+            out = F.grid_sample(_precise(inp).contiguous(), grid.flip(-1), padding_mode="border", align_corners=False)
+        else:
+            out = grid.new_zeros(b, 3, len(y), len(x))
+        rows = max(1, chunk // len(x))
+        for start in range(0, len(y), rows):
+            part = grid[:, start : start + rows]
+            colour = self._query(mod, part.flatten(1, 2), cell.expand(b, 2))
+            out[:, :, start : start + rows] += colour.view(b, part.shape[1], -1, 3).permute(0, 3, 1, 2)
+        return out
+
+
+def to_network(image: Tensor) -> Tensor:
+    """[0, 1] -> network space, [-1, 1]."""
+    return image * 2 - 1
+
+
+def from_network(colours: Tensor) -> Tensor:
+    """Network space -> [0, 1], not clamped."""
+    return colours * 0.5 + 0.5
+
+
+def _precise(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def render_cell(inp: Tensor, size: tuple[int, int]) -> Tensor:
+    """The cell (2,) for rendering `inp` (B, 3, h, w) at `size`.
+
+    The pixel of the output, but never finer than a quarter of an input pixel, the finest seen in training
+    (published for one scale; here for each axis by itself).
+    """
+    h, w = inp.shape[-2:]
+    cells = [2 / out * max(out / n / TRAINED_SCALE, 1.0) for out, n in zip(size, (h, w), strict=True)]
+    return torch.tensor(cells, dtype=torch.float32, device=inp.device)
+
+
+def waves(freq: Tensor, rel: Tensor | None, phase: Tensor | None) -> Tensor:
+    """Cosines and sines of local frequencies (LTE, Lee and Jin, CVPR 2022, equation 7).
+
+    Args:
+        freq: (..., 2 n), in pairs for y and x.
+        rel: (..., 2) where to look from the latent pixel; None: (1, 1).
+        phase: (..., n), added; None: nothing.
+
+    Returns:
+        (..., 2 n): first all cosines.
+    """
+    if rel is None:
+        angle = freq[..., 0::2] + freq[..., 1::2]
+    else:
+        angle = freq[..., 0::2] * rel[..., :1] + freq[..., 1::2] * rel[..., 1:]
+    angle = math.pi * (angle if phase is None else angle + phase)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)

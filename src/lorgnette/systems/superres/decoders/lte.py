@@ -1,0 +1,147 @@
+"""LTE and LM-LTE: local Fourier features, decoded by one network for all, or by a tiny one modulated per latent pixel.
+
+Lee and Jin, "Local Texture Estimator for Implicit Representation Function", CVPR 2022; He and Jin, "Latent Modulated
+Function for Computational Optimal Continuous Image Representation", CVPR 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from lorgnette.systems.superres.coords import make_coord
+from lorgnette.systems.superres.decoders.continuous import ContinuousImage, _precise, waves
+from lorgnette.systems.superres.decoders.mlp import LMMLP, MLP
+
+if TYPE_CHECKING:
+    from lorgnette.systems.superres.encoders import Encoder
+
+
+class LTE(ContinuousImage):
+    """Local texture estimator.
+
+    Args:
+        encoder: (B, 3, h, w) -> (B, encoder.out_dim, h, w).
+        hidden_dim: width of the Fourier features.
+        hidden: widths of the render network's hidden layers.
+    """
+
+    def __init__(self, encoder: Encoder, hidden_dim: int = 256, hidden: Sequence[int] = (256,) * 3):
+        super().__init__(encoder)
+        self.coef = nn.Conv2d(encoder.out_dim, hidden_dim, 3, padding=1)
+        self.freq = nn.Conv2d(encoder.out_dim, hidden_dim, 3, padding=1)
+        self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
+        self.imnet = MLP(hidden_dim, hidden, 3)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return cast(nn.Linear, self.imnet.layers[-1])
+
+    def modulations(self, feat: Tensor, cell: Tensor) -> Tensor:
+        """Coefficients and frequencies."""
+        return torch.cat([self.coef(feat), self.freq(feat)], dim=1).permute(0, 2, 3, 1)
+
+    def _render(self, own: Tensor, rel: Tensor, cell: Tensor) -> Tensor:
+        coef, freq = own.chunk(2, dim=-1)
+        return self.imnet((coef * waves(freq, rel, self.phase(cell))).flatten(0, -2))
+
+
+class LMLTE(ContinuousImage):
+    """Latent modulated local texture estimator.
+
+    Args:
+        encoder: (B, 3, h, w) -> (B, encoder.out_dim, h, w).
+        hidden_dim: width of the latent Fourier features.
+        imnet_dim: width of the render network.
+        imnet_depth: number of its hidden layers.
+        local_ensemble: as in `ContinuousImage`.
+        cell_decode: as in `ContinuousImage`.
+        mod_input: the render network sees coefficients and frequencies that the hypernetwork has made few
+            (`imnet_dim`); without, those of the latent pixel.
+
+    Attributes:
+        feat: (B, C, h, w), features of the image that `gen_feats` saw last, without gradients.
+        feat_coord: (1, 2, h, w), the centres of its pixels.
+    """
+
+    feat: Tensor
+    feat_coord: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        hidden_dim: int = 128,
+        imnet_dim: int = 16,
+        imnet_depth: int = 8,
+        local_ensemble: bool = True,
+        cell_decode: bool = True,
+        mod_input: bool = True,
+    ):
+        super().__init__(encoder, local_ensemble, cell_decode)
+        self.mod_input = mod_input
+        self.coef = nn.Conv2d(encoder.out_dim, hidden_dim, 3, padding=1)
+        self.freq = nn.Conv2d(encoder.out_dim, hidden_dim, 3, padding=1)
+        self.phase = nn.Linear(2, hidden_dim // 2, bias=False)
+        seen = imnet_dim if mod_input else hidden_dim
+        self.splits = (imnet_dim * imnet_depth, imnet_dim * imnet_depth, seen, seen)
+        made = sum(self.splits) if mod_input else 2 * imnet_dim * imnet_depth
+        self.hypernet = MLP(hidden_dim, [made], made)
+        if mod_input:
+            self.imphase = nn.Linear(2, imnet_dim // 2, bias=False)
+        self.imnet = LMMLP(seen, 3, imnet_dim, imnet_depth)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        return cast(nn.Linear, self.imnet.layers[-1])
+
+    def gen_feats(self, inp: Tensor) -> tuple[Tensor, Tensor]:
+        """(coefficients, frequencies) of an image, each (B, hidden_dim, h, w); see `feat` and `feat_coord` too."""
+        feat = self.encoder(inp)
+        h, w = feat.shape[-2:]
+        self.feat = feat.detach()
+        self.feat_coord = make_coord((h, w), feat.device).T.view(1, 2, h, w)
+        return self.coef(feat), self.freq(feat)
+
+    def gen_modulations(self, coef: Tensor, freq: Tensor, cell: Tensor | None = None) -> Tensor:
+        """What `modulations` gives, (B, M, h, w), from what `gen_feats` gives.
+
+        Args:
+            coef: (B, hidden_dim, h, w).
+            freq: (B, hidden_dim, h, w).
+            cell: (B, 2), or (B, Q, 2) as for `forward`. None: a quarter of a pixel.
+        """
+        h, w = coef.shape[-2:]
+        if cell is None:
+            cell = coef.new_tensor([0.5 / h, 0.5 / w]).expand(len(coef), 2)
+        elif cell.ndim == 3:
+            cell = cell[:, 0]
+        return self._modulated(coef, freq, cell).permute(0, 3, 1, 2)
+
+    def modulations(self, feat: Tensor, cell: Tensor) -> Tensor:
+        """What the render network needs to know of each latent pixel.
+
+        Args:
+            feat: (B, C, h, w) features.
+            cell: (B, 2).
+
+        Returns:
+            (B, h, w, M): per layer scales, per layer shifts, render coefficients, render frequencies.
+        """
+        return self._modulated(self.coef(feat), self.freq(feat), cell)
+
+    def _modulated(self, coef: Tensor, freq: Tensor, cell: Tensor) -> Tensor:
+        h, w = coef.shape[-2:]
+        coef = coef.permute(0, 2, 3, 1)
+        freq = _precise(freq.permute(0, 2, 3, 1))
+        phase = self.phase(cell * cell.new_tensor([h, w]))[:, None, None] if self.cell_decode else None
+        mod = self.hypernet(waves(freq, None, phase) * coef)
+        return mod if self.mod_input else torch.cat([mod, coef, freq], dim=-1)
+
+    def _render(self, own: Tensor, rel: Tensor, cell: Tensor) -> Tensor:
+        scale, shift, coef, freq = own.split(self.splits, dim=-1)
+        phase = (self.imphase if self.mod_input else self.phase)(cell) if self.cell_decode else None
+        x = coef * waves(freq, rel, phase)
+        return self.imnet(x.flatten(0, -2), scale.flatten(0, -2), shift.flatten(0, -2))
