@@ -123,7 +123,7 @@ def _other_calls(node: ast.Call) -> Iterator[str]:
     if isinstance(node.func, ast.Attribute) and name in WITHOUT:
         yield f"({ast.unparse(node.func.value)})"
     for place, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg not in (None, "stacklevel"):  # which line a warning names is only said
             yield _changed(node, lambda n, place=place: n.keywords.pop(place))
 
 

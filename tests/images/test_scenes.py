@@ -43,6 +43,15 @@ def test_a_scene_at_three_times_the_density_is_the_same_scene(name: str):
     assert np.mean(errors) < 0.25 * np.mean(others)
 
 
+@pytest.mark.parametrize(
+    ("name", "brightness", "contrast"),
+    [("lines", 0.5945, 0.3616), ("screen", 0.6889, 0.3567), ("specimen", 0.1047, 0.0694), ("sprites", 0.4888, 0.3083)],
+)
+def test_what_shipped_adapters_learnt_from_is_drawn_again(name: str, brightness: float, contrast: float):
+    made = np.stack([drawn(name, seed, (48, 48)) for seed in range(12)])
+    assert (made.mean(), made.std()) == pytest.approx((brightness, contrast), abs=2e-4)
+
+
 def test_each_pixel_of_pixel_art_is_one_square_at_every_density():
     small, large = drawn("sprites", 3, (20, 30)), drawn("sprites", 3, (20, 30), (60, 90))
     assert np.array_equal(large, small.repeat(3, 0).repeat(3, 1))

@@ -12,6 +12,7 @@ from tests.lora.cases import adapters, cases
 from torch import Tensor, nn
 
 from lorgnette.lora import (
+    DeltaSurvival,
     LoRAConfig,
     adapted_layers,
     delta_survival,
@@ -200,6 +201,7 @@ def test_survival_of_a_model_speaks_of_every_adapter():
     report = delta_survival(model)
     assert list(report.layers) == list(adapted_layers(model))
     assert str(report).startswith("100.0% of the updates survives merging; the worst is '")
+    assert str(DeltaSurvival({"a": 0.9, "b": 0.25, "c": 0.5}, 0.6)).endswith("the worst is 'b' with 25.0%")
     model.tied.lora_B.data.zero_()
     assert delta_survival(model).layers["tied"] == 1.0
     with pytest.raises(ValueError, match="Linear has no adapter; inject_lora comes first"):

@@ -300,6 +300,21 @@ class Scaled(Walker):
         return rounded_update(given, BASE, trained, {}, 10, 0.5, {})[0]
 
 
+@pytest.mark.parametrize(("share", "counted"), [(0.999, True), (1.001, False)])
+def test_a_change_counts_up_to_a_thousand_times_one_and_what_was_sent(share: float, counted: bool):
+    class Far(Walker):
+        def train(self, round: int, work: bytes, cancelled: threading.Event | None = None) -> bytes:
+            given = decode_work(work, start(), BASE)
+            sent = sum(float(p.A.square().sum() + p.B.square().sum()) for p in given.state.factors.values()) ** 0.5
+            head = torch.tensor([share * 1e3 * (1 + sent), 0.0])  # it was zero
+            return rounded_update(given, BASE, AdapterState(given.state.factors, {"head": head}), {}, 10, 0.5, {})[0]
+
+    seen: list[Any] = []
+    run = rounds(FederateConfig(clients=2, rounds=1, quorum=0.5), listen=seen.append)
+    run.run(InProcess({"a": Walker("a"), "far": Far("far")}))
+    assert [event.client for event in seen if isinstance(event, events.NotUsed)] == ([] if counted else ["far"])
+
+
 class Saying:
     """Sends these bytes."""
 

@@ -237,6 +237,7 @@ def test_the_presets_have_these_many_weights_on_vit_b_32(size, wanted: int):
 
     with torch.device("meta"):
         model = CLIPClassifier(CLIPConfig(), nn.Linear(512, 10))
+    assert clip.adapter_preset(size).scaling == 2
     plan = lora.plan(model, clip.adapter_preset(size))
     assert plan.parameters == wanted or plan.parameters == wanted + 5_130
     both = lora.plan(model, clip.adapter_preset(size, towers=("vision", "text"), train_head=False))
