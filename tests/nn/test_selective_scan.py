@@ -244,7 +244,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tmp_path: Path):
 def test_a_disk_that_fills_while_a_kernel_is_kept_is_no_obstacle(monkeypatch: pytest.MonkeyPatch):
     from numba.core.caching import IndexDataCacheFile
 
-    from lorgnette.nn.selective_scan import kernels
+    from lorgnette.nn.compiled import compiled
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_while_a_kernel_is_kept_is_no_obstacle(monkeypatch: py
 
     monkeypatch.setattr(IndexDataCacheFile, "save", full)
     values = torch.ones(1).numpy()
-    kernels._compile(twice, "void(f4[::1])")(values)
+    compiled(twice, "void(f4[::1])")(values)
     assert values[0] == 2
 
 

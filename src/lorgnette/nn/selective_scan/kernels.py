@@ -18,6 +18,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from lorgnette.nn.compiled import FUSED, compiled
+
 LANES = 32
 """Channels a task works on side by side: two registers of 512 bits, four of 256."""
 STRIDE = 32
@@ -25,7 +27,6 @@ STRIDE = 32
 
 f32 = np.float32
 i32 = np.int32
-_FUSED = {"contract"}  # a product and a sum may become one operation
 _ORDERLESS = {"contract", "reassoc", "nsz"}  # and a sum may be formed in any order
 
 
@@ -39,7 +40,7 @@ def _as_float(typing: Any, bits: Any) -> Any:
     return numba.types.float32(numba.types.int32), generate
 
 
-@numba.njit(fastmath=_FUSED, error_model="numpy")
+@numba.njit(fastmath=FUSED, error_model="numpy")
 def exp(x):
     """e to the power of x within 2 units of the last place; 0 below -87, NaN stays NaN.
 
@@ -61,7 +62,7 @@ def exp(x):
     return f32(0.0) if x < f32(-87.0) else power
 
 
-@numba.njit(fastmath=_FUSED, error_model="numpy")
+@numba.njit(fastmath=FUSED, error_model="numpy")
 def softplus(x):
     """log(1 + e^x), exact to float32 for any x: max(x, 0) + 2 artanh(e / (2 + e)) with e = e^-|x|."""
     e = exp(x if x < f32(0.0) else -x)
@@ -77,7 +78,7 @@ def softplus(x):
     return f32(2.0) * t * s + (f32(0.0) if x < f32(0.0) else x)
 
 
-@numba.njit(fastmath=_FUSED, error_model="numpy")
+@numba.njit(fastmath=FUSED, error_model="numpy")
 def sigmoid(x):
     """1 / (1 + e^-x) without overflow."""
     e = exp(x if x < f32(0.0) else -x)
@@ -100,7 +101,7 @@ def _pixel(direction, step, h, w):
     return step if direction % 2 == 0 else (step % h) * w + step // h
 
 
-@numba.njit(fastmath=_FUSED, error_model="numpy")
+@numba.njit(fastmath=FUSED, error_model="numpy")
 def _load(values, to, start, count):
     for c in range(count):
         to[c] = values[start + c]
@@ -257,18 +258,10 @@ _GRADIENTS = "f4[:,:,::1], f4[:,:,:,::1], f4[:,:,:,::1], f4[:,:,:,:,::1], f4[:,:
 @functools.cache
 def forward_kernel() -> Callable[..., None]:
     """`_forward`, compiled: some seconds for the first time on a machine."""
-    return _compile(_forward, f"void({_INPUTS}, f4[:,:,::1], {_KEPT}, i8, i8)")
+    return compiled(_forward, f"void({_INPUTS}, f4[:,:,::1], {_KEPT}, i8, i8)")
 
 
 @functools.cache
 def backward_kernel() -> Callable[..., None]:
     """`_backward`, compiled: some seconds for the first time on a machine."""
-    return _compile(_backward, f"void(f4[:,:,::1], {_INPUTS}, {_KEPT}, {_GRADIENTS}, i8, i8)")
-
-
-def _compile(function: Callable[..., None], signature: str) -> Callable[..., None]:
-    options = {"fastmath": _FUSED, "error_model": "numpy", "nogil": True}
-    try:
-        return numba.njit(signature, cache=True, **options)(function)
-    except (RuntimeError, OSError):  # no folder it may write to, or a full disk: this process compiles for itself
-        return numba.njit(signature, **options)(function)
+    return compiled(_backward, f"void(f4[:,:,::1], {_INPUTS}, {_KEPT}, {_GRADIENTS}, i8, i8)")

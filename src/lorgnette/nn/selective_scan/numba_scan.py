@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
+from lorgnette.nn.compiled import in_threads
 from lorgnette.nn.selective_scan.kernels import LANES, STRIDE, backward_kernel, forward_kernel
 
 
@@ -47,7 +44,7 @@ def _scan(
     u, A, D, dt_bias = (tensor.contiguous() for tensor in (u, A, D, dt_bias))
     y, kept = torch.zeros_like(u), _room(u, A, size, keep)
     inputs = _arrays(u, dt, A, B, C, D, dt_bias), *size, torch.tensor(directions).numpy()
-    _in_threads(forward_kernel(), u, *inputs[0], *inputs[1:], *_arrays(y, kept))
+    in_threads(forward_kernel(), _tasks(u), *inputs[0], *inputs[1:], *_arrays(y, kept))
     return y, kept
 
 
@@ -78,7 +75,7 @@ def _scan_backward(
     dA, dD, d_bias = (x.new_empty(batch, *x.shape) for x in (A, D, dt_bias))
     dB, dC = (u.new_empty(batch, blocks, *B.shape[1:]) for _ in range(2))
     inputs = *_arrays(grad, u, dt, A, B, C, D, dt_bias), *size, torch.tensor(directions).numpy()
-    _in_threads(backward_kernel(), u, *inputs, *_arrays(kept, du, d_dt, dA, dB, dC, dD, d_bias))
+    in_threads(backward_kernel(), _tasks(u), *inputs, *_arrays(kept, du, d_dt, dA, dB, dC, dD, d_bias))
     return du, d_dt, dA.sum(0), dB.sum(1), dC.sum(1), dD.sum(0), d_bias.sum(0)
 
 
@@ -108,16 +105,9 @@ def _room(u: Tensor, A: Tensor, size: list[int], keep: bool) -> Tensor:
     return u.new_empty(u.shape[0], -(-u.shape[2] // LANES), A.shape[0], chunks, A.shape[2], LANES)
 
 
+def _tasks(u: Tensor) -> int:
+    return u.shape[0] * -(-u.shape[2] // LANES)
+
+
 def _arrays(*tensors: Tensor):
     return [tensor.detach().numpy() for tensor in tensors]
-
-
-def _in_threads(kernel: Callable[..., None], u: Tensor, *arguments: object) -> None:
-    """Run all tasks of a kernel, in as many threads as torch uses."""
-    tasks = u.shape[0] * -(-u.shape[2] // LANES)
-    threads = min(torch.get_num_threads(), tasks)
-    if threads <= 1:
-        return kernel(*arguments, 0, tasks)
-    bounds = [tasks * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: kernel(*arguments, *part), itertools.pairwise(bounds)))

@@ -1,0 +1,108 @@
+"""LM-LTE's render network on processors, one window after another, compiled by numba.
+
+Of each latent pixel: sines and cosines of rows and columns apart, joined by the addition theorems; the layers with the
+pixel's modulation folded in, whose sums stay in registers; the weighted colours added to the picture.
+"""
+
+# pyright: reportMissingImports=false
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from lorgnette.nn.compiled import FUSED, compiled
+
+WIDTH = 16
+"""Of the render network; that of all published models."""
+
+f32 = np.float32
+i32 = np.int32
+
+
+@numba.njit(fastmath=FUSED, error_model="numpy")
+def sinpi(t):
+    """Sine of pi t, within two units of the last place of 1: pi t = pi n + pi r with |r| <= 1/2, and a polynomial."""
+    n = np.floor(t + f32(0.5))
+    r = t - n
+    q = r * r
+    p = f32(0.07721839)
+    p = p * q + f32(-0.59804419)
+    p = p * q + f32(2.55003119)
+    p = p * q + f32(-5.16770687)
+    p = p * q + f32(3.14159258)
+    s = p * r
+    return -s if i32(n) & i32(1) else s
+
+
+def _render(mod, phase, weights, biases, last_weight, last_bias, y0, rel_y, part_y, x0, rel_x, part_x, out, odd, first, last):
+    """Add the windows of the rows of latent pixels `2 task + odd`: those of such rows do not overlap.
+
+    mod (h, w, M); phase (WIDTH / 2); weights (layers, WIDTH, WIDTH); windows as in `Windows`; out (3, H, W).
+    """
+    layers, half = weights.shape[0], WIDTH // 2
+    h, w = mod.shape[0], mod.shape[1]
+    ky, kx = rel_y.shape[1], rel_x.shape[1]
+    n = (ky * kx + 15) // 16 * 16  # whole registers
+    x, z, colour = np.zeros((WIDTH, n), f32), np.zeros((WIDTH, n), f32), np.zeros(n, f32)
+    sin_y, cos_y, sin_x, cos_x = np.empty(ky, f32), np.empty(ky, f32), np.empty(kx, f32), np.empty(kx, f32)
+    at_shift = layers * WIDTH
+    at_coef = 2 * at_shift
+    at_freq = at_coef + WIDTH
+    for task in range(first, last):
+        i = 2 * task + odd
+        for j in range(w):
+            own = mod[i, j]
+            for k in range(half):
+                for a in range(ky):
+                    t = own[at_freq + 2 * k] * rel_y[i, a] + phase[k]
+                    sin_y[a] = sinpi(t)
+                    cos_y[a] = sinpi(t + f32(0.5))
+                for b in range(kx):
+                    t = own[at_freq + 2 * k + 1] * rel_x[j, b]
+                    sin_x[b] = sinpi(t)
+                    cos_x[b] = sinpi(t + f32(0.5))
+                c, s = own[at_coef + k], own[at_coef + half + k]
+                for a in range(ky):
+                    for b in range(kx):
+                        x[k, a * kx + b] = c * (cos_y[a] * cos_x[b] - sin_y[a] * sin_x[b])
+                        x[half + k, a * kx + b] = s * (sin_y[a] * cos_x[b] + cos_y[a] * sin_x[b])
+            for layer in range(layers):
+                for o in range(WIDTH):
+                    gain = f32(1.0) + own[layer * WIDTH + o]
+                    bias = gain * biases[layer, o] + own[at_shift + layer * WIDTH + o]
+                    row = weights[layer, o]
+                    # Written out, so that all sixteen weights and the sum are registers.
+                    w0, w1, w2, w3 = gain * row[0], gain * row[1], gain * row[2], gain * row[3]
+                    w4, w5, w6, w7 = gain * row[4], gain * row[5], gain * row[6], gain * row[7]
+                    w8, w9, wa, wb = gain * row[8], gain * row[9], gain * row[10], gain * row[11]
+                    wc, wd, we, wf = gain * row[12], gain * row[13], gain * row[14], gain * row[15]
+                    for p in range(n):
+                        total = bias + w0 * x[0, p] + w1 * x[1, p] + w2 * x[2, p] + w3 * x[3, p]
+                        total = total + w4 * x[4, p] + w5 * x[5, p] + w6 * x[6, p] + w7 * x[7, p]
+                        total = total + w8 * x[8, p] + w9 * x[9, p] + wa * x[10, p] + wb * x[11, p]
+                        total = total + wc * x[12, p] + wd * x[13, p] + we * x[14, p] + wf * x[15, p]
+                        z[o, p] = max(total, f32(0.0))
+                x, z = z, x
+            for channel in range(3):
+                for p in range(n):
+                    colour[p] = last_bias[channel]
+                for o in range(WIDTH):
+                    weight = last_weight[channel, o]
+                    for p in range(n):
+                        colour[p] += weight * x[o, p]
+                for a in range(min(ky, out.shape[1] - y0[i])):
+                    for b in range(min(kx, out.shape[2] - x0[j])):
+                        out[channel, y0[i] + a, x0[j] + b] += part_y[i, a] * part_x[j, b] * colour[a * kx + b]
+
+
+_WINDOWS = "i8[::1], f4[:,::1], f4[:,::1]"
+
+
+@functools.cache
+def render_kernel() -> Callable[..., None]:
+    """`_render`, compiled: some seconds for the first time on a machine."""
+    network = "f4[:,:,::1], f4[::1], f4[:,:,::1], f4[:,::1], f4[:,::1], f4[::1]"
+    return compiled(_render, f"void({network}, {_WINDOWS}, {_WINDOWS}, f4[:,:,::1], i8, i8, i8)")
