@@ -7,12 +7,14 @@ calls may run side by side (the interpreter's lock is released), and the result 
 # pyright: reportMissingImports=false, reportCallIssue=false
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+NUMBA = importlib.util.find_spec("numba") is not None
 FUSED = {"contract"}
 """Fast math, as far as a product and a sum may become one operation."""
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lorgnette.nn.compiled import NUMBA
+
 DIRECTIONS = (0, 1, 2, 3)
-NUMBA = importlib.util.find_spec("numba") is not None
 TRITON = importlib.util.find_spec("triton") is not None
 WAYS = ("numba", "triton", "blocked", "doubling", "reference")
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from lorgnette.systems.superres.decoders import LIIF, LMLIIF, LMLTE, LTE, ContinuousImage, LMCiaoSR
 from lorgnette.systems.superres.decoders.continuous import (
-    NUDGE as NUDGE,
     TRAINED_SCALE as TRAINED_SCALE,
     from_network as from_network,
     render_cell as render_cell,
     to_network as to_network,
 )
 from lorgnette.systems.superres.decoders.mlp import LMMLP as LMMLP, MLP as MLP
+from lorgnette.systems.superres.decoders.windows import NUDGE as NUDGE
 from lorgnette.systems.superres.encoders import known_encoder, make_encoder
 from lorgnette.systems.superres.names import method_name
 

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorgnette.systems.superres.coords import axis_coords
+from lorgnette.systems.superres.decoders.windows import NUDGE, Windows, axis_windows, summed
 from lorgnette.systems.superres.encoders.swinir import mirrored
 
 if TYPE_CHECKING:
     from lorgnette.systems.superres.encoders import Encoder
 
 TRAINED_SCALE = 4.0  # cells are not made finer than this: published models saw scales 1 to 4
-NUDGE = 1e-6  # decides between two neighbours where a coordinate lies exactly on the border of two pixels
 
 
 class ContinuousImage(nn.Module, ABC):
@@ -153,13 +153,13 @@ class ContinuousImage(nn.Module, ABC):
         weight = weight_y[:, None] * weight_x[None]
         return (colour.view(2, 2, b, q, 3) * weight[..., None]).sum((0, 1))
 
-    def render(self, inp: Tensor, size: tuple[int, int], chunk: int = 2048) -> Tensor:
+    def render(self, inp: Tensor, size: tuple[int, int], chunk: int = 8192) -> Tensor:
         """The whole image at another size.
 
         Args:
             inp: (B, 3, h, w) in [-1, 1].
             size: (H, W), any two whole numbers.
-            chunk: points rendered at a time; this many fit the caches of most processors.
+            chunk: colours worked out at a time (a point takes four); this many fit the caches of most processors.
 
         Returns:
             (B, 3, H, W) in network space, not clamped.
@@ -169,15 +169,15 @@ class ContinuousImage(nn.Module, ABC):
             inp, axis_coords(size[0], device), axis_coords(size[1], device), render_cell(inp, size), chunk
         )
 
-    def render_window(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 2048) -> Tensor:
+    def render_window(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 8192) -> Tensor:
         """Output rows and columns at given coordinates of `inp`: how tiles of a larger image are rendered.
 
         Args:
             inp: (B, 3, h, w) in [-1, 1].
-            y: (H,) coordinates of the rows, [-1, 1] from edge to edge of `inp`.
-            x: (W,) coordinates of the columns.
+            y: (H,) rising coordinates of the rows, [-1, 1] from edge to edge of `inp`.
+            x: (W,) rising coordinates of the columns.
             cell: (2,) height and width of the output pixels in the same unit.
-            chunk: points rendered at a time.
+            chunk: colours worked out at a time.
 
         Returns:
             (B, 3, H, W) in network space, not clamped.
@@ -187,18 +187,28 @@ class ContinuousImage(nn.Module, ABC):
         if share is not None:
             y, x, cell = (y + 1) * share[0] - 1, (x + 1) * share[1] - 1, cell * share
         mod = self.modulations(self.encoder(inp), cell.expand(b, 2))
-        grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).expand(b, -1, -1, 2)
         if self.skip:
+            grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).expand(b, -1, -1, 2).flip(-1)
             # contiguous(): F.grid_sample is far slower on channels_last inputs of three channels
-            out = F.grid_sample(_precise(inp).contiguous(), grid.flip(-1), padding_mode="border", align_corners=False)
+            out = F.grid_sample(_precise(inp).contiguous(), grid, padding_mode="border", align_corners=False)
         else:
-            out = grid.new_zeros(b, 3, len(y), len(x))
-        rows = max(1, chunk // len(x))
-        for start in range(0, len(y), rows):
-            part = grid[:, start : start + rows]
-            colour = self._query(mod, part.flatten(1, 2), cell.expand(b, 2))
-            out[:, :, start : start + rows] += colour.view(b, part.shape[1], -1, 3).permute(0, 3, 1, 2)
-        return out
+            out = mod.new_zeros(())
+        h, w = mod.shape[1:3]
+        rows, columns = axis_windows(y, h, self.local_ensemble), axis_windows(x, w, self.local_ensemble)
+        with torch.autocast(inp.device.type, enabled=False):  # small matrices, fine angles: keep float32
+            cell = cell * cell.new_tensor([h, w])
+            return out + torch.stack([self._colours(own, rows, columns, cell, chunk) for own in _precise(mod)])
+
+    def _colours(self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int) -> Tensor:
+        """The colours of a picture, (3, H, W), from mod (h, w, M) and cell (2,) in halves of a latent pixel."""
+        return summed(mod, y, x, lambda own, rel_y, rel_x: self._window_colours(own, rel_y, rel_x, cell), chunk)
+
+    def _window_colours(self, own: Tensor, rel_y: Tensor, rel_x: Tensor, cell: Tensor) -> Tensor:
+        """What latent pixels see in their windows: own (P, M), rel_y (P, Ky), rel_x (P, Kx) -> (P, 3, Ky, Kx)."""
+        shape = *rel_y.shape, rel_x.shape[1]
+        rel = torch.stack([rel_y[:, :, None].expand(shape), rel_x[:, None].expand(shape)], dim=-1)
+        colour = self._render(own[:, None, None].expand(*shape, -1), rel, cell.view(1, 1, 1, 2))
+        return colour.view(*shape, 3).permute(0, 3, 1, 2)
 
 
 def to_network(image: Tensor) -> Tensor:

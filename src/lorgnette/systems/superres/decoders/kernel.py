@@ -8,15 +8,15 @@ pixel's modulation folded in, whose sums stay in registers; the weighted colours
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numba
 import numpy as np
+import torch
+from torch import Tensor
 
-from lorgnette.nn.compiled import FUSED, compiled
-
-WIDTH = 16
-"""Of the render network; that of all published models."""
+from lorgnette.nn.compiled import FUSED, compiled, in_threads
+from lorgnette.systems.superres.decoders.windows import WIDTH, Windows
 
 f32 = np.float32
 i32 = np.int32
@@ -37,13 +37,14 @@ def sinpi(t):
     return -s if i32(n) & i32(1) else s
 
 
-def _render(mod, phase, weights, biases, last_weight, last_bias, y0, rel_y, part_y, x0, rel_x, part_x, out, odd, first, last):
+def _render(
+    mod, phase, weights, biases, last_weight, last_bias, y0, rel_y, part_y, x0, rel_x, part_x, out, odd, first, last
+):
     """Add the windows of the rows of latent pixels `2 task + odd`: those of such rows do not overlap.
 
     mod (h, w, M); phase (WIDTH / 2); weights (layers, WIDTH, WIDTH); windows as in `Windows`; out (3, H, W).
     """
     layers, half = weights.shape[0], WIDTH // 2
-    h, w = mod.shape[0], mod.shape[1]
     ky, kx = rel_y.shape[1], rel_x.shape[1]
     n = (ky * kx + 15) // 16 * 16  # whole registers
     x, z, colour = np.zeros((WIDTH, n), f32), np.zeros((WIDTH, n), f32), np.zeros(n, f32)
@@ -53,7 +54,7 @@ def _render(mod, phase, weights, biases, last_weight, last_bias, y0, rel_y, part
     at_freq = at_coef + WIDTH
     for task in range(first, last):
         i = 2 * task + odd
-        for j in range(w):
+        for j in range(mod.shape[1]):
             own = mod[i, j]
             for k in range(half):
                 for a in range(ky):
@@ -106,3 +107,22 @@ def render_kernel() -> Callable[..., None]:
     """`_render`, compiled: some seconds for the first time on a machine."""
     network = "f4[:,:,::1], f4[::1], f4[:,:,::1], f4[:,::1], f4[:,::1], f4[::1]"
     return compiled(_render, f"void({network}, {_WINDOWS}, {_WINDOWS}, f4[:,:,::1], i8, i8, i8)")
+
+
+def colours(mod: Tensor, y: Windows, x: Windows, phase: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """What all latent pixels say of a picture, (3, H, W).
+
+    Args:
+        mod: (h, w, M): scales and shifts of all layers, coefficients, frequencies.
+        y: windows of the rows.
+        x: windows of the columns.
+        phase: (WIDTH / 2,), added to the angles, in halves of a turn.
+        matrices: weight and bias of each layer of the render network.
+    """
+    (*weights, last_weight), (*biases, last_bias) = zip(*matrices, strict=True)
+    network = phase, torch.stack(weights), torch.stack(biases), last_weight, last_bias
+    given = [tensor.detach().contiguous().numpy() for tensor in (mod, *network, *y[:3], *x[:3])]
+    out = torch.zeros(3, y.size, x.size)
+    for odd in (0, 1):
+        in_threads(render_kernel(), (len(mod) + 1 - odd) // 2, *given, out.numpy(), odd)
+    return out

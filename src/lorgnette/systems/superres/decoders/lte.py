@@ -6,15 +6,18 @@ Function for Computational Optimal Continuous Image Representation", CVPR 2024.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.superres.coords import make_coord
 from lorgnette.systems.superres.decoders.continuous import ContinuousImage, _precise, waves
 from lorgnette.systems.superres.decoders.mlp import LMMLP, MLP
+from lorgnette.systems.superres.decoders.windows import WIDTH, Windows
 
 if TYPE_CHECKING:
     from lorgnette.systems.superres.encoders import Encoder
@@ -142,6 +145,42 @@ class LMLTE(ContinuousImage):
 
     def _render(self, own: Tensor, rel: Tensor, cell: Tensor) -> Tensor:
         scale, shift, coef, freq = own.split(self.splits, dim=-1)
-        phase = (self.imphase if self.mod_input else self.phase)(cell) if self.cell_decode else None
-        x = coef * waves(freq, rel, phase)
+        x = coef * waves(freq, rel, self._render_phase(cell))
         return self.imnet(x.flatten(0, -2), scale.flatten(0, -2), shift.flatten(0, -2))
+
+    def _window_colours(self, own: Tensor, rel_y: Tensor, rel_x: Tensor, cell: Tensor) -> Tensor:
+        if not self.imnet.is_matrices:
+            return super()._window_colours(own, rel_y, rel_x, cell)
+        scale, shift, coef, freq = own.split(self.splits, dim=-1)
+        at_y, at_x = math.pi * freq[:, 0::2, None] * rel_y[:, None], math.pi * freq[:, 1::2, None] * rel_x[:, None]
+        if (phase := self._render_phase(cell)) is not None:
+            at_y = at_y + math.pi * phase[:, None]
+        # Rows and columns apart, joined by the addition theorems: few sines and cosines.
+        (cos_y, sin_y), (cos_x, sin_x) = ((at.cos(), at.sin()) for at in (at_y[..., None], at_x[..., None, :]))
+        waves = torch.cat([cos_y * cos_x - sin_y * sin_x, sin_y * cos_x + cos_y * sin_x], dim=1)
+        colours = self.imnet.in_windows((coef[..., None, None] * waves).flatten(2), scale, shift)
+        return colours.unflatten(2, (rel_y.shape[1], rel_x.shape[1]))
+
+    def _colours(self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int) -> Tensor:
+        phase = self._render_phase(cell)
+        if phase is None or not self._has_kernel(mod):
+            return super()._colours(mod, y, x, cell, chunk)
+        from lorgnette.systems.superres.decoders.kernel import colours
+
+        return colours(mod, y, x, phase, self.imnet.matrices())
+
+    def _render_phase(self, cell: Tensor) -> Tensor | None:
+        """What the size of a pixel adds to the render network's angles, in halves of a turn."""
+        return (self.imphase if self.mod_input else self.phase)(cell) if self.cell_decode else None
+
+    def _has_kernel(self, mod: Tensor) -> bool:
+        tensors = mod, *(parameter for parameter in self.imnet.parameters())
+        return (
+            NUMBA
+            and self.splits[2:] == (WIDTH, WIDTH)
+            and self.imnet.hidden_dim == WIDTH
+            and self.imnet.is_matrices
+            and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+            and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+            and not (torch.compiler.is_compiling() or torch._C._is_tracing())
+        )

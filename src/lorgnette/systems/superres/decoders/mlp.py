@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from lorgnette.lora import LoRALinear, effective_parameter
 
 
 class MLP(nn.Module):
@@ -46,3 +49,34 @@ class LMMLP(nn.Module):
             x = layer(x)
             x = torch.addcmul(x + offset, x, gain).relu()
         return self.layers[-1](x)
+
+    def in_windows(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """The same for many points of each latent pixel: its modulation is folded into matrices of its own.
+
+        Args:
+            x: (P, in_dim, N).
+            scale: (P, hidden_depth * hidden_dim).
+            shift: (P, hidden_depth * hidden_dim).
+
+        Returns:
+            (P, out_dim, N).
+        """
+        *hidden, (last, bias) = self.matrices()
+        parts = scale.split(self.hidden_dim, dim=-1), shift.split(self.hidden_dim, dim=-1)
+        for (weight, offset), gain, moved in zip(hidden, *parts, strict=True):
+            gain = 1 + gain
+            x = torch.baddbmm((gain * offset + moved)[..., None], gain[..., None] * weight, x).relu()
+        return torch.baddbmm(bias[:, None], last.expand(len(x), *last.shape), x)
+
+    def matrices(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each layer, those of its adapter in them."""
+        layers = cast(list[nn.Linear], list(self.layers)[::2])
+        return [(effective_parameter(layer, "weight"), layer.bias) for layer in layers]
+
+    @property
+    def is_matrices(self) -> bool:
+        """Whether its layers do now what `matrices` do: no dropout, no rank that depends on the input, no hook."""
+        return all(
+            type(layer) is nn.Linear or (isinstance(layer, LoRALinear) and layer.lora_method.merges)
+            for layer in list(self.layers)[::2]
+        ) and not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in self.modules())

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+WIDTH = 16
+"""Of the render networks that have a compiled kernel; that of all published models."""
 NUDGE = 1e-6  # decides between two neighbours where a coordinate lies exactly on the border of two pixels
 
 
@@ -26,6 +28,8 @@ class Windows(NamedTuple):
     """(n, k) from the centre of the latent pixel, in halves of it."""
     weight: Tensor
     """(n, k) share of the latent pixel in the colour; 0 where the place is idle."""
+    size: int
+    """Rows (or columns) of the picture."""
 
 
 def axis_windows(coord: Tensor, n: int, ensemble: bool = True) -> Windows:
@@ -48,27 +52,27 @@ def axis_windows(coord: Tensor, n: int, ensemble: bool = True) -> Windows:
     weight = (low[index] == pixel[:, None]) * (1 - share) + (high[index] == pixel[:, None]) * share
     rel = (exact[index] - ((2 * pixel[:, None] + 1) / n - 1)) * n
     inside = place < (stop - start)[:, None]
-    return Windows(start, (rel * inside).to(coord.dtype), (weight * inside).to(coord.dtype))
+    return Windows(start, (rel * inside).to(coord.dtype), (weight * inside).to(coord.dtype), len(coord))
 
 
 Colours = Callable[[Tensor, Tensor, Tensor], Tensor]
 """own (P, M), rel_y (P, Ky), rel_x (P, Kx) -> (P, 3, Ky, Kx): what latent pixels say in their windows."""
 
 
-def add_windows(out: Tensor, mod: Tensor, y: Windows, x: Windows, colours: Colours, values: int = 2**17) -> None:
-    """Add what all latent pixels say to a picture.
+def summed(mod: Tensor, y: Windows, x: Windows, colours: Colours, chunk: int) -> Tensor:
+    """What all latent pixels say of a picture, (3, H, W).
 
     Args:
-        out: (3, H, W), changed in place.
         mod: (h, w, M), what each latent pixel knows.
         y: windows of the rows.
         x: windows of the columns.
         colours: what is said.
-        values: colours worked out at a time, about; so many stay in the caches of most processors.
+        chunk: colours worked out at a time, about.
     """
     h, w, _ = mod.shape
+    out = mod.new_zeros(3, y.size, x.size)
     ky, kx = y.rel.shape[1], x.rel.shape[1]
-    pixels = max(1, values // (16 * ky * kx))
+    pixels = max(1, chunk // (ky * kx))
     columns = min(w, pixels)
     rows = max(1, pixels // columns)
     for top in range(0, h, rows):
@@ -78,12 +82,13 @@ def add_windows(out: Tensor, mod: Tensor, y: Windows, x: Windows, colours: Colou
             own, (r, c) = mod[top : top + rows, left : left + columns].flatten(0, 1), (len(ry), len(rx))
             said = colours(own, ry[:, None].expand(r, c, ky).flatten(0, 1), rx.expand(r, c, kx).flatten(0, 1))
             said = said.view(r, c, 3, ky, kx) * (wy[:, None, None, :, None] * wx[:, None, None, :])
-            where_x = _places(x.start[left : left + columns], kx, out.shape[2])
-            where_y = _places(y.start[top : top + rows], ky, out.shape[1])
+            where_x = _places(x.start[left : left + columns], kx, x.size)
+            where_y = _places(y.start[top : top + rows], ky, y.size)
             left_out, right_out = int(where_x.min()), int(where_x.max()) + 1
             lines = said.new_zeros(3, r * ky, right_out - left_out)
             lines.index_add_(2, where_x - left_out, said.permute(2, 0, 3, 1, 4).reshape(3, r * ky, c * kx))
             out[:, :, left_out:right_out].index_add_(1, where_y, lines)
+    return out
 
 
 def _places(start: Tensor, k: int, end: int) -> Tensor:
