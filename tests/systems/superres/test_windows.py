@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -33,7 +32,7 @@ def lively(**settings: bool) -> LMLTE:
 
 
 @pytest.fixture
-def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from lorgnette.systems.superres.decoders import kernel
 
     calls: list[int] = []
