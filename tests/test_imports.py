@@ -132,7 +132,7 @@ ONLY = {
     "fast_simplification": "systems.mesh",
     "transformers": "systems.clip compat",
     "tokenizers": "systems.clip",
-    "numba": "nn",
+    "numba": "nn systems.superres.decoders",
     "triton": "nn",
     "accelerate": "train",
     "jsonargparse": "settings",
