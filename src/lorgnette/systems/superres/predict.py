@@ -99,17 +99,14 @@ def enhance(
     model = cast(ContinuousImage, task.model)
     check_strength(strength)
     in_size = (image.pixels.shape[0], image.pixels.shape[1])
-    out_size = output_size(in_size, _scale(scale, size), size)
+    out_size = output_size(in_size, factor_of(scale, size), size)
     rendered = (max(in_size[0], out_size[0]), max(in_size[1], out_size[1]))
     if rendered == in_size != out_size:
         return resized(image, out_size)
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
-        y, x = (torch.from_numpy(axis.coordinates()).float().to(crop.device) for axis in (part.y, part.x))
-        cells = [axis.cell * max(axis.n_out / axis.n_in / TRAINED_SCALE, 1.0) for axis in (part.y, part.x)]
-        cell = torch.tensor(cells, dtype=torch.float32, device=crop.device)
-        return from_network(model.render_window(inp, y, x, cell))
+        return from_network(model.render_window(inp, *points_of(part, crop.device)))
 
     usual = Tiling(tile=320, halo=model.receptive_radius, blend=8, align=model.encoder.window)
     with at_strength(model, strength):
@@ -117,12 +114,20 @@ def enhance(
     return enlarged if rendered == out_size else resized(enlarged, out_size)
 
 
+def points_of(part: Tile, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates of a tile's rows (H,) and columns (W,) in its crop, and the cell (2,)."""
+    y, x = (torch.from_numpy(axis.coordinates()).float().to(device) for axis in (part.y, part.x))
+    cells = [axis.cell * max(axis.n_out / axis.n_in / TRAINED_SCALE, 1.0) for axis in (part.y, part.x)]
+    return y, x, torch.tensor(cells, dtype=torch.float32, device=device)
+
+
 def plain(image: Image, scale: float | tuple[float, float] | None = None, size: tuple[int, int] | None = None) -> Image:
     """The picture enlarged by bicubic, to the size that `enhance` would give it."""
-    return resized(image, output_size(image.pixels.shape[:2], _scale(scale, size), size))
+    return resized(image, output_size(image.pixels.shape[:2], factor_of(scale, size), size))
 
 
-def _scale(
+def factor_of(
     scale: float | tuple[float, float] | None, size: tuple[int, int] | None
 ) -> float | tuple[float, float] | None:
+    """The factor that is meant: without it and a size, the usual one."""
     return ABOUT.usual_scale if scale is None and size is None else scale

@@ -182,18 +182,29 @@ class ContinuousImage(nn.Module, ABC):
         Returns:
             (B, 3, H, W) in network space, not clamped.
         """
-        b = inp.shape[0]
         inp, share = self._in_windows(inp)
         if share is not None:
             y, x, cell = (y + 1) * share[0] - 1, (x + 1) * share[1] - 1, cell * share
-        mod = self.modulations(self.encoder(inp), cell.expand(b, 2))
+        return self.render_features(inp, self.encoder(inp), y, x, cell, chunk)
+
+    def render_features(
+        self, inp: Tensor, feat: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 8192
+    ) -> Tensor:
+        """What `render_window` does, from features: one encoding serves every scale.
+
+        Args:
+            inp: (B, 3, h, w) in [-1, 1].
+            feat: (B, C, h, w), what the encoder makes of it.
+            y: as for `render_window`; so are `x`, `cell` and `chunk`.
+        """
+        b, _, h, w = inp.shape
+        mod = self.modulations(feat, cell.expand(b, 2))
         if self.skip:
             grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).expand(b, -1, -1, 2).flip(-1)
             # contiguous(): F.grid_sample is far slower on channels_last inputs of three channels
             out = F.grid_sample(_precise(inp).contiguous(), grid, padding_mode="border", align_corners=False)
         else:
             out = mod.new_zeros(())
-        h, w = mod.shape[1:3]
         rows, columns = axis_windows(y, h, self.local_ensemble), axis_windows(x, w, self.local_ensemble)
         with torch.autocast(inp.device.type, enabled=False):  # small matrices, fine angles: keep float32
             cell = cell * cell.new_tensor([h, w])
