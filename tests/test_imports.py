@@ -38,11 +38,14 @@ TOP = {
     "video": "common images report train tiles systems",
     "checkpoint": "common settings lora train systems recipe",
     "shipped": "common images systems recipe checkpoint",
+    "enhancer": "version common lora images systems checkpoint shipped",
+    "enhance_file": "images enhancer",
     "federate": "version common settings lora report train systems recipe checkpoint",
     "compat": "common settings lora images train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
+    "web": "version common settings lora images report train systems recipe checkpoint shipped enhancer enhance_file",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " demo",
+    " enhancer enhance_file demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -122,8 +125,10 @@ ONLY = {
     "flwr": "federate.flower",
     "ray": "federate.flower",
     "httpx": "federate.flower",  # these three come with Flower
-    "fastapi": "federate.flower",
-    "uvicorn": "federate.flower",
+    "fastapi": "federate.flower web",
+    "uvicorn": "federate.flower web",
+    "starlette": "web",
+    "prometheus_client": "web",
     "cryptography": "federate.deploy",
     "av": "video",
     "nibabel": "systems.mesh",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -54,19 +55,21 @@ class Chooser:
     Args:
         of: the room's name.
         device: as for `lorgnette.common.devices.to_device`.
+        task: gives the task of `base` or of an adapter; unset: each is loaded once, and kept.
     """
 
-    def __init__(self, of: str, device: str = "auto"):
+    def __init__(self, of: str, device: str = "auto", task: Callable[[str], Task] | None = None):
         self.of, self.device = of, device
         self._judge = Judge(_folder(of) / JUDGE_FILE)
         self._tasks: dict[str, Task] = {}
+        self.task = task or self._loaded
+        """The task of `base` or of an adapter."""
 
     def choose(self, pixels: Any, scale: float | None = None) -> Choice:
         """What suits a picture, (H, W, 3) in [0, 1], that is to be enlarged by `scale` (unset: as the room does)."""
         return self._judge(pixels, room(self.of).ABOUT.usual_scale if scale is None else scale)
 
-    def task(self, name: str) -> Task:
-        """The task of `base` or of an adapter."""
+    def _loaded(self, name: str) -> Task:
         from lorgnette.common.devices import to_device
 
         if name not in self._tasks:

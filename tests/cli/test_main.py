@@ -10,6 +10,7 @@ import pytest
 
 from lorgnette import cli
 from lorgnette.cli import VERBS, main
+from lorgnette.common.text import one_line
 from lorgnette.version import __version__
 
 
@@ -93,8 +94,8 @@ def test_debug_shows_where_a_user_error_came_from(monkeypatch: pytest.MonkeyPatc
 
 def test_an_error_of_the_system_names_its_file():
     error = OSError(28, "No space left on device", "photo.png")
-    assert cli.one_line(error) == "photo.png: No space left on device"
-    assert cli.one_line(ValueError("two\nlines")) == "two lines"
+    assert one_line(error) == "photo.png: No space left on device"
+    assert one_line(ValueError("two\nlines")) == "two lines"
 
 
 def test_as_a_process():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lorgnette.common.text import nearest
+from lorgnette.common.text import nearest, one_line
 from lorgnette.images.notes import in_one_line
 
 VERBS = {
@@ -25,6 +25,7 @@ VERBS = {
     "rotate": "map embeddings of faces to another pose",
     "decode": "make meshes of organs by a trained decoder",
     "federate": "train one adapter over data that stays with its holders",
+    "serve": "an HTTP API on this machine",
     "merge": "fold an adapter into its model for good",
     "info": "say what an adapter or a weight file holds",
 }
@@ -69,15 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"lorgnette: error: {one_line(error)}", file=sys.stderr)
         return 2
-
-
-def one_line(error: Exception) -> str:
-    """What went wrong, without line breaks or error numbers."""
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _dispatch(words: list[str]) -> int:

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_device, add_json, kept_folder, progress_bar
 from lorgnette.common.files import write_json
-from lorgnette.common.text import table
+from lorgnette.common.text import one_line, table
 from lorgnette.common.values import whole
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_json, progress_bar
 from lorgnette.common.files import atomic_write, check_free, make_folder, write_json
+from lorgnette.common.text import one_line
 from lorgnette.common.values import whole
 
 NOTICE = "The models are yours: mind their licences (InsightFace's packs are for non-commercial research)."

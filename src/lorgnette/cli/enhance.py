@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
-import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorgnette.cli.arguments import Arguments, add_device, progress_bar
-from lorgnette.cli.sizes import add_sizes, check_sizes, frame, wanted
+from lorgnette.cli.sizes import add_sizes, check_sizes, how
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
+from lorgnette.enhance_file import enhance_file
 from lorgnette.images.notes import told
 from lorgnette.systems import rooms_with
 
 if TYPE_CHECKING:
-    from lorgnette.cli.enhancer import Enhancer
-    from lorgnette.images.file import Image
+    from lorgnette.enhancer import Enhancer
 
 
 def run(words: list[str]) -> int:
@@ -67,7 +65,7 @@ def _arguments() -> Arguments:
     )
     parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
-    from lorgnette.cli.enhancer import AUTO, adapter
+    from lorgnette.enhancer import AUTO, adapter
 
     parser.add_argument(
         "--adapter",
@@ -124,51 +122,10 @@ def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
 
 
 def _load(options: argparse.Namespace) -> Enhancer:
-    from lorgnette.cli.enhancer import enhancer
+    from lorgnette.enhancer import enhancer
 
     return enhancer(options.adapter, options.room, options.device)
 
 
-def _in_range(image: Image, source: Path, options: argparse.Namespace, work: Callable[[Image], Image]) -> Image:
-    """The work with the range that is asked for, or that of counts, which is said."""
-    from lorgnette.images.errors import ImageWarning
-    from lorgnette.images.ranges import in_range, used_range
-
-    depth = 2**image.bits - 1
-    found = None if options.range else used_range(image)
-    if found:
-        about = f"taken for counts: {found[0] * depth:.0f} to {found[1] * depth:.0f} of {depth} are black and white"
-        warnings.warn(f"{source}: {about} (--range sets others)", ImageWarning, stacklevel=1)
-    low, high = found or (value / depth for value in options.range or (0, depth))
-    return work(image) if (low, high) == (0, 1) else in_range(image, low, high, work)
-
-
 def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.Namespace, bar: bool) -> None:
-    """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one."""
-    from lorgnette.images.file import check_output, count_images, read_image, read_images, write_images
-    from lorgnette.images.framing import framed
-
-    def enlarged(image: Image) -> Image:
-        def begin(tiles: list[Any]) -> Any:
-            """The last moment at which it is known how large the result is, and nothing is done."""
-            size = frame(options) or settings.get("size") or (tiles[0].y.n_out, tiles[0].x.n_out)
-            if options.scale:  # by less than the network's own factor, which tiles do not tell
-                height, width = image.pixels.shape[:2]
-                size = (max(1, round(height * options.scale)), max(1, round(width * options.scale)))
-            check_output(target, alpha=image.alpha is not None, size=size, bits=image.bits)
-            return progress_bar(tiles, "tile") if bar else tiles
-
-        check_output(target, alpha=image.alpha is not None)
-        settings: dict[str, Any] = {"precision": options.precision, "progress": begin}
-        settings |= {"tile": options.tile, "halo": options.halo}
-        settings |= {} if options.strength is None else {"strength": options.strength}
-        settings |= wanted(options, *image.pixels.shape[:2])
-        return framed(
-            _in_range(image, source, options, lambda part: enhancer(part, source, **settings)), frame(options)
-        )
-
-    count = count_images(source) if target.suffix.lower() in (".tif", ".tiff") else 1
-    pictures = read_images(source) if count > 1 else [read_image(source)]
-    write_images(target, map(enlarged, pictures), options.quality or 95, count)
-    times = source.stat()
-    os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    enhance_file(source, target, enhancer, how(options), partial(progress_bar, unit="tile") if bar else iter)

@@ -15,7 +15,7 @@ from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS, ENCODERS
 
 if TYPE_CHECKING:
-    from lorgnette.cli.enhancer import Enhancer
+    from lorgnette.enhancer import Enhancer
 
 _OPTIONS = {
     "frames": False,
@@ -215,9 +215,10 @@ def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
 
 def _size(options: argparse.Namespace, size: tuple[int, int], turned: bool) -> dict[str, Any]:
     """How large frames of `size` `(H, W)` as stored are to be; people speak of them as they are shown."""
-    from lorgnette.cli.sizes import frame, wanted
+    from lorgnette.cli.sizes import how
 
-    found: dict[str, Any] = wanted(options, *(size[::-1] if turned else size)) | {"frame": frame(options)}
+    found: dict[str, Any] = how(options).wanted(*(size[::-1] if turned else size))
+    found["frame"] = how(options).frame
     if "size" in found and (options.shape == "fit" or not options.size):  # players want even sides
         found["size"] = tuple(max(2, n - n % 2) if options.shape else n + n % 2 for n in found["size"])
     if turned:

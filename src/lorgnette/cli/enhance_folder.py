@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorgnette.cli import enhance_clip, one_line
+from lorgnette.cli import enhance_clip
 from lorgnette.cli.arguments import progress_bar
 from lorgnette.common.files import check_writable, write_json
 from lorgnette.common.results import DONE, Results
+from lorgnette.common.text import one_line
 from lorgnette.images.folders import told as passed_over, walk
 from lorgnette.images.formats.table import WRITABLE
 from lorgnette.images.notes import told
@@ -20,7 +21,7 @@ from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS
 
 if TYPE_CHECKING:
-    from lorgnette.cli.enhancer import Enhancer
+    from lorgnette.enhancer import Enhancer
 
 Job = tuple[Path, Path]
 """A file and what it becomes."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorgnette.cli.sizes import wanted
+from lorgnette.cli.sizes import how
 
 if TYPE_CHECKING:
-    from lorgnette.cli.enhancer import Enhancer
+    from lorgnette.enhancer import Enhancer
 
 PARTS, SIDE = 3, 96  # of the picture as given
 
@@ -37,7 +37,7 @@ def write_preview(source: Path, target: Path, enhancer: Enhancer, options: argpa
     image = read_image(source)
     task = enhancer.for_all_of(source, lambda: image.pixels)
     home: Any = room(room_name(task))
-    factor = scale_of(image.pixels.shape, wanted(options, *image.pixels.shape[:2]))
+    factor = scale_of(image.pixels.shape, how(options).wanted(*image.pixels.shape[:2]))
     settings: dict[str, Any] = {} if factor is None else {"scale": factor}
     more = {} if options.strength is None else {"strength": options.strength}
     height, width = image.pixels.shape[:2]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
+from dataclasses import fields
 
 from lorgnette.common.values import factor, whole
+from lorgnette.enhance_file import How
 
 SHAPES = {
     "fit": "--size: as large as fits, shape kept",
@@ -47,22 +48,6 @@ def check_sizes(options: argparse.Namespace) -> None:
         raise ValueError(f"--{options.shape}: is for --size, which is not set")
 
 
-def wanted(options: argparse.Namespace, height: int, width: int) -> dict[str, Any]:
-    """`scale` or `size` for an image of that size; what `frame` gives is cut or padded to afterwards."""
-    if options.size:
-        from lorgnette.images.framing import rendered_size
-
-        return {"size": rendered_size((height, width), options.size, options.shape)}
-    if options.width:
-        return {"size": (max(1, round(height * options.width / width)), options.width)}
-    if options.height:
-        return {"size": (options.height, max(1, round(width * options.height / height)))}
-    if options.long_side:
-        ratio = options.long_side / max(height, width)
-        return {"size": (max(1, round(height * ratio)), max(1, round(width * ratio)))}
-    return {} if options.scale is None else {"scale": options.scale}
-
-
-def frame(options: argparse.Namespace) -> tuple[int, int] | None:
-    """(H, W) to which an enlarged picture is cut or padded; None for as it is."""
-    return options.size if options.shape in ("crop", "pad") else None
+def how(options: argparse.Namespace) -> How:
+    """What the options ask for of an enhanced picture."""
+    return How(**{field.name: getattr(options, field.name) for field in fields(How)})

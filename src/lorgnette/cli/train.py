@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorgnette import settings
-from lorgnette.cli import one_line
 from lorgnette.cli.arguments import Arguments, add_config, add_json, add_strict, given_settings, left_out
 from lorgnette.common.files import write_json
 from lorgnette.common.parts import FILE, Parts
-from lorgnette.common.text import number, table
+from lorgnette.common.text import number, one_line, table
 from lorgnette.common.values import factor
 from lorgnette.systems import ROOMS, option_files, room
 from lorgnette.train.events import Evaluated, Stepped

@@ -82,3 +82,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def did_you_mean(likely: Sequence[str]) -> str:
     """`" (did you mean 'x' or 'y'?)"` for names that are likely; an empty string for none."""
     return f" (did you mean {' or '.join(map(repr, likely))}?)" if likely else ""
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without line breaks or error numbers."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What `lorgnette enhance` works with: one model for all pictures, or for each the one that suits it."""
+"""What enhances pictures: one model for all pictures, or for each the one that suits it."""
 
 from __future__ import annotations
 
@@ -76,22 +76,22 @@ def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
 
     usual = rooms_with("enhance")[0]
     if adapter == AUTO and room(of or usual).ABOUT.shipped:
-        return _Chosen(Chooser(of or usual, device))
+        return Chosen(Chooser(of or usual, device))
     if adapter in (AUTO, NONE):
-        return _One(of or usual, to_device(load_shipped(of or usual), device))
+        return One(of or usual, to_device(load_shipped(of or usual), device))
     homes = [] if Path(adapter).exists() else rooms_with_adapter(adapter)
     if homes:
         home = of or (usual if usual in homes else homes[0])
-        return _One(home, to_device(load_shipped(home, adapter), device))
+        return One(home, to_device(load_shipped(home, adapter), device))
     home = room_name(load_recipe(adapter))
     if of not in (None, home):
         raise ValueError(f"--room: {adapter} is of the room {home}, not {of}; leave --room out")
     if home not in rooms_with("enhance"):
         raise ValueError(f"--adapter: {adapter} is of the room {home}, which does not enhance images")
-    return _One(home, to_device(load(adapter), device))
+    return One(home, to_device(load(adapter), device))
 
 
-class _One:
+class One:
     """One model for all."""
 
     def __init__(self, of: str, task: Task):
@@ -116,7 +116,7 @@ class _One:
         return {}
 
 
-class _Chosen:
+class Chosen:
     """For each picture the model that suits it."""
 
     def __init__(self, chooser: Any):

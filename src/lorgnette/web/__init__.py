@@ -1,0 +1,1 @@
+"""An HTTP API around the house: `lorgnette serve`. An edge: nothing but the command line imports it."""

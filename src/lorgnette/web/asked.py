@@ -1,0 +1,90 @@
+"""What clients ask for, checked before anything is uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lorgnette.enhance_file import How
+from lorgnette.enhancer import AUTO, NONE
+from lorgnette.images.formats.table import BY_SUFFIX
+from lorgnette.web.offered import Offer, offer
+
+
+class Asked(BaseModel):
+    """What every verb takes. A setting that is not known is refused: it would be left out in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(default="upload", max_length=200, description="Of the file; messages and the result bear it.")
+    wait: bool = Field(default=False, description="Answer with the result itself; who hangs up cancels the job.")
+
+
+class Enhancing(Asked):
+    """How a picture is to be enhanced."""
+
+    room: str | None = Field(default=None, description="superres enlarges, restore takes noise and artefacts away.")
+    adapter: str = Field(default=AUTO, max_length=200, description="auto, none, or a name of /api/adapters.")
+    scale: float | None = Field(default=None, ge=0.01, le=32, description="Factor, as 3.3; unset: 2, or the model's.")
+    width: int | None = Field(default=None, ge=1, le=100_000, description="In pixels; with `height` too: see `shape`.")
+    height: int | None = Field(default=None, ge=1, le=100_000, description="In pixels.")
+    long_side: int | None = Field(default=None, ge=1, le=100_000, description="Longer side in pixels.")
+    shape: Literal["fit", "crop", "pad", "stretch"] | None = Field(
+        default=None, description="What becomes of a picture of another shape than width x height; unset: refused."
+    )
+    strength: float | None = Field(default=None, ge=0, le=1.5, description="Of the adapter or the change; unset: 1.")
+    black: float | None = Field(default=None, ge=0, description="The picture's own number for black; with `white`.")
+    white: float | None = Field(default=None, ge=0, description="The picture's own number for white.")
+    format: str | None = Field(default=None, max_length=8, description="Suffix of the result; unset: that of `name`.")
+    quality: int | None = Field(default=None, ge=1, le=100, description="Of JPEG, WebP and the like; unset: 95.")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="What the network computes in.")
+
+
+def enhancing(asked: Enhancing, offers: Iterable[Offer]) -> dict[str, Any]:
+    """The settings of a job.
+
+    Args:
+        asked: by a client.
+        offers: what there is.
+
+    Raises:
+        ValueError: they do not fit together, or there is no such adapter, in one line.
+    """
+    both = asked.width is not None and asked.height is not None
+    sizes = [name for name in ("scale", "width", "height", "long_side") if getattr(asked, name) is not None]
+    if len(sizes) > 1 and sizes != ["width", "height"]:
+        raise ValueError(f"{' and '.join(sizes)} exclude each other; width and height alone go together")
+    if asked.shape and not both:
+        raise ValueError("shape: is for width and height together")
+    if (asked.black is None) != (asked.white is None):
+        raise ValueError("black and white belong together")
+    if asked.adapter not in (AUTO, NONE):
+        offer(asked.adapter, asked.room, offers, "enhance")
+    how = How(
+        scale=asked.scale,
+        size=(asked.height, asked.width) if asked.height and asked.width else None,
+        width=None if both else asked.width,
+        height=None if both else asked.height,
+        long_side=asked.long_side,
+        shape=asked.shape,
+        strength=asked.strength,
+        range=None if asked.black is None or asked.white is None else (asked.black, asked.white),
+        precision=asked.precision,
+        quality=asked.quality,
+    )
+    return asdict(how) | {"adapter": asked.adapter, "room": asked.room, "format": _suffix(asked.format, asked.name)}
+
+
+def _suffix(format: str | None, name: str) -> str:
+    suffix = f".{format.lower().removeprefix('.')}" if format else PurePath(name).suffix.lower()
+    known = BY_SUFFIX.get(suffix)
+    if known and known.is_written_here:
+        return suffix.removeprefix(".")
+    if format:
+        works = ", ".join(s.removeprefix(".") for s, f in BY_SUFFIX.items() if f.is_written_here)
+        raise ValueError(f"format: {format!r} is not written here; {works} are")
+    return "png"
