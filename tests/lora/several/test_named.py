@@ -132,6 +132,8 @@ def test_a_sum_is_the_sum_of_the_updates(build):
 
 def test_a_sum_of_a_smaller_rank_says_what_it_lost(build):
     net, alone = build(day=DAY, night=NIGHT)
+    assert len(lora.combine(net, {"day": 0.7, "night": 0.3}, "least", r=1).rows) == 4
+    lora.remove_adapter(net, "least")
     report = lora.combine(net, {"day": 0.7, "night": 0.3}, "mix", r=3)
     lora.set_adapter(net, "mix")
     day, night = deltas(alone["day"]), deltas(alone["night"])
