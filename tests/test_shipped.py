@@ -130,6 +130,26 @@ def test_pixel_art_and_screens_get_theirs():
     assert sum(name in ("screen", "art") for name in chosen) >= 5, chosen
 
 
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ({BASE: 1.0, "phone": 1.15}, BASE),  # the base, where an adapter is hardly better
+        ({BASE: 1.0, "phone": 1.25}, "phone"),
+        ({BASE: 1.0, "phone": 0.7}, BASE),
+        ({BASE: -0.5, "phone": 0.15}, "phone"),  # it is no better than nothing: nobody stays with it
+        ({BASE: 0.05, "phone": 0.15}, "phone"),
+        ({BASE: 0.05, "phone": 0.09}, NOTHING),
+        ({BASE: 0.15, "phone": 0.2}, BASE),
+    ],
+)
+def test_who_is_chosen(gains: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch):
+    judge = Judge(adapter_path("superres", "phone").parent / "judge.safetensors")
+    table = np.array([[gains.get(name, -1.0 if name != NOTHING else 0.0) for name in judge.names]])
+    monkeypatch.setattr(judge, "expected", lambda seen: table)
+    assert [judge.names[place] for place in judge.chosen(np.zeros((1, 22)))] == [chosen]
+    assert judge(np.zeros((32, 32, 3), np.float32)).name == chosen
+
+
 def test_a_choice_says_what_is_expected():
     gains = {NOTHING: 0.0, BASE: 0.2, "phone": 1.1}
     assert str(Choice("phone", gains, {})) == "adapter phone: expected +1.1 dB over no network; base +0.2"

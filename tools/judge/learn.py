@@ -28,6 +28,8 @@ NETS, HIDDEN, STEPS = 8, 32, 1200
 MOST = 6.0  # dB; a gain or loss counts at most so
 BLUR = 0.1  # noise on the standardised measures
 COUNTS = {"superres": {"clean": 3.0, "screen": 3.0}, "restore": {}}  # how often some kinds count
+DOUBT = {"superres": 0.5, "restore": 1.0}
+"""How much of the deviation between the nets is taken off what they expect; by five-fold trials over the pictures."""
 DELTA = 3.0  # dB; larger errors count by their size, smaller ones by its square: means are learnt, not medians
 
 
@@ -45,11 +47,11 @@ def main() -> None:
     scores = np.minimum([list(row["scores"].values()) for row in rows], 60).astype(np.float32)
     apart = np.array([sum(map(ord, row["picture"])) % 5 == 0 for row in rows])
     counts = np.array([COUNTS[o.room].get(row["kind"], 1.0) for row in rows], np.float32)
-    learn(seen[~apart], scores[~apart], names, o.out, counts[~apart])
+    learn(seen[~apart], scores[~apart], names, o.out, counts[~apart], DOUBT[o.room])
     report(
         [row for row, is_apart in zip(rows, apart, strict=True) if is_apart], scores[apart], Judge(o.out), seen[apart]
     )
-    learn(seen, scores, names, o.out, counts)
+    learn(seen, scores, names, o.out, counts, DOUBT[o.room])
 
 
 def measured(rows: list[Any], pictures: Path, scaled: bool, kept: Path | None) -> Any:
@@ -73,7 +75,7 @@ def _measure(job: Any) -> Any:
     return looks(sample(*job).lq)
 
 
-def learn(seen: Any, scores: Any, names: list[str], out: Path, weights_of: Any) -> None:
+def learn(seen: Any, scores: Any, names: list[str], out: Path, weights_of: Any, doubt: float) -> None:
     """Nets that tell from the measures what each network gains, written as `Judge` reads them."""
     mean, deviation = seen.mean(0), seen.std(0) + 0.05
     inputs = torch.from_numpy(((seen - mean) / deviation).astype(np.float32)).clamp(-4, 4)
@@ -104,7 +106,8 @@ def learn(seen: Any, scores: Any, names: list[str], out: Path, weights_of: Any) 
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         tensors |= {f"weight{layer}": weight.detach().numpy(), f"bias{layer}": bias.detach().numpy()}
     kept = {name: np.ascontiguousarray(tensor, np.float16) for name, tensor in tensors.items()}
-    save_file(kept, out, metadata={"names": json.dumps(names), "measures": json.dumps(MEASURES)})
+    said = {"names": json.dumps(names), "measures": json.dumps(MEASURES), "doubt": str(doubt)}
+    save_file(kept, out, metadata=said)
 
 
 def report(rows: list[Any], scores: Any, judge: Judge, seen: Any) -> None:

@@ -18,8 +18,9 @@ NOTHING, BASE = "nothing", "base"
 """Names of two choices that are no adapters: no network at all (bicubic, or the picture as it is), and the base."""
 MARGIN = 0.1
 """dB by which a network must be expected to be better than `NOTHING`."""
-DOUBT = 0.5
-"""How much of the deviation between the nets is taken off what they expect."""
+LEAVE = 0.2
+"""dB by which an adapter must be expected to be better than `BASE` where that is better than `NOTHING`: a picture that may
+be sound stays with the network that was made for sound ones."""
 _FARTHEST = 4.0  # deviations; a picture unlike all that was learnt from counts as one at the edge of it
 
 
@@ -54,7 +55,8 @@ class Judge:
     with tanh. `tools/judge` trains them on pictures of which it is known what each network makes of them.
 
     Args:
-        path: a safetensors file with `names` in its metadata.
+        path: a safetensors file; its metadata has `names`, `measures`, and `doubt`, the share of the deviation between
+            the nets that is taken off what they expect.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -63,6 +65,7 @@ class Judge:
             self.names: list[str] = json.loads(said["names"])
             if json.loads(said["measures"]) != list(MEASURES):
                 raise ValueError(f"{path}: was learnt with other measures than those of this version")
+            self.doubt = float(said["doubt"])
             self._tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
 
     def __call__(self, pixels: NDArray[Any], scale: float = 1) -> Choice:
@@ -79,7 +82,11 @@ class Judge:
         return self._best(self.expected(seen))
 
     def _best(self, gains: NDArray[np.float32]) -> NDArray[np.intp]:
-        return (gains - MARGIN * (np.array(self.names) != NOTHING)).argmax(1)
+        nothing, base = self.names.index(NOTHING), self.names.index(BASE)
+        wanted = gains - MARGIN * (np.arange(len(self.names)) != nothing)
+        best, basic = wanted.argmax(1), wanted[:, base]
+        stays = (basic > wanted[:, nothing]) & (wanted.max(1) < basic + LEAVE)
+        return np.where(stays, base, best)
 
     def expected(self, seen: NDArray[Any]) -> NDArray[np.float32]:
         """dB for each name, (N, names), from measures and the logarithm of the scale, (N, measures + 1)."""
@@ -88,5 +95,5 @@ class Judge:
         for layer in range(3):
             x = x @ t[f"weight{layer}"] + t[f"bias{layer}"]
             x = np.tanh(x) if layer < 2 else x
-        found = x.mean(0) - DOUBT * x.std(0)  # over the nets
+        found = x.mean(0) - self.doubt * x.std(0)  # over the nets
         return found - found[:, self.names.index(NOTHING), None]
