@@ -39,10 +39,11 @@ TOP = {
     "checkpoint": "common settings lora train systems recipe",
     "shipped": "common images systems recipe checkpoint",
     "federate": "version common settings lora report train systems recipe checkpoint",
+    "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
     "compat": "common settings lora images train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " demo",
+    " export demo",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -104,6 +105,7 @@ INSIDE = {
         "task": "recipe structure flexicubes model weights samples losses",
         "evaluate": "cases data task metrics",
         "predict": "flexicubes samples task surface",
+        "exporting": "task samples trunk",
         "miniature": "recipe samples",
     },
     "train": {
@@ -134,6 +136,9 @@ ONLY = {
     "tokenizers": "systems.clip",
     "numba": "nn",
     "triton": "nn",
+    "onnxruntime": "export systems.faceview",
+    "onnx": "export systems.faceview",
+    "onnxscript": "export",
     "accelerate": "train",
     "jsonargparse": "settings",
     "tifffile": "images",

@@ -26,6 +26,7 @@ VERBS = {
     "decode": "make meshes of organs by a trained decoder",
     "federate": "train one adapter over data that stays with its holders",
     "merge": "fold an adapter into its model for good",
+    "export": "write a model as a file that other programs run",
     "info": "say what an adapter or a weight file holds",
 }
 

@@ -10,6 +10,7 @@ from lorgnette.systems.superres.recipe import ABOUT as ABOUT, Data as Data, Mode
 if TYPE_CHECKING:
     from lorgnette.systems.superres.data import default_steps as default_steps, loaders as loaders
     from lorgnette.systems.superres.evaluate import evaluation as evaluation
+    from lorgnette.systems.superres.exporting import program as program
     from lorgnette.systems.superres.miniature import tiny as tiny
     from lorgnette.systems.superres.model import LMLTE as LMLTE
     from lorgnette.systems.superres.predict import enhance as enhance, plain as plain

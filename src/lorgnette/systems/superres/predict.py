@@ -19,6 +19,7 @@ from lorgnette.tiles.plan import Tile, Tiling
 from lorgnette.tiles.render import Rendering, check_strength, resized
 
 MIN_SCALE, MAX_SCALE = 0.01, 32.0
+TILE, BLEND = 320, 8  # usual, in input pixels
 
 
 def output_size(
@@ -106,7 +107,7 @@ def enhance(
         cell = torch.tensor(cells, dtype=torch.float32, device=crop.device)
         return from_network(model.render_window(inp, y, x, cell))
 
-    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8)
+    usual = Tiling(TILE, model.receptive_radius, BLEND)
     with at_strength(model, strength):
         enlarged = how.image(model, image, render, rendered, usual, corrected=True)
     return enlarged if rendered == out_size else resized(enlarged, out_size)
