@@ -41,11 +41,12 @@ TOP = {
     "enhancer": "version common lora images systems checkpoint shipped",
     "enhance_file": "images enhancer",
     "federate": "version common settings lora report train systems recipe checkpoint",
+    "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
     "compat": "common settings lora images train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancer enhance_file",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " enhancer enhance_file demo web",
+    " enhancer enhance_file export demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -107,6 +108,7 @@ INSIDE = {
         "task": "recipe structure flexicubes model weights samples losses",
         "evaluate": "cases data task metrics",
         "predict": "flexicubes samples task surface",
+        "exporting": "task samples trunk",
         "miniature": "recipe samples",
     },
     "train": {
@@ -139,6 +141,9 @@ ONLY = {
     "tokenizers": "systems.clip",
     "numba": "nn systems.superres.decoders",
     "triton": "nn",
+    "onnxruntime": "export systems.faceview",
+    "onnx": "export systems.faceview",
+    "onnxscript": "export",
     "accelerate": "train",
     "jsonargparse": "settings",
     "tifffile": "images",

@@ -27,6 +27,7 @@ VERBS = {
     "federate": "train one adapter over data that stays with its holders",
     "serve": "an HTTP API on this machine",
     "merge": "fold an adapter into its model for good",
+    "export": "write a model as a file that other programs run",
     "info": "say what an adapter or a weight file holds",
 }
 

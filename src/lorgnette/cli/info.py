@@ -1,4 +1,4 @@
-"""`lorgnette info ADAPTER|FILE.safetensors`: what it holds, without loading it; or what a recipe would adapt."""
+"""`lorgnette info ADAPTER|FILE`: what it holds, without loading it; or what a recipe would adapt."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from lorgnette.cli.arguments import Arguments, add_json
 from lorgnette.common.files import read_json, write_json
 from lorgnette.common.text import duration, nearest, number, size
+from lorgnette.export.manifest import SUFFIXES, read_manifest
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 MAX_PICKLED = 2**32  # bytes
@@ -23,9 +24,11 @@ def run(words: list[str]) -> int:
     parser = Arguments(
         "info",
         "lorgnette info runs/NAME/adapter",
-        "Says what an adapter, a whole model or a safetensors file holds. No weights are loaded.",
+        "Says what an adapter, a whole model, a safetensors file or an exported model holds. No weights are loaded.",
     )
-    parser.add_argument("path", metavar="PATH", help="folder of an adapter or a model, or a .safetensors file")
+    parser.add_argument(
+        "path", metavar="PATH", help="folder of an adapter or a model, a .safetensors file, or an exported file"
+    )
     parser.add_argument(
         "--plan", action="store_true", help="PATH is a room, a recipe.yaml or its folder: list what it adapts"
     )
@@ -83,6 +86,8 @@ def _of_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         names = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
         raise FileNotFoundError(f"no such file or folder: {path}{nearest(path.name, names)}")
+    if path.suffix in SUFFIXES:
+        return _exported(path)
     tensors = _tensors(path)
     return {
         "file": str(path),
@@ -92,6 +97,31 @@ def _of_file(path: Path) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "contents": _described(tensors),
     }
+
+
+def _exported(path: Path) -> dict[str, Any]:
+    """What an exported file says of itself."""
+    facts: dict[str, Any] = {"exported": str(path), "bytes": path.stat().st_size}
+    manifest = read_manifest(path)
+    if manifest is None:
+        return facts | {"written by": "another program: it holds no manifest of ours"}
+    facts |= {"room": manifest.room, "base": _settings(manifest.recipe.get("model"))}
+    free = {name: ", ".join(f"axis {axis} {length}" for axis, length in axes.items()) or "fixed"
+            for name, axes in manifest.inputs.items()}  # fmt: skip
+    facts |= {"inputs": free, "output": manifest.output}
+    if how := manifest.pictures:
+        facts["scale"] = str(how.factor) if how.factor else f"{how.least_scale:g} to {how.most_scale:g}"
+        facts["tiles"] = f"{how.tile} pixels, seeing {how.halo} beyond"
+    facts |= {"int8": dict(manifest.int8)} if manifest.int8 else {}
+    facts |= {name.replace("_", " "): _settings(value) for name, value in manifest.facts.items()}
+    return facts | {"weights": manifest.weights, "written by": f"lorgnette {manifest.version}"}
+
+
+def _settings(value: Any) -> str:
+    """Settings in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {what}" for key, what in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _adapter_format(names: Iterable[str]) -> dict[str, str]:
@@ -148,7 +178,7 @@ def _recipe_facts(folder: Path) -> dict[str, Any]:
     facts = {"room": str(recipe.get("room"))}
     model = recipe.get("model")
     if isinstance(model, dict):
-        facts["base"] = ", ".join(f"{key} {value}" for key, value in model.items())
+        facts["base"] = _settings(model)
     data = recipe.get("data")
     if isinstance(data, dict):
         facts["data"] = ", ".join(f"{key} {value}" for key, value in data.items() if value is not None)

@@ -1,10 +1,11 @@
-"""Modules and batches: a mode for a while, and where tensors lie."""
+"""Modules and batches: a mode for a while, other parts in a copy, and where tensors lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,3 +31,20 @@ def moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)(moved(value, device) for value in batch)
     return batch
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def with_functions(module: ModuleT, **functions: Callable[..., Any]) -> ModuleT:
+    """A shallow copy with functions in place of methods: the same tensors, other answers."""
+    other = copy.copy(module)
+    vars(other).update(functions)
+    return other
+
+
+def with_module(module: ModuleT, name: str, part: nn.Module) -> ModuleT:
+    """A shallow copy with another part of that name."""
+    other = copy.copy(module)
+    other._modules = {**module._modules, name: part}
+    return other

@@ -19,8 +19,8 @@ NOTHING, BASE = "nothing", "base"
 MARGIN = 0.1
 """dB by which a network must be expected to be better than `NOTHING`."""
 LEAVE = 0.2
-"""dB by which an adapter must be expected to be better than `BASE`, where that is better than `NOTHING`: what may be a sound
-picture stays with the network that was made for sound ones."""
+"""dB by which an adapter must be expected to be better than `BASE`, where that is better than `NOTHING`: what may be a
+sound picture stays with the network that was made for sound ones."""
 _FARTHEST = 4.0  # deviations; a picture unlike all that was learnt from counts as one at the edge of it
 
 

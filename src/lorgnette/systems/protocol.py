@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get
 if TYPE_CHECKING:
     from typing import Self
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from lorgnette.images.file import Image
     from lorgnette.lora.config import LoRAConfig
@@ -119,6 +119,50 @@ class About:
     """What is installed for it beside the package: `pip install 'lorgnette[EXTRA]'`."""
 
 
+@dataclass(frozen=True)
+class OnPictures:
+    """How a program is run on pictures of any size: in tiles, by whoever has its file."""
+
+    tile: int
+    """Side of the tiles, in input pixels."""
+    halo: int
+    """Input pixels that a tile sees beyond its own."""
+    blend: int
+    """Input pixels over which neighbours fade into each other."""
+    channels: int = 3
+    """3, or 1 for each colour by itself."""
+    factor: int | None = None
+    """How many times larger the result is: the one input is `image`, (B, channels, h, w) in [0, 1]. None: any size, by
+    the inputs `image`, `y` (H,) and `x` (W,), where the crop spans -1 to 1, and `cell` (2,), the size of an output
+    pixel in these units."""
+    least_scale: float = 0.01
+    """Of any size: the smallest factor that is taken; below 1 it is done by bicubic."""
+    most_scale: float = 1.0
+    """And the largest."""
+    trained_scale: float = 1.0
+    """Cells are not made finer than for this factor."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A trained model as a function of tensors: what of a task can leave the package (`lorgnette.export`)."""
+
+    module: nn.Module
+    """Takes the inputs, in their order, and gives one tensor."""
+    inputs: Mapping[str, Mapping[int, str]]
+    """By name, the axes whose length is free: number -> name. Of one name, they are equally long."""
+    output: str
+    """Its name."""
+    example: Callable[[int], tuple[Tensor, ...]]
+    """Inputs like those it is for: number 0 to export by, others, of other sizes, to compare by."""
+    answering: Callable[[Callable[..., Tensor]], Task]
+    """The task with a function of the same inputs in place of the network, to be scored."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else must be known to use it, such as names of classes: plain containers."""
+    pictures: OnPictures | None = None
+    """How it is run on pictures; None: it is not for them."""
+
+
 RecipeT = TypeVar("RecipeT", bound=RoomRecipe)
 DataT = TypeVar("DataT", bound=RoomData, contravariant=True)
 RecipeIn = TypeVar("RecipeIn", bound=RoomRecipe, contravariant=True)
@@ -169,6 +213,14 @@ class Room(Protocol[RecipeT, DataT]):
     @property
     def from_upstream(self) -> Callable[..., nn.Module]:
         """A network with published weights: `from_upstream(path_or_state, **settings)`."""
+        ...
+
+    def program(self, task: Any, /) -> Program:
+        """A task's trained model for export, adapters and all; `lorgnette.export` folds them in before it asks.
+
+        Raises:
+            ValueError: there is nothing to export, or the network cannot be, in one line.
+        """
         ...
 
     def tiny(self) -> tuple[RecipeT, Sequence[Any], Sequence[Any]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         from_upstream as from_upstream,
         loaders as loaders,
         make_task as make_task,
+        program as program,
         tiny as tiny,
     )
 

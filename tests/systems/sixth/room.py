@@ -7,7 +7,9 @@ import torch
 from tests.systems.sixth.recipe import Data, Recipe
 from torch import nn
 
+from lorgnette.common.modules import with_functions
 from lorgnette.common.tensors import read_tensors
+from lorgnette.systems.protocol import Program
 from lorgnette.train.batches import DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
 from lorgnette.train.loop import evaluate
@@ -46,6 +48,16 @@ def from_upstream(path_or_state):
 def make_task(recipe: Recipe) -> Lines:
     base = recipe.model.base
     return Lines(from_upstream(base != "none" and Path(base) / "model.safetensors"))
+
+
+def program(task: Lines) -> Program:
+    return Program(
+        module=task.model,
+        inputs={"points": {0: "n"}},
+        output="values",
+        example=lambda number: (torch.randn(2 + number, 4, generator=torch.Generator().manual_seed(number)),),
+        answering=lambda run: with_functions(task, predict=lambda batch: run(batch[..., :4])[..., 0]),
+    )
 
 
 def loaders(data: Data, train: TrainConfig | None = None) -> tuple[DrawnBatches, HeldOut]:

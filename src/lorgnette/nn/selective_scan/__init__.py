@@ -12,7 +12,7 @@ from lorgnette.nn.compiled import NUMBA
 
 DIRECTIONS = (0, 1, 2, 3)
 TRITON = importlib.util.find_spec("triton") is not None
-WAYS = ("numba", "triton", "blocked", "doubling", "reference")
+WAYS = ("numba", "triton", "blocked", "doubling", "looped", "reference")
 
 
 def selective_scan(
@@ -49,7 +49,8 @@ def selective_scan(
         size: (H, W) of the image. (1, L) is a plain sequence.
         directions: one of K numbers for each direction: 0 row by row, 1 column by column, 2 and 3 the same backwards.
         way: 'numba' (processors, float32), 'triton' (CUDA), 'blocked' (plain torch), 'doubling' (plain torch in few
-            operations, for export) or 'reference'. None: the quickest that serves.
+            operations, which are traced), 'looped' (for export of any size) or 'reference'. None: the quickest
+            that serves.
 
     Returns:
         (batch, L, d) in the dtype of `u`: the sum over the directions, at the pixels.
@@ -66,8 +67,10 @@ def selective_scan(
 
 def _quickest(u: Tensor) -> str:
     compiling = torch.compiler.is_compiling()
-    if torch.compiler.is_exporting() or (not compiling and torch._C._is_tracing()):
-        return "doubling"  # what is exported has to do without our kernels
+    if torch.compiler.is_exporting():
+        return "looped"  # what is exported has to do without our kernels
+    if not compiling and torch._C._is_tracing():
+        return "doubling"
     if u.device.type == "cpu" and u.dtype != torch.float64 and NUMBA:
         return "numba"
     if u.device.type == "cuda" and u.dtype != torch.float64 and TRITON:
@@ -100,6 +103,10 @@ def _ways(name: str) -> Callable[..., Tensor]:
         from lorgnette.nn.selective_scan.reference import reference_scan
 
         return reference_scan
+    if name == "looped":
+        from lorgnette.nn.selective_scan.looped import looped_scan
+
+        return looped_scan
     from lorgnette.nn.selective_scan import blocked
 
     if name == "blocked":

@@ -34,7 +34,7 @@ def blocked_scan(
     directions: tuple[int, ...],
 ) -> Tensor:
     """See `lorgnette.nn.selective_scan.selective_scan`."""
-    u_wide, steps, gains, B, C = _prepared(u, dt, B, C, dt_bias)
+    u_wide, steps, gains, B, C = prepared(u, dt, B, C, dt_bias)
     total = torch.zeros_like(u_wide)
     for k, direction in enumerate(directions):
         order = pixel_order(size, direction, u.device)
@@ -55,7 +55,7 @@ def doubling_scan(
     directions: tuple[int, ...],
 ) -> Tensor:
     """See `lorgnette.nn.selective_scan.selective_scan`."""
-    u_wide, steps, gains, B, C = _prepared(u, dt, B, C, dt_bias)
+    u_wide, steps, gains, B, C = prepared(u, dt, B, C, dt_bias)
     total = u_wide * D.to(u_wide.dtype).sum(0)
     for k, direction in enumerate(directions):
         order = pixel_order(size, direction, u.device)
@@ -76,7 +76,7 @@ def doubling_scan(
     return total.to(u.dtype)
 
 
-def _prepared(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor) -> tuple[Tensor, ...]:
+def prepared(u: Tensor, dt: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor) -> tuple[Tensor, ...]:
     """Input, step sizes, step times input, B and C, all in float32 (float64 for float64)."""
     wide = torch.promote_types(u.dtype, torch.float32)
     u, dt, B, C = (x.to(wide) for x in (u, dt, B, C))

@@ -16,6 +16,7 @@ from lorgnette.systems.clip.recipe import (
 if TYPE_CHECKING:
     from lorgnette.systems.clip.data import default_steps as default_steps, loaders as loaders
     from lorgnette.systems.clip.evaluate import evaluation as evaluation
+    from lorgnette.systems.clip.exporting import program as program
     from lorgnette.systems.clip.miniature import tiny as tiny
     from lorgnette.systems.clip.model import CLIPClassifier as CLIPClassifier
     from lorgnette.systems.clip.predict import Label as Label, classify as classify

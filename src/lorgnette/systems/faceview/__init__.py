@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     )
     from lorgnette.systems.faceview.data import default_steps as default_steps, loaders as loaders
     from lorgnette.systems.faceview.evaluate import evaluation as evaluation
-    from lorgnette.systems.faceview.exporting import to_onnx as to_onnx
+    from lorgnette.systems.faceview.exporting import program as program
     from lorgnette.systems.faceview.miniature import tiny as tiny
     from lorgnette.systems.faceview.model import EnhancedTransformerDecoderOnly3D as EnhancedTransformerDecoderOnly3D
     from lorgnette.systems.faceview.points import invented as invented

@@ -1,100 +1,55 @@
-"""The whole mapping as an ONNX file, to plug behind a recogniser."""
+"""The mapping as a function of tensors, for export: to plug behind a recogniser."""
 
 from __future__ import annotations
 
-import copy
-import os
-import warnings
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette import lora
-from lorgnette.common.files import atomic_write
+from lorgnette.common.modules import with_functions
 from lorgnette.systems.faceview.task import FaceMapping
+from lorgnette.systems.protocol import Program
+from lorgnette.train.task import Task
 
-OPSET = 20  # the first with a sampler of volumes
-TOLERANCE = 1e-5
 
-
-class _Program(nn.Module):
-    """Embeddings of any length in, of length 1 out."""
+class Mapping(nn.Module):
+    """embedding (N, D) of any length, pose and target (N, 3) in radians: pitch, yaw, roll, and, of a network that wants
+    them, kps3d (N, 5, 3), about their centre, with a root mean square distance of 1 -> (N, D) of length 1."""
 
     def __init__(self, task: FaceMapping):
         super().__init__()
-        self.model, self.unit = task.model, task.model.angle_unit  # pyright: ignore[reportAttributeAccessIssue]
-        self.keypoints = task.recipe.model.keypoints
+        self.task = task
 
     def forward(self, embedding: Tensor, pose: Tensor, target: Tensor, kps3d: Tensor | None = None) -> Tensor:
-        unit = F.normalize(embedding, dim=-1)
-        mapped = self.model(unit, pose, kps3d if self.keypoints else None, target, return_residual=False)
-        return F.normalize(mapped, dim=-1)
+        return self.task.map(F.normalize(embedding, dim=-1), pose, kps3d, target)
 
 
-def to_onnx(task: FaceMapping, file: str | os.PathLike[str]) -> float:
-    """Write the mapping, adapters folded in, and compare it with the network on random inputs.
+def program(task: FaceMapping) -> Program:
+    """See `lorgnette.systems.protocol.Room`."""
+    model: Any = task.model
+    names = ["embedding", "pose", "target", *(["kps3d"] if task.recipe.model.keypoints else [])]
 
-    Inputs are `embedding` (N, D), `pose` (N, 3) and `target` (N, 3) in radians, pitch, yaw, roll, and, of a network
-    that wants them, `kps3d` (N, 5, 3), about their centre, with a root mean square distance of 1; the output is
-    `mapped` (N, D). N is free.
+    def example(number: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(number)
+        n = (2, 1, 3, 5, 8, 64)[number % 6]
+        shapes = [(n, model.d_model), (n, model.pose_dim), (n, model.pose_dim), (n, 5, 3)][: len(names)]
+        return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 
-    Args:
-        task: from `lorgnette.load`; it stays as it is.
-        file: ends in .onnx.
+    def answering(run: Callable[..., Tensor]) -> Task:
+        def mapped(src: Tensor, angles: Tensor, keypoints: Tensor | None, pose: Tensor | None = None) -> Tensor:
+            target = torch.zeros_like(angles) if pose is None else pose
+            return run(*[x for x in (src, angles, target, keypoints)[: len(names)] if x is not None])
 
-    Returns:
-        The largest difference of any number of the outputs, over batches of 1, 2 and 5.
+        return with_functions(task, map=mapped)
 
-    Raises:
-        ValueError: ONNX is not installed, or the file answers otherwise than the network.
-    """
-    file = Path(file)
-    if file.suffix != ".onnx":
-        raise ValueError(f"{file}: an .onnx file is written; name it so")
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError:
-        raise ValueError("ONNX is not installed: pip install 'lorgnette[faceview]'") from None
-    plain = copy.deepcopy(task).cpu().eval()
-    lora.merge_lora_weights(plain.model)
-    program = _Program(plain).eval()
-    names = ["embedding", "pose", "target", *(["kps3d"] if program.keypoints else [])]
-    with atomic_write(file) as temporary:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter(
-                "ignore"
-            )  # the exporter that reads a trace is deprecated; the other has no free N here
-            torch.onnx.export(
-                program,
-                tuple(_inputs(task, 2, len(names))),
-                str(temporary),
-                input_names=names,
-                output_names=["mapped"],
-                dynamic_axes={name: {0: "n"} for name in (*names, "mapped")},
-                opset_version=OPSET,
-                dynamo=False,
-            )
-        onnx.checker.check_model(str(temporary))
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        worst = max(_difference(program, session, task, n, names) for n in (1, 2, 5))
-        if not worst <= TOLERANCE:
-            raise ValueError(
-                f"{file}: the file's answers differ by {worst:.1e} from the network's; {TOLERANCE} is allowed"
-            )
-    return worst
-
-
-def _inputs(task: FaceMapping, n: int, count: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(n)
-    shapes = [(n, task.recipe.model.d_model), (n, 3), (n, 3), (n, 5, 3)][:count]
-    return [torch.randn(shape, generator=generator) for shape in shapes]
-
-
-@torch.no_grad()
-def _difference(program: _Program, session: object, task: FaceMapping, n: int, names: list[str]) -> float:
-    given = _inputs(task, n, len(names))
-    answers = session.run(None, {k: x.numpy() for k, x in zip(names, given, strict=True)})  # type: ignore[attr-defined]
-    return float((torch.from_numpy(answers[0]) - program(*given)).abs().max())
+    return Program(
+        module=Mapping(task),
+        inputs={name: {0: "n"} for name in names},
+        output="mapped",
+        example=example,
+        answering=answering,
+        facts={"poses": "radians: pitch, yaw, roll"},
+    )

@@ -220,8 +220,10 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
         if src.ndim != 2 or src.shape[1] != self.d_model:
             raise ValueError(f"src: shape {tuple(src.shape)} does not work; (B, {self.d_model}) does")
         for name, given in (("angles", angles), ("pose", pose)):
-            if given is not None and (given.ndim != 2 or len(given) != len(src) or given.shape[1] < self.pose_dim):
-                works = f"({len(src)}, {self.pose_dim})"
+            if given is not None and (
+                given.ndim != 2 or given.shape[0] != src.shape[0] or given.shape[1] < self.pose_dim
+            ):
+                works = f"({src.shape[0]}, {self.pose_dim})"
                 raise ValueError(f"{name}: shape {tuple(given.shape)} does not work; {works} does")
         source = in_radians(angles[:, : self.pose_dim], self.angle_unit, "angles")
         if pose is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         prepare as prepare,
     )
     from lorgnette.systems.mesh.evaluate import evaluation as evaluation
+    from lorgnette.systems.mesh.exporting import program as program
     from lorgnette.systems.mesh.flexicubes import Surface as Surface, extract as extract
     from lorgnette.systems.mesh.lattice import Lattice as Lattice
     from lorgnette.systems.mesh.miniature import tiny as tiny

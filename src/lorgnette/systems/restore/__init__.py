@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from lorgnette.systems.restore.data import default_steps as default_steps, loaders as loaders
     from lorgnette.systems.restore.evaluate import evaluation as evaluation
+    from lorgnette.systems.restore.exporting import program as program
     from lorgnette.systems.restore.miniature import tiny as tiny
     from lorgnette.systems.restore.model import MambaIR as MambaIR
     from lorgnette.systems.restore.predict import enhance as enhance, plain as plain

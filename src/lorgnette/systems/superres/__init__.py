@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lorgnette.systems.superres.decoders.cross_scale import CrossScaleAttention as CrossScaleAttention
     from lorgnette.systems.superres.encoded import Encoded as Encoded
     from lorgnette.systems.superres.evaluate import evaluation as evaluation
+    from lorgnette.systems.superres.exporting import program as program
     from lorgnette.systems.superres.miniature import tiny as tiny
     from lorgnette.systems.superres.predict import enhance as enhance, plain as plain
     from lorgnette.systems.superres.task import (

@@ -24,6 +24,7 @@ from lorgnette.tiles.plan import Tile, Tiling
 from lorgnette.tiles.render import Rendering, check_strength, resized
 
 MIN_SCALE, MAX_SCALE = 0.01, 32.0
+TILE, BLEND = 320, 8  # usual, in input pixels
 
 
 def output_size(
@@ -108,7 +109,7 @@ def enhance(
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
         return from_network(model.render_window(inp, *points_of(part, crop.device)))
 
-    usual = Tiling(tile=320, halo=model.receptive_radius, blend=8, align=model.encoder.window)
+    usual = Tiling(TILE, model.receptive_radius, BLEND, model.encoder.window)
     with at_strength(model, strength):
         enlarged = how.image(model, image, render, rendered, usual, corrected=True)
     return enlarged if rendered == out_size else resized(enlarged, out_size)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorgnette.systems.superres.coords import axis_coords
+from lorgnette.systems.superres.coords import axis_coords, grid_size
 from lorgnette.systems.superres.decoders.windows import NUDGE, Windows, axis_windows, summed
 from lorgnette.systems.superres.encoders.swinir import mirrored
 
@@ -128,13 +128,14 @@ class ContinuousImage(nn.Module, ABC):
         """The local ensemble without the skip: mod (B, h, w, M), coord (B, Q, 2), cell (B, 2) -> (B, Q, 3)."""
         b, h, w, m = mod.shape
         q = coord.shape[1]
-        size = coord.new_tensor([h, w])
+        size = grid_size(mod.permute(0, 3, 1, 2)).to(coord)
         offset = torch.arange(b, device=coord.device)[:, None] * (h * w)
         # One rounding decides on both neighbours of an axis: with two, a point by a centre could miss its own pixel.
         first = ((coord + (1 + NUDGE)) * size / 2 - (0.5 if self.local_ensemble else 0)).floor()
         rows, rels = [], []
         for step in product((0, 1), (0, 1)) if self.local_ensemble else [(0, 0)]:
-            index = torch.minimum((first + first.new_tensor(step)).clamp(min=0), size - 1)
+            corner = torch.stack([first[..., 0] + step[0], first[..., 1] + step[1]], -1)
+            index = torch.minimum(corner.clamp(min=0), size - 1)
             iy, ix = index.long().unbind(-1)
             rows.append(offset + iy * w + ix)
             rels.append((coord - ((2 * index + 1) / size - 1)) * size)

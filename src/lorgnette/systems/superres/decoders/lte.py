@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette.nn.compiled import NUMBA
-from lorgnette.systems.superres.coords import make_coord
+from lorgnette.systems.superres.coords import grid_size, make_coord
 from lorgnette.systems.superres.decoders.continuous import ContinuousImage, _precise, waves
 from lorgnette.systems.superres.decoders.mlp import LMMLP, MLP
 from lorgnette.systems.superres.decoders.windows import WIDTH, Windows
@@ -136,10 +136,10 @@ class LMLTE(ContinuousImage):
         return self._modulated(self.coef(feat), self.freq(feat), cell)
 
     def _modulated(self, coef: Tensor, freq: Tensor, cell: Tensor) -> Tensor:
-        h, w = coef.shape[-2:]
+        size = grid_size(coef).to(cell)
         coef = coef.permute(0, 2, 3, 1)
         freq = _precise(freq.permute(0, 2, 3, 1))
-        phase = self.phase(cell * cell.new_tensor([h, w]))[:, None, None] if self.cell_decode else None
+        phase = self.phase(cell * size)[:, None, None] if self.cell_decode else None
         mod = self.hypernet(waves(freq, None, phase) * coef)
         return mod if self.mod_input else torch.cat([mod, coef, freq], dim=-1)
 
