@@ -201,6 +201,18 @@ def test_tiff_16_variants(tmp_path: Path):
     np.testing.assert_allclose(read_image(tmp_path / "premultiplied.tif").pixels, 0.5, atol=1e-4)
 
 
+def test_tiff_8_variants_that_pillow_does_not_read(tmp_path: Path):
+    values = np.arange(0, 256, 11, dtype=np.uint8).reshape(4, 6)
+    big_endian = {"bigtiff": True, "byteorder": ">"}
+    tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite", **big_endian)
+    white = read_image(tmp_path / "white.tif")
+    np.testing.assert_allclose(white.pixels[..., 0] * 255, 255.0 - values, atol=0.01)
+    half = np.full((2, 2, 4), 64, np.uint8)
+    half[..., 3] = 128
+    tifffile.imwrite(tmp_path / "half.tif", half, photometric="rgb", extrasamples=["assocalpha"], **big_endian)
+    np.testing.assert_allclose(read_image(tmp_path / "half.tif").pixels, 128 / 255, atol=1e-6)
+
+
 def test_rounding_is_to_the_nearest_level():
     levels = np.arange(256)
     np.testing.assert_array_equal(to_uint8((levels / 255).astype(np.float32)), levels)

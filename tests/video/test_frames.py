@@ -19,12 +19,20 @@ from lorgnette.images.file import Image
 from lorgnette.images.pixels import to_uint8
 from lorgnette.systems import superres
 from lorgnette.train.task import Task
-from lorgnette.video.clip import Clip
+from lorgnette.video.clip import FULL, LIMITED, Clip, Colour
 from lorgnette.video.codecs import choose_encoding
 from lorgnette.video.enhance import enhance_video
 from lorgnette.video.pixels import to_frame
 from lorgnette.video.read import VideoSource, read_clip
 from lorgnette.video.write import Packer, formats_of
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((1080, 1920), 1), ((576, 720), 6)])
+def test_colours_of_a_clip_that_was_rgb_are_said_as_players_guess_them(size: tuple[int, int], matrix: int):
+    colour = Colour(range=FULL, matrix=0, primaries=9)
+    clip = Clip(Path("x"), (240, 320), 1, Fraction(1, 25), Fraction(25), colour=colour)
+    assert clip.enhanced_colour(size, rgb=False) == Colour(range=LIMITED, matrix=matrix, primaries=9)
+    assert clip.enhanced_colour(size, rgb=True) == Colour(range=0, matrix=0, primaries=9)
 
 
 def test_frames_are_what_the_room_makes_of_them(room: ModuleType, task: Task, tmp_path: Path):

@@ -42,6 +42,14 @@ def test_a_run_that_never_begins_ends_with_a_reason(tmp_path: Path, monkeypatch:
         launch._watch(hanging, "1", (file, "this start"), lambda board: None)
 
 
+def test_only_the_board_of_this_start_counts(tmp_path: Path):
+    Board.of(tmp_path / "board.json", 3, ["north"], serving="this start")
+    board = launch._board(tmp_path / "board.json", "this start")
+    assert board is not None
+    assert board.serving == "this start"
+    assert launch._board(tmp_path / "board.json", "one before") is None
+
+
 @pytest.mark.timeout(20)
 def test_a_link_that_hangs_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(command, "CALL_SECONDS", 0.3)

@@ -65,6 +65,8 @@ def test_the_start_is_the_base_and_plain_lora(layer, x, dtype):
     base, x = copy.deepcopy(layer).to(dtype), x.to(dtype)
     model, plain = adapted(base, lora_dropout=0.2), adapted(base, dynamic_rank=False).eval()
     assert torch.equal(model(x), base(x))
+    assert not model[0].lora_gate.any()
+    assert not model[0].lora_gate_bias.any()
     model.eval()
     for factor in ("lora_A", "lora_B"):
         value = torch.randn_like(getattr(model[0], factor))
