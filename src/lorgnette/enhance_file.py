@@ -137,7 +137,10 @@ def enhance_file(
         return framed(_in_range(image, source, how, work), how.frame)
 
     count = count_images(source, readable) if target.suffix.lower() in (".tif", ".tiff") else 1
-    pictures = read_images(source, readable) if count > 1 else [read_image(source, readable)]
+    if count > 1:
+        pictures: Iterable[Image] = read_images(source, readable, any_range=True)
+    else:
+        pictures = [read_image(source, readable, any_range=True)]
     write_images(target, map(enlarged, pictures), how.quality or 95, count)
     times = source.stat()
     os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -148,10 +151,16 @@ def _in_range(image: Image, source: Path, how: How, work: Callable[[Image], Imag
     from lorgnette.images.errors import ImageWarning
     from lorgnette.images.ranges import in_range, used_range
 
-    depth = 2**image.bits - 1
+    zero, one = image.span if image.bits == 32 else (0, 2**image.bits - 1)  # what 0 and 1 are in the file
     found = None if how.range else used_range(image)
+    about = ""
     if found:
-        about = f"taken for counts: {found[0] * depth:.0f} to {found[1] * depth:.0f} of {depth} are black and white"
+        low, high = (zero + value * (one - zero) for value in found)
+        about = f"taken for counts: {low:.6g} to {high:.6g} of {one:g} are black and white"
+    elif not how.range and (zero, one) != (0, 1) and image.bits == 32:
+        about = f"floating-point numbers: {zero:g} to {one:g} are black and white"
+    if about:
         warnings.warn(f"{source}: {about} (--range sets others)", ImageWarning, stacklevel=1)
-    low, high = found or (value / depth for value in how.range or (0, depth))
-    return work(image) if (low, high) == (0, 1) else in_range(image, low, high, work)
+    low, high = found or ((value - zero) / (one - zero) for value in how.range or (zero, one))
+    whole = (low, high) == (0, 1) and image.span == (0, 1)
+    return work(image) if whole else in_range(image, low, high, work)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 from tests.cli.pictures import picture
 
 from lorgnette.cli import main
@@ -467,6 +468,23 @@ def test_a_folder_counts_what_was_chosen_and_tells_each_in_json(
     assert set(chosen) == {str(mixed / "s.png"), str(mixed / "p.png")}
     assert run(mixed, tmp_path / "out", "--adapter", "none") == 2
     assert "adapter or model" in capsys.readouterr().err
+
+
+def test_floating_point_keeps_its_range_and_its_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(0)
+    spots = np.zeros((48, 56), np.float32)
+    spots[12:16, 20:24] = spots[30:34, 40:44] = 3000
+    given = rng.poisson(spots + 200).astype(np.float32) - 200
+    tifffile.imwrite(tmp_path / "a.tif", given)
+    assert run(tmp_path / "a.tif", tmp_path / "out.tif", "--room", "restore") == 0
+    assert re.search(r"a.tif: floating-point numbers: -\d+ to 3\d\d\d are black and white", capsys.readouterr().err)
+    found = tifffile.imread(tmp_path / "out.tif")
+    assert found.dtype == np.float32
+    assert found.sum() == pytest.approx(given.sum(), rel=0.01)
+    assert found[13:15, 21:23].mean() == pytest.approx(given[13:15, 21:23].mean(), rel=0.05)
+    assert run(tmp_path / "a.tif", tmp_path / "b.tif", "--room", "restore", "--range", 0, 2000) == 0
+    beyond = given > 2000
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "b.tif")[beyond], given[beyond], rtol=1e-5)
 
 
 def test_the_range_of_counts_is_found_and_said_or_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

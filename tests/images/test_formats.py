@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import sys
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_floats_are_read_where_black_and_white_are_known(tmp_path: Path):
         tifffile.imwrite(tmp_path / "a.tif", values.astype(kind), photometric="rgb")
         image = read_image(tmp_path / "a.tif")
         np.testing.assert_array_equal(image.pixels, values.astype(kind).astype(np.float32))
-        assert image.bits == 16
+        assert (image.bits, image.span) == (32, (0, 1))
     tifffile.imwrite(tmp_path / "white.tif", values[..., 0].astype(np.float32), photometric="miniswhite")
     np.testing.assert_allclose(read_image(tmp_path / "white.tif").pixels[..., 0], 1 - values[..., 0], atol=1e-6)
     alpha = np.concatenate([values * 0.5, np.full((9, 7, 1), 0.5)], -1).astype(np.float32)
@@ -221,6 +222,38 @@ def test_floats_of_another_range_are_refused_with_it(values: list, message: str,
     tifffile.imwrite(tmp_path / "a.tif", np.array(values, np.float32))
     with pytest.raises(ImageError, match=message):
         read_image(tmp_path / "a.tif")
+
+
+RANGES = [(-2.0, 4000.0, (-2, 4000)), (3.0, 255.0, (0, 255)), (-9.0, -1.0, (-9, 0)), (0, 0.5, (0, 1))]
+
+
+@pytest.mark.parametrize(("least", "most", "span"), RANGES)
+@pytest.mark.parametrize("grey", [True, False])
+def test_floats_of_any_range_come_back_as_they_were(least, most, span, grey: bool, tmp_path: Path):
+    values = np.random.default_rng(0).uniform(least, most, (9, 7, 3)).astype(np.float32)
+    values[0, 0], values[1, 1] = least, most
+    values = values[..., 0] if grey else values
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack" if grey else "rgb")
+    image = read_image(tmp_path / "a.tif", any_range=True)
+    low, high = span
+    assert image.span == span
+    ends = (least - low) / (high - low), (most - low) / (high - low)
+    assert (image.pixels.min(), image.pixels.max()) == pytest.approx(ends, abs=1e-6)
+    write_image(tmp_path / "b.tif", image)
+    back = tifffile.imread(tmp_path / "b.tif")
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, values, atol=1e-6 * (high - low))
+    said = rf"floating-point numbers, of which {low:g} to {high:g} become 0 to 65535"
+    with pytest.warns(ImageWarning, match=said) if span != (0, 1) else contextlib.nullcontext():
+        write_image(tmp_path / "b.png", image)
+    np.testing.assert_allclose(read_image(tmp_path / "b.png").pixels, image.pixels, atol=1e-5)
+
+
+def test_alpha_is_no_number_of_the_picture(tmp_path: Path):
+    values = np.concatenate([np.full((4, 5, 3), 700.0), np.full((4, 5, 1), 0.5)], -1).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(ImageError, match="0 to 1 is read"):
+        read_image(tmp_path / "a.tif", any_range=True)
 
 
 def test_integers_of_32_bits_are_refused_by_name(tmp_path: Path):

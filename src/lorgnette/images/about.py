@@ -72,6 +72,7 @@ class Described:
         icc: The colour profile.
         about: Of the upright picture.
         deep: Whether Pillow does not read its pixels, or not in full.
+        span: Of floating-point pixels, the numbers that stand for black and white.
     """
 
     orientation: int
@@ -79,6 +80,7 @@ class Described:
     icc: bytes | None
     about: About
     deep: bool = False
+    span: tuple[float, float] = (0.0, 1.0)
 
 
 def xmp_for(xmp: bytes, width: int, height: int, dpi: tuple[float, float] | None) -> bytes:

@@ -39,7 +39,8 @@ class Image:
             floating-point array; or integers of the written depth, which are stored as they are.
         grey: The file has one channel, here three times; it is written as one (their mean).
         alpha: `(H, W)` in [0, 1], not multiplied into the pixels; None if the file has none.
-        bits: 8 or 16 bits per channel in the file.
+        bits: 8 or 16 bits per channel in the file; 32 for floating point, which TIFF holds.
+        span: Of a floating-point file, the numbers that 0 and 1 of `pixels` stand for.
         icc: The embedded colour profile.
         exif: EXIF data without an orientation: the pixels are upright.
         about: Resolution, XMP, IPTC, texts and colour chunks.
@@ -52,19 +53,24 @@ class Image:
     icc: bytes | None = None
     exif: bytes | None = None
     about: About = NOTHING
+    span: tuple[float, float] = (0.0, 1.0)
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, number: int | None = None) -> Image:
+def read_image(
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, number: int | None = None, any_range: bool = False
+) -> Image:
     """Read a PNG, JPEG, BMP, WebP, TIFF, AVIF or GIF file; HEIC and JPEG XL with the extra `formats`.
 
     Palettes become RGB; 1-bit images grey; a transparent colour becomes an alpha plane; CMYK becomes sRGB, by
-    its profile where it has one. Floating-point TIFF files are read where their values lie in [0, 1], as 16 bits.
+    its profile where it has one. Floating-point TIFF files are read where their values lie in [0, 1].
 
     Args:
         path: The file. Its content counts, not its suffix.
         max_pixels: Larger pictures are refused before memory is taken for them.
         number: Which picture of several, from 0. Unset: the first (of a HEIC file the main one), and an
             `ImageWarning` says so where there are more.
+        any_range: Read floating-point values of any range: brought to [0, 1], `span` says from where. Pictures that are
+            compared, or learnt from, must not each have a range of their own.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -75,17 +81,17 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, numbe
     with decoding(path):
         if number is not None and number not in range(there := count_of(path, max_pixels)):
             raise ImageError(f"{path} has no picture of number {number}: it holds {there}, from 0 on")
-        samples, said, count = read(path, max_pixels, number)
+        samples, said, count = read(path, max_pixels, number, any_range)
         image = _image(samples, said)
     if number is None and count > 1:
         warnings.warn(f"{path}: only the first of its {count} pictures is read", ImageWarning, stacklevel=2)
     return image
 
 
-def read_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
+def read_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, any_range: bool = False) -> Iterator[Image]:
     """All pictures of a file, one after the other: pages of a TIFF, frames of an animation. See `read_image`."""
     for number in range(count_images(path, max_pixels)):
-        yield read_image(path, max_pixels, number)
+        yield read_image(path, max_pixels, number, any_range)
 
 
 def count_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> int:
@@ -103,8 +109,9 @@ def count_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
 def write_image(path: str | os.PathLike[str], image: Image, quality: int = 95) -> None:
     """Write a picture, whole or not at all; the suffix chooses the format.
 
-    16 bits are kept in PNG and TIFF, and rounded to 8 elsewhere. Values are clipped to [0, 1] and rounded to
-    the nearest level. What the picture says of itself and the format cannot hold is named in an `ImageWarning`.
+    16 bits are kept in PNG and TIFF, and rounded to 8 elsewhere; TIFF keeps floating point, in the range of `span`.
+    Other values are clipped to [0, 1] and rounded to the nearest level. What the picture says of itself and the format
+    cannot hold is named in an `ImageWarning`.
 
     Args:
         path: Ends in one of `lorgnette.images.formats.table.WRITABLE`. Missing folders are made.
@@ -145,7 +152,7 @@ def write_images(
     with atomic_write(path) as temporary:
         try:
             if format.name == "TIFF":
-                raw = first.pixels.size * 2 * count
+                raw = first.pixels.size * first.bits // 8 * count
                 pages = (_page(path, format, image) for image in chain([first], remaining))
                 tiff.write_tiff(temporary, pages, raw)
             else:
@@ -167,7 +174,7 @@ def check_output(
         path: The file to be.
         alpha: The picture has an alpha plane.
         size: Its (H, W), where that is known: it must fit the format and the disk.
-        bits: 8 or 16.
+        bits: 8, 16, or 32 for floating point.
 
     Returns:
         The format, as Pillow calls it: "PNG", "JPEG", "BMP", "WEBP", "TIFF", "AVIF", "HEIF" or "JXL".
@@ -203,16 +210,16 @@ def _image(samples: NDArray, said: Described) -> Image:
     channels = samples.shape[-1]
     pixels = np.repeat(values[..., :1], 3, axis=-1) if channels < 3 else np.ascontiguousarray(values[..., :3])
     alpha = np.ascontiguousarray(values[..., -1]) if channels in (2, 4) else None
-    bits = 8 if samples.dtype == np.uint8 else 16
-    return Image(pixels, channels < 3, alpha, bits, said.icc, said.exif, said.about)
+    bits = {1: 8, 2: 16, 4: 32}[samples.dtype.itemsize]
+    return Image(pixels, channels < 3, alpha, bits, said.icc, said.exif, said.about, said.span)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 
 
 def _writable(path: Path, image: Image) -> Format:
-    if image.bits not in (8, 16):
-        raise ValueError(f"bits={image.bits} must be 8 or 16")
+    if image.bits not in (8, 16, 32):
+        raise ValueError(f"bits={image.bits} must be 8 or 16, or 32 for floating point")
     size = (image.pixels.shape[0], image.pixels.shape[1]) if image.pixels.ndim == 3 else None
     return BY_NAME[check_output(path, image.alpha is not None, size, image.bits)]
 
@@ -220,9 +227,13 @@ def _writable(path: Path, image: Image) -> Format:
 def _page(path: Path, format: Format, image: Image) -> tiff.Page:
     """What goes into the file; what does not is named."""
     _writable(path, image)
-    samples = to_samples(image.pixels, image.alpha, image.grey, 16 if image.bits == 16 and format.deep else 8)
+    bits = format.bits(image.bits)
+    samples = to_samples(image.pixels, image.alpha, image.grey, bits, image.span)
     size = (samples.shape[0], samples.shape[1])
     icc, exif, about, lost = kept_by(format, size, image.icc, image.exif, image.about)
+    low, high = image.span
+    if image.bits == 32 != bits and (low, high) != (0, 1):
+        lost.append(f"floating-point numbers, of which {low:g} to {high:g} become 0 to {2**bits - 1}")
     if lost:
         warnings.warn(f"{path}: without {', '.join(lost)}", ImageWarning, stacklevel=2)
     return tiff.Page(samples, icc, exif, about)

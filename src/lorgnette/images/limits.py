@@ -20,7 +20,7 @@ def check_fits(path: Path, format: Format, size: tuple[int, int], channels: int 
         ImageError: (a ValueError) with what would work.
     """
     height, width = size
-    raw = height * width * channels * (2 if bits == 16 and format.deep else 1)
+    raw = height * width * channels * format.bits(bits) // 8
     too_large = "" if max(size) <= format.side else f"it holds {format.side} pixels a side at most"
     if format.name == "BMP" and raw >= 2**32 - 2**10:
         too_large = "it holds 4 GB at most"

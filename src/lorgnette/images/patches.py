@@ -37,7 +37,7 @@ class PixelCache:
 
 def _levels(path: Path) -> Tensor:
     image = read_image(path)
-    most, dtype = (65535, torch.uint16) if image.bits == 16 else (255, torch.uint8)
+    most, dtype = (65535, torch.uint16) if image.bits > 8 else (255, torch.uint8)
     return channels_first(seen_colours(image.pixels, image.alpha)).mul(most).round().to(dtype)
 
 

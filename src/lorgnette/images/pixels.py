@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+_TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _ROWS = 256  # converted at a time, so that no second full-size float image exists
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray, Tensor)
@@ -58,14 +59,17 @@ def seen_colours(pixels: NDArray, alpha: NDArray | None) -> NDArray:
     return pixels.reshape(-1, 3)[source[nearest.astype(np.int64)]]
 
 
-def to_samples(pixels: NDArray, alpha: NDArray | None, grey: bool, bits: int) -> NDArray:
-    """Integers `(H, W, C)` as they go into a file.
+def to_samples(
+    pixels: NDArray, alpha: NDArray | None, grey: bool, bits: int, span: tuple[float, float] = (0.0, 1.0)
+) -> NDArray:
+    """Numbers `(H, W, C)` as they go into a file.
 
     Args:
         pixels: `(H, W, 3)` in [0, 1], or integers of that depth.
         alpha: `(H, W)` in [0, 1], the last channel of the result.
         grey: Store the mean of the three channels as one.
-        bits: 8 or 16.
+        bits: 8 or 16; 32 for floating point.
+        span: Of floating point, what 0 and 1 of `pixels` stand for.
 
     Raises:
         ValueError: The arrays have other shapes or types.
@@ -75,17 +79,22 @@ def to_samples(pixels: NDArray, alpha: NDArray | None, grey: bool, bits: int) ->
     if alpha is not None and alpha.shape != pixels.shape[:2]:
         raise ValueError(f"alpha {alpha.shape} and pixels {pixels.shape} differ in size")
     colours = 1 if grey else 3
-    samples = np.empty((*pixels.shape[:2], colours + (alpha is not None)), np.uint16 if bits == 16 else np.uint8)
+    samples = np.empty((*pixels.shape[:2], colours + (alpha is not None)), _TYPES[bits])
     for start in range(0, len(pixels), _ROWS):
         rows = slice(start, start + _ROWS)
-        samples[rows, :, :colours] = _quantise(_one_channel(pixels[rows]) if grey else pixels[rows], bits)
+        colour = _one_channel(pixels[rows]) if grey else pixels[rows]
+        samples[rows, :, :colours] = _spread(colour, span) if bits == 32 else _quantise(colour, bits)
         if alpha is not None:
-            samples[rows, :, -1] = _quantise(alpha[rows], bits)
+            samples[rows, :, -1] = alpha[rows] if bits == 32 else _quantise(alpha[rows], bits)
     return samples
 
 
 def _one_channel(pixels: NDArray) -> NDArray:
     return pixels[..., :1] if pixels.dtype.kind == "u" else pixels.mean(axis=-1, keepdims=True, dtype=np.float32)
+
+
+def _spread(values: NDArray, span: tuple[float, float]) -> NDArray:
+    return values if span == (0.0, 1.0) else span[0] + values.astype(np.float64) * (span[1] - span[0])
 
 
 def _quantise(values: NDArray, bits: int) -> NDArray:

@@ -16,9 +16,12 @@ _REACH = 6.0  # pixels around each over which sums are kept
 
 
 def used_range(image: Image) -> tuple[float, float] | None:
-    """The numbers between which a picture of counts lies, from 0 on, in [0, 1]; None where it uses its depth."""
+    """The numbers between which a picture of counts lies, from 0 on, in [0, 1]; None where it uses its depth.
+
+    Floating-point numbers of another range than 0 to 1 have no depth: they were brought to [0, 1] as they are.
+    """
     most = float(image.pixels.max())
-    return (0.0, most) if image.bits == 16 and 0 < most < LITTLE else None
+    return (0.0, most) if image.bits > 8 and 0 < most < LITTLE else None
 
 
 def in_range(image: Image, low: float, high: float, work: Callable[[Image], Image]) -> Image:

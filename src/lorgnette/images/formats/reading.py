@@ -67,10 +67,10 @@ def _frames(file: PIL.Image.Image) -> int:
     return getattr(file, "n_frames", 1)
 
 
-def read(path: Path, max_pixels: int, number: int | None) -> tuple[NDArray, Described, int]:
+def read(path: Path, max_pixels: int, number: int | None, any_range: bool = False) -> tuple[NDArray, Described, int]:
     """A picture as it is stored, what is said of it, and how many there are.
 
-    Its shape is `(H, W)` or `(H, W, C)`, of integers or floats in [0, 1].
+    Its shape is `(H, W)` or `(H, W, C)`, of integers or floats in [0, 1]; see `tiff.read_tiff` for `any_range`.
     """
     kind, check_size = _kind(path), _size_check(path, max_pixels)
     said, pages = None, []
@@ -79,7 +79,8 @@ def read(path: Path, max_pixels: int, number: int | None) -> tuple[NDArray, Desc
         number = pages[number or 0]
         said = tiff.describe(path, number)
         if said.deep:
-            return tiff.read_tiff(path, number, check_size), said, len(pages)
+            samples, span = tiff.read_tiff(path, number, check_size, any_range)
+            return samples, replace(said, span=span), len(pages)
         said = replace(said, orientation=1)  # Pillow turns it
     # A stream rather than a path: Pillow (13.0) garbles memory-mapped TIFFs of some orientations.
     with path.open("rb") as stream, pillow.open_file(path, stream, check_size, number) as file:

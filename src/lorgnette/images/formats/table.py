@@ -18,6 +18,8 @@ class Format:
     alpha: bool = False
     deep: bool = False
     """Whether 16 bits are written; 8 otherwise."""
+    floats: bool = False
+    """Whether floating-point numbers are written."""
     side: int = 2**31 - 1
     """Most pixels of a side that programs read."""
     share: float = 0.25
@@ -33,6 +35,10 @@ class Format:
         """Whether it is written, and what that needs is installed."""
         return self.written and (not self.module or find_spec(self.module) is not None)
 
+    def bits(self, wanted: int) -> int:
+        """8, 16 or 32 (floating point): what of it is written."""
+        return 32 if wanted == 32 and self.floats else 16 if wanted >= 16 and self.deep else 8
+
     def __str__(self) -> str:
         return self.title or self.name
 
@@ -45,7 +51,7 @@ FORMATS = (
     Format("JPEG", (".jpg", ".jpeg", ".jfif"), _DESCRIBED | {"iptc", "comment"}, side=65500, share=0.02),
     Format("BMP", (".bmp",), frozenset(("dpi",)), share=1.0),
     Format("WEBP", (".webp",), _DESCRIBED, alpha=True, side=16383, share=0.01, title="WebP"),
-    Format("TIFF", (".tif", ".tiff"), _DESCRIBED | {"iptc"}, alpha=True, deep=True),
+    Format("TIFF", (".tif", ".tiff"), _DESCRIBED | {"iptc"}, alpha=True, deep=True, floats=True),
     Format("AVIF", (".avif",), _DESCRIBED, alpha=True, side=32768, share=0.005),
     Format("HEIF", (".heic", ".heif"), _DESCRIBED, True, side=32768, share=0.005, module="pillow_heif", title="HEIC"),
     Format("JXL", (".jxl",), _DESCRIBED - {"icc"}, True, side=2**30, share=0.005, module="pillow_jxl", title="JPEG XL"),

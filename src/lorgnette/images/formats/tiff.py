@@ -84,10 +84,14 @@ def describe(path: Path, number: int) -> Described:
         return Described(orientation, exif, raw(_ICC), about.turned(orientation), deep)
 
 
-def read_tiff(path: Path, number: int, check_size: Callable[[tuple[int, int]], None]) -> NDArray:
+def read_tiff(
+    path: Path, number: int, check_size: Callable[[tuple[int, int]], None], any_range: bool = False
+) -> tuple[NDArray, tuple[float, float]]:
     """`(H, W, C)` of a picture that is grey or RGB: of 8 or 16 bits, or float32 in [0, 1] of a floating-point one.
 
-    `check_size((width, height))` may refuse it.
+    `check_size((width, height))` may refuse it. The second result is the numbers that 0 and 1 stand for: where those of
+    a floating-point picture lie elsewhere, they are brought to [0, 1] with `any_range` (but beside an alpha plane), and
+    refused without.
     """
     with _open(path) as file:
         page = file.pages[number]
@@ -106,8 +110,12 @@ def read_tiff(path: Path, number: int, check_size: Callable[[tuple[int, int]], N
             if "imagecodecs" not in str(error):
                 raise
             samples = _decode_by_opencv(path, number, page)  # LZW and the like
+    span = (0.0, 1.0)
     if samples.dtype.kind == "f":
-        samples = _in_range(samples)
+        span = _range_of(samples)
+        if span != (0.0, 1.0) and (extra or not any_range):
+            raise UnsupportedTiff(_elsewhere(samples))
+        samples = samples.astype(np.float32) if span == (0.0, 1.0) else _brought(samples, span)
     if axes == "YX":
         samples = samples[..., None]
     elif axes == "SYX":
@@ -123,20 +131,30 @@ def read_tiff(path: Path, number: int, check_size: Callable[[tuple[int, int]], N
         colour = np.minimum(samples[..., :-1] * (peak / alpha), peak)
         colour = (colour if peak == 1 else colour + 0.5).astype(samples.dtype)
         samples = np.concatenate([colour, samples[..., -1:]], axis=-1)
-    return samples
+    return samples, span
 
 
-def _in_range(samples: NDArray) -> NDArray[np.float32]:
+def _range_of(samples: NDArray) -> tuple[float, float]:
+    """What stands for black and white: 0 and 1 where all lies between them, else the least number and the greatest, 0
+    among them."""
     least, most = float(samples.min()), float(samples.max())
     if not (np.isfinite(least) and np.isfinite(most)):
         raise UnsupportedTiff("it holds values that are no numbers (NaN or infinity): replace them first")
-    if least < 0 or most > 1:
-        shifted = f"(x - {least:g})" if least > 0 else f"(x + {-least:g})" if least < 0 else "x"
-        raise UnsupportedTiff(
-            f"its floating-point values go from {least:g} to {most:g}, and 0 to 1 is read, as black to white: "
-            f"bring them there first, such as {shifted} / {max(most - least, 1e-9):g}"
-        )
-    return samples.astype(np.float32)
+    return (0.0, 1.0) if least >= 0 and most <= 1 else (min(least, 0.0), max(most, 0.0))
+
+
+def _brought(samples: NDArray, span: tuple[float, float]) -> NDArray[np.float32]:
+    low, high = span
+    return ((samples.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
+
+def _elsewhere(samples: NDArray) -> str:
+    least, most = float(samples.min()), float(samples.max())
+    shifted = f"(x - {least:g})" if least > 0 else f"(x + {-least:g})" if least < 0 else "x"
+    return (
+        f"its floating-point values go from {least:g} to {most:g}, and 0 to 1 is read, as black to white: "
+        f"bring them there first, such as {shifted} / {max(most - least, 1e-9):g}"
+    )
 
 
 def _decode_by_opencv(path: Path, number: int, page: Any) -> NDArray:
@@ -155,7 +173,7 @@ def _decode_by_opencv(path: Path, number: int, page: Any) -> NDArray:
 
 @dataclass(frozen=True)
 class Page:
-    """A picture to be written: samples `(H, W, 1 | 2 | 3 | 4)` of 8 or 16 bits, and what is said of it."""
+    """A picture to be written: samples `(H, W, 1 | 2 | 3 | 4)` of 8 or 16 bits or float32, and what is said of it."""
 
     samples: NDArray
     icc: bytes | None = None
@@ -201,7 +219,8 @@ def _strips(samples: NDArray) -> list[bytes]:
     strips = []
     for start in range(0, len(samples), _ROWS):
         rows = samples[start : start + _ROWS].astype(samples.dtype.newbyteorder("<"))
-        rows[:, 1:] -= rows[:, :-1].copy()  # predictor 2: differences along the row, modulo the depth
+        if samples.dtype.kind == "u":
+            rows[:, 1:] -= rows[:, :-1].copy()  # predictor 2: differences along the row, modulo the depth
         strips.append(zlib.compress(rows.tobytes(), _LEVEL))
     return strips
 
@@ -221,7 +240,10 @@ def _tags(page: Page, strips: list[bytes], head: bytes) -> ImageFileDirectory_v2
     tags[279] = tuple(len(strip) for strip in strips)
     if head.startswith(b"II+"):
         tags.tagtype[273] = tags.tagtype[279] = 16  # of 64 bits
-    tags[317] = 2
+    if page.samples.dtype.kind == "f":
+        tags[339] = (3,) * channels  # IEEE floating point
+    else:
+        tags[317] = 2
     if channels in (2, 4):
         tags[338] = 2  # alpha, not multiplied into the colours
     for tag, data in ((_ICC, page.icc), (_XMP, page.about.xmp), (_IPTC, page.about.iptc)):
