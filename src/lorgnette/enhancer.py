@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lorgnette.train.task import Task
 
 AUTO, NONE = "auto", "none"
+EXPORTED = ".onnx"
 
 
 class Enhancer(Protocol):
@@ -44,9 +45,11 @@ class Enhancer(Protocol):
 
 
 def adapter(text: str) -> str:
-    """What --adapter takes: auto, none, the name of an adapter that ships, or a folder."""
+    """What --adapter takes: auto, none, the name of an adapter that ships, a folder, or an exported file."""
     from lorgnette.lora import adapter_folder
 
+    if Path(text).suffix == EXPORTED:
+        return text
     names = [name for of in rooms_with("enhance") for name in room(of).ABOUT.shipped]
     if Path(text).exists() or text not in (AUTO, NONE, *names):
         try:
@@ -69,6 +72,8 @@ def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
     Raises:
         ValueError: the adapter is of another room, in one line.
     """
+    if Path(adapter).suffix == EXPORTED:
+        return FromFile(adapter, of, device)
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
     from lorgnette.shipped import Chooser, load_shipped, rooms_with_adapter
@@ -108,6 +113,34 @@ class One:
         from lorgnette.common.identity import lasting_identity
 
         return lasting_identity(self.task.model)
+
+    def said(self, *sources: Path) -> list[str]:
+        return []
+
+    def choices(self) -> dict[str, Any]:
+        return {}
+
+
+class FromFile:
+    """A file that `lorgnette export` wrote; nothing of PyTorch is imported."""
+
+    def __init__(self, file: str, of: str | None, device: str):
+        from lorgnette.export import Exported
+
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"--device: an exported file runs on the processor, not on {device}; leave --device out")
+        self.model = Exported(file)
+        if of not in (None, self.model.manifest.room):
+            raise ValueError(f"--room: {file} is of the room {self.model.manifest.room}, not {of}; leave --room out")
+
+    def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
+        return self.model.enhance(image, **settings)
+
+    def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:
+        raise ValueError(f"{self.model.file}: an exported file enhances pictures; clips and --preview take an adapter")
+
+    def identity(self) -> str:
+        return f"{self.model.manifest.weights} {Path(self.model.file).stat().st_size}"
 
     def said(self, *sources: Path) -> list[str]:
         return []

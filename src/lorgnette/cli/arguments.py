@@ -204,6 +204,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def progress_bar(items: Any, unit: str = "image") -> Any:
     """The items, with a bar on a terminal while they are gone through."""
-    from tqdm import tqdm
-
+    try:
+        from tqdm import tqdm
+    except ImportError:  # where an exported model runs there may be little else
+        return items
     return tqdm(items, unit=unit, disable=None, leave=False)

@@ -1,4 +1,4 @@
-"""`lorgnette enhance IN OUT`: enlarge or restore an image, every image of a folder, or a clip."""
+"""`lorgnette enhance [MODEL.onnx] IN OUT`: enlarge or restore an image, every image of a folder, or a clip."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
+    if words and words[0].endswith(".onnx"):  # MODEL.onnx IN OUT
+        words = ["--adapter", *words]
     options = _arguments().read(words)
     source, out = Path(options.source), Path(options.out)
     check_sizes(options)
@@ -73,7 +75,7 @@ def _arguments() -> Arguments:
         default=AUTO,
         metavar="A",
         help="auto: what suits each picture; none: the model as shipped; a NAME that ships with it; "
-        "or the FOLDER of an adapter, a whole model or a run; unset: auto",
+        "the FOLDER of an adapter, a whole model or a run; or an exported FILE.onnx; unset: auto",
     )
     parser.add_argument("--room", choices=rooms_with("enhance"), help="whose model and adapters; unset: superres")
     strength = "of the adapter (superres) or of the whole change (restore), 0 to 1.5; unset: 1, as trained"

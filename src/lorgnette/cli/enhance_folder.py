@@ -108,8 +108,6 @@ class _Done:
 
     def all(self, jobs: Sequence[Job], do: Callable[[Path, Path], None], results: Results, unit: str) -> None:
         """Do each; one that cannot be done does not stop the others."""
-        from lorgnette.tiles.memory import is_out_of_memory
-
         if jobs:
             self.written[unit] = []
         for source, target in progress_bar(jobs, unit):
@@ -125,7 +123,7 @@ class _Done:
                     results.end(target)
                     self.written[unit].append(target)
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                if isinstance(error, RuntimeError) and not _out_of_memory(error):
                     raise
                 self.left[str(source)] = one_line(error)
 
@@ -150,6 +148,12 @@ class _Done:
             units = " or ".join(f"{unit}s" for unit in self.written)
             raise ValueError(f"{len(self.left)} of {count} {units} could not be done (listed above)")
         return 0
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    from lorgnette.tiles.memory import is_out_of_memory  # with PyTorch, which an exported model does without
+
+    return is_out_of_memory(error)
 
 
 def _many(unit: str, count: int) -> str:

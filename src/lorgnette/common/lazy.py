@@ -1,4 +1,4 @@
-"""Public names of a folder, each listed once and imported when it is first used (PEP 562)."""
+"""Names that are imported when they are first used: public ones of a folder (PEP 562), and packages that may lack."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+
+def needed(module: str, package: str, what: str) -> Any:
+    """A module of another package.
+
+    Raises:
+        ValueError: it is not installed, in one line that says for what it is needed.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        raise ValueError(f"{what} needs {package}, which is not installed: pip install {package}") from None
 
 
 def lazy(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:

@@ -8,6 +8,7 @@ from lorgnette.common.lazy import lazy
 from lorgnette.export.manifest import Manifest as Manifest, read_manifest as read_manifest
 
 if TYPE_CHECKING:
+    from lorgnette.export.pictures import Exported as Exported
     from lorgnette.export.writing import Report as Report, export as export, targets as targets
 
 __getattr__, __dir__, __all__ = lazy(__name__, __file__)

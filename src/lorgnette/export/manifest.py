@@ -79,7 +79,7 @@ def _pictures(given: Mapping[str, Any]) -> OnPictures:
         value = getattr(found, name)
         if not (name == "factor" and value is None) and not (type(value) is int and low <= value <= high):
             raise ValueError(f"pictures.{name} is {value!r}; {low} to {high} works")
-    for name in ("least_scale", "most_scale", "trained_scale"):
+    for name in ("usual_scale", "least_scale", "most_scale", "trained_scale"):
         value = getattr(found, name)
         if not (isinstance(value, int | float) and 0.001 <= value <= 64):
             raise ValueError(f"pictures.{name} is {value!r}; 0.001 to 64 works")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+from lorgnette.common.lazy import needed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
 _ROWS = 256  # converted at a time, so that no second full-size float image exists
 
-ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray, Tensor)
+ArrayOrTensor = TypeVar("ArrayOrTensor", NDArray, "Tensor")
 
 
 def to_uint8(values: NDArray | Tensor) -> NDArray[np.uint8]:
@@ -23,7 +27,7 @@ def to_uint8(values: NDArray | Tensor) -> NDArray[np.uint8]:
     Returns:
         A NumPy array of that shape. `uint8` input is returned as it is.
     """
-    return _quantise(values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values), 8)
+    return _quantise(values if isinstance(values, np.ndarray) else values.detach().cpu().float().numpy(), 8)
 
 
 def crop_to_multiple(x: ArrayOrTensor, multiple: int) -> ArrayOrTensor:
@@ -48,8 +52,7 @@ def seen_colours(pixels: NDArray, alpha: NDArray | None) -> NDArray:
     """
     if alpha is None or not (hidden := alpha <= 0).any() or hidden.all():
         return pixels
-    import cv2
-
+    cv2 = needed("cv2", "opencv-python-headless", "a picture with parts that are fully transparent")
     kind = cv2.DIST_LABEL_PIXEL
     _, nearest = cv2.distanceTransformWithLabels(hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=kind)
     source = np.empty(int(nearest.max()) + 1, np.int64)

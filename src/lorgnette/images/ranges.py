@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
+from lorgnette.common.lazy import needed
 from lorgnette.images.file import Image
 
 LITTLE = 0.25
@@ -44,6 +44,7 @@ def in_range(image: Image, low: float, high: float, work: Callable[[Image], Imag
     done = work(replace(image, pixels=((before - low) / (high - low)).clip(0, 1).astype(np.float32)))
     pixels = done.pixels * np.float32(high - low) + np.float32(low)
     if pixels.shape == before.shape:
+        cv2 = needed("cv2", "opencv-python-headless", "--range of a picture that keeps its size")
         lost = (before.clip(low, high) - pixels).astype(np.float32)
         pixels = pixels + cv2.GaussianBlur(lost, (0, 0), _REACH, borderType=cv2.BORDER_REFLECT).reshape(lost.shape)
         pixels = np.where((before < low) | (before > high), before, pixels)

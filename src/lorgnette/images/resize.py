@@ -10,21 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 _BLOCK = 256  # pixels of the longer side of one weight matrix: dense enough for BLAS, small enough to stay banded
 
 
-def imresize(x: Tensor, scale: float | Sequence[float] | None = None, size: Sequence[int] | None = None) -> Tensor:
+def imresize(x: Array, scale: float | Sequence[float] | None = None, size: Sequence[int] | None = None) -> Array:
     """Resize the last two axes with an antialiased cubic kernel (MATLAB's convention).
 
     Values are not clipped or rounded: the cubic kernel overshoots at edges. Differentiable.
 
     Args:
-        x: `(..., H, W)`, floating point, any range.
+        x: `(..., H, W)`, floating point, any range; a tensor or an array.
         scale: Factor for both axes or `(y, x)`; the result has `ceil(H * y)` rows and `ceil(W * x)` columns.
         size: `(H', W')` of the result, instead of `scale`.
 
@@ -36,7 +40,8 @@ def imresize(x: Tensor, scale: float | Sequence[float] | None = None, size: Sequ
     """
     if (scale is None) == (size is None):
         raise ValueError("imresize: give either scale or size")
-    if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
+    floating = x.dtype.kind == "f" if isinstance(x, np.ndarray) else x.is_floating_point()
+    if not floating or x.ndim < 2 or 0 in x.shape:
         raise ValueError(
             f"imresize: needs a non-empty floating-point (..., H, W) tensor, got {x.dtype} {tuple(x.shape)}"
         )
@@ -51,14 +56,12 @@ def imresize(x: Tensor, scale: float | Sequence[float] | None = None, size: Sequ
         # The small amount keeps 100 * 1.1 = 110.00000000000001 at 110.
         out_y, out_x = math.ceil(height * scale_y - 1e-9), math.ceil(width * scale_x - 1e-9)
 
-    dtype = x.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    if scale_y <= scale_x:  # the axis that shrinks more goes first: less work for the other
-        x = _resize_columns(_resize_rows(x, out_y, scale_y), out_x, scale_x)
-    else:
-        x = _resize_rows(_resize_columns(x, out_x, scale_x), out_y, scale_y)
-    return x.to(dtype)
+    if isinstance(x, np.ndarray):
+        return _resized(x, (out_y, out_x), (scale_y, scale_x))
+    import torch
+
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return _resized(wide, (out_y, out_x), (scale_y, scale_x)).to(x.dtype)
 
 
 def _pair(scale: float | Sequence[float] | None) -> tuple[float, float]:
@@ -68,18 +71,32 @@ def _pair(scale: float | Sequence[float] | None) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])  # type: ignore[arg-type]
 
 
-def _resize_rows(x: Tensor, n_out: int, scale: float) -> Tensor:
-    out = x.new_empty(*x.shape[:-2], n_out, x.shape[-1])
+def _resized(x: Any, size: tuple[int, int], scale: tuple[float, float]) -> Any:
+    if scale[0] <= scale[1]:  # the axis that shrinks more goes first: less work for the other
+        return _resize_columns(_resize_rows(x, size[0], scale[0]), size[1], scale[1])
+    return _resize_rows(_resize_columns(x, size[1], scale[1]), size[0], scale[0])
+
+
+def _resize_rows(x: Any, n_out: int, scale: float) -> Any:
+    out = _empty(x, (*x.shape[:-2], n_out, x.shape[-1]))
     for rows, source, weights in _bands(x.shape[-2], n_out, scale):
-        out[..., rows, :] = torch.from_numpy(weights).to(x) @ x[..., source, :]
+        out[..., rows, :] = _like(x, weights) @ x[..., source, :]
     return out
 
 
-def _resize_columns(x: Tensor, n_out: int, scale: float) -> Tensor:
-    out = x.new_empty(*x.shape[:-1], n_out)
+def _resize_columns(x: Any, n_out: int, scale: float) -> Any:
+    out = _empty(x, (*x.shape[:-1], n_out))
     for columns, source, weights in _bands(x.shape[-1], n_out, scale):
-        out[..., columns] = x[..., source] @ torch.from_numpy(weights).to(x).T
+        out[..., columns] = x[..., source] @ _like(x, weights).T
     return out
+
+
+def _empty(x: Any, shape: tuple[int, ...]) -> Any:
+    return np.empty(shape, x.dtype) if isinstance(x, np.ndarray) else x.new_empty(shape)
+
+
+def _like(x: Any, weights: np.ndarray) -> Any:
+    return weights.astype(x.dtype) if isinstance(x, np.ndarray) else x.new_tensor(weights)
 
 
 @lru_cache(maxsize=32)

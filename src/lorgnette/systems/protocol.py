@@ -135,6 +135,8 @@ class OnPictures:
     """How many times larger the result is: the one input is `image`, (B, channels, h, w) in [0, 1]. None: any size, by
     the inputs `image`, `y` (H,) and `x` (W,), where the crop spans -1 to 1, and `cell` (2,), the size of an output
     pixel in these units."""
+    usual_scale: float = 1.0
+    """Where nobody says."""
     least_scale: float = 0.01
     """Of any size: the smallest factor that is taken; below 1 it is done by bicubic."""
     most_scale: float = 1.0

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-LEAST_TILE = 16
+from lorgnette.tiles.plan import LEAST_TILE
+
 T = TypeVar("T")
 
 _largest: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()

@@ -16,12 +16,15 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", NDArray, "Tensor")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Tile:
         y, x = region.y.target[0], region.x.target[0]
         return slice(top - y, bottom - y), slice(left - x, right - x)
 
-    def cut(self, output: Tensor) -> Tensor:
+    def cut(self, output: Array) -> Array:
         """The target's part of a crop's whole output `(..., h * s_y, w * s_x)`, for a network of fixed scale.
 
         Raises:
@@ -118,7 +121,7 @@ class Tile:
         return slice(span.target[0] - start * scale, span.target[1] - start * scale)
 
 
-Render = Callable[[Tensor, Tile], Tensor]
+Render = Callable[["Tensor", Tile], "Tensor"]
 
 
 class Tiling(NamedTuple):
@@ -128,6 +131,22 @@ class Tiling(NamedTuple):
     halo: int
     blend: int
     align: int = 1
+
+
+LEAST_TILE = 16
+
+
+def check_tile(tile: int, halo: int) -> tuple[int, int]:
+    """What a caller of `enhance` asks for, if it works.
+
+    Raises:
+        ValueError: too small a tile, or a negative halo, in one line.
+    """
+    if tile < LEAST_TILE:
+        raise ValueError(f"tile: {tile} is too small; {LEAST_TILE} or more works")
+    if halo < 0:
+        raise ValueError(f"halo: {halo} is negative; 0 or more works")
+    return tile, halo
 
 
 def plan_tiles(
@@ -246,6 +265,8 @@ def process_in_tiles(
     Raises:
         ValueError: As `plan_tiles`; or `render` or `out` has the wrong shape.
     """
+    import torch
+
     with torch.no_grad():
         tiles = plan_tiles((image.shape[-2], image.shape[-1]), out_size, tile, halo, blend, align)
         started = False
@@ -268,6 +289,8 @@ def process_in_tiles(
 
 
 def _canvas(out: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    import torch
+
     if out is None:
         return torch.zeros(shape)
     if tuple(out.shape) != shape or not out.is_floating_point():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette.common.identity import identity
@@ -16,13 +15,17 @@ from lorgnette.images.file import Image
 from lorgnette.images.limits import check_memory
 from lorgnette.images.patches import channels_first
 from lorgnette.images.pixels import seen_colours
-from lorgnette.images.resize import imresize
 from lorgnette.tiles.cache import TILINGS, ExactReuse, TileCache
-from lorgnette.tiles.memory import LEAST_TILE, within_memory
+from lorgnette.tiles.memory import within_memory
 from lorgnette.tiles.near import NearReuse
-from lorgnette.tiles.plan import Render, Tile, Tiling, process_in_tiles
-
-STRONGEST = 1.5
+from lorgnette.tiles.pictures import (
+    alpha_at,
+    between as between,
+    check_strength as check_strength,
+    of_size,
+    resized as resized,
+)
+from lorgnette.tiles.plan import Render, Tile, Tiling, check_tile, process_in_tiles
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Rendering:
             result = within_memory(model, min(largest, max(pixels.shape[-2:])), in_tiles)
         planes = result.flatten(0, 1)  # three of one picture or one of each colour; of a grey picture one for all
         planes = planes if len(planes) == 3 else planes.repeat(3, 1, 1)
-        return _of_size(image, planes, alpha_at(image.alpha, out_size))
+        return of_size(image, planes.permute(1, 2, 0).numpy(), alpha_at(image.alpha, out_size))
 
     def tensor(
         self,
@@ -130,54 +133,8 @@ class Rendering:
     def _tiling(self, usual: Tiling) -> Tiling:
         """The network's usual tiling, or that of the cache, with what the caller has asked for."""
         tile, halo = self.tile, self.halo
-        if tile is not None and tile < LEAST_TILE:
-            raise ValueError(f"tile: {tile} is too small; {LEAST_TILE} or more works, {usual.tile} is usual")
-        if halo is not None and halo < 0:
-            raise ValueError(f"halo: {halo} is negative; {usual.halo} is usual")
+        check_tile(usual.tile if tile is None else tile, usual.halo if halo is None else halo)
         default = usual if self.cache is None else TILINGS[self.cache.mode]
         blend = default.blend if halo is None else min(usual.blend, halo // 2)
         tile, halo = default.tile if tile is None else tile, default.halo if halo is None else halo
         return Tiling(tile, halo, blend, usual.align)
-
-
-def alpha_at(alpha: NDArray[np.float32] | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
-    """An alpha plane (H, W) in [0, 1] at another size, by bicubic; at its own size it stays as it is."""
-    if alpha is None or alpha.shape == size:
-        return alpha
-    plane = imresize(torch.from_numpy(np.ascontiguousarray(alpha))[None], size=size)
-    return plane[0].clamp(0, 1).numpy()
-
-
-def resized(image: Image, size: tuple[int, int]) -> Image:
-    """A picture of (H, W) by the cubic kernel, antialiased where it becomes smaller; a pixel counts as much as it is
-    seen. Of its own size it is the same picture."""
-    if image.pixels.shape[:2] == size:
-        return image
-    pixels, alpha = seen_colours(image.pixels, image.alpha), alpha_at(image.alpha, size)
-    planes = imresize(channels_first(np.ascontiguousarray(pixels)), size=size)
-    if image.alpha is not None and alpha is not None:
-        seen = imresize(channels_first(np.ascontiguousarray(pixels * image.alpha[..., None])), size=size)
-        weight = torch.from_numpy(alpha)
-        planes = torch.where(weight > 1 / 255, seen / weight.clamp(min=1 / 255), planes)
-    return _of_size(image, planes.clamp(0, 1), alpha)
-
-
-def between(first: Image, second: Image, share: float) -> Image:
-    """The picture that lies `share` of the way from one to another of its size; 0 is the first, bit for bit."""
-    if share == 0:
-        return replace(second, pixels=first.pixels)
-    pixels = first.pixels + np.float32(share) * (second.pixels - first.pixels)
-    return replace(second, pixels=pixels.clip(0, 1))
-
-
-def check_strength(strength: float) -> None:
-    """Refuse what is no strength, in one line."""
-    if not 0 <= strength <= STRONGEST:
-        raise ValueError(f"strength: {strength:g} does not work; 0 to {STRONGEST:g} does, and 1 is as trained")
-
-
-def _of_size(image: Image, planes: Tensor, alpha: NDArray[np.float32] | None) -> Image:
-    """A picture of (3, H, W) that was made of another: it prints as large."""
-    before, after = (image.pixels.shape[0], image.pixels.shape[1]), (planes.shape[1], planes.shape[2])
-    pixels = planes.permute(1, 2, 0).numpy()
-    return replace(image, pixels=pixels, alpha=alpha, about=image.about.resized(before, after))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import iTXt
 
+from lorgnette.common.lazy import needed
 from lorgnette.images.about import About
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -61,7 +62,7 @@ def transparent(path: Path) -> int | None:
 
 def read_png(path: Path) -> NDArray[np.uint16]:
     """`(H, W, 1 | 2 | 3 | 4)` of a sound 16-bit PNG: grey, grey + alpha, RGB or RGB + alpha."""
-    import cv2
+    cv2 = needed("cv2", "opencv-python-headless", "a PNG file of 16 bits")
 
     data = np.fromfile(path, np.uint8)
     samples = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)

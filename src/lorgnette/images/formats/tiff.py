@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from lorgnette.common.lazy import needed
 from lorgnette.images import exif as exif_data
 from lorgnette.images.about import NOTHING, About, Described, xmp_orientation
 
@@ -36,7 +37,7 @@ class UnsupportedTiff(ValueError):
 
 
 def _open(path: Path) -> Any:
-    import tifffile
+    tifffile = needed("tifffile", "tifffile", "a TIFF file")
 
     # tifffile logs what it finds wrong, which our error says already: keep it off the screen.
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -158,7 +159,7 @@ def _elsewhere(samples: NDArray) -> str:
 
 
 def _decode_by_opencv(path: Path, number: int, page: Any) -> NDArray:
-    import cv2
+    cv2 = needed("cv2", "opencv-python-headless", "a TIFF file of this kind")
 
     data = np.fromfile(path, np.uint8)
     if orientation := page.tags.get(exif_data.ORIENTATION):  # set to upright: OpenCV would turn it, or fail

@@ -39,6 +39,11 @@ def program(task: Restoration) -> Program:
         example=example,
         answering=answering,
         pictures=OnPictures(
-            tile=USUAL.tile, halo=USUAL.halo, blend=USUAL.blend, channels=model.in_chans, factor=model.upscale
+            tile=USUAL.tile,
+            halo=USUAL.halo,
+            blend=USUAL.blend,
+            channels=model.in_chans,
+            factor=model.upscale,
+            usual_scale=model.upscale,
         ),
     )

@@ -20,8 +20,8 @@ from lorgnette.images.pixels import seen_colours
 from lorgnette.systems.superres.decoders.continuous import ContinuousImage, from_network, to_network
 from lorgnette.systems.superres.predict import factor_of, output_size, points_of
 from lorgnette.systems.superres.task import SuperResolution
+from lorgnette.tiles.pictures import alpha_at
 from lorgnette.tiles.plan import Tile, plan_tiles, process_in_tiles
-from lorgnette.tiles.render import alpha_at
 
 DECODED = 3
 """Input pixels to each side that a decoder looks at: its 3x3 features around the four latent pixels of a point."""

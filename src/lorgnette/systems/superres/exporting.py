@@ -17,6 +17,7 @@ from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.decoders import ContinuousImage, LMCiaoSR
 from lorgnette.systems.superres.model import TRAINED_SCALE, from_network, render_cell, to_network
 from lorgnette.systems.superres.predict import BLEND, MAX_SCALE, MIN_SCALE, TILE
+from lorgnette.systems.superres.recipe import ABOUT
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.train.task import Task
 
@@ -81,6 +82,7 @@ def program(task: SuperResolution) -> Program:
             tile=TILE,
             halo=model.receptive_radius,
             blend=BLEND,
+            usual_scale=ABOUT.usual_scale,
             least_scale=MIN_SCALE,
             most_scale=MAX_SCALE,
             trained_scale=TRAINED_SCALE,

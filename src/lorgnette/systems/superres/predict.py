@@ -109,7 +109,7 @@ def enhance(
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
         return from_network(model.render_window(inp, *points_of(part, crop.device)))
 
-    usual = Tiling(TILE, model.receptive_radius, BLEND, model.encoder.window)
+    usual = Tiling(tile=TILE, halo=model.receptive_radius, blend=BLEND, align=model.encoder.window)
     with at_strength(model, strength):
         enlarged = how.image(model, image, render, rendered, usual, corrected=True)
     return enlarged if rendered == out_size else resized(enlarged, out_size)

@@ -1,0 +1,165 @@
+"""Pictures through an exported file: the same tiles and the same care as `enhance`, without PyTorch.
+
+Needs ONNX Runtime, NumPy and Pillow, and of this package only what imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorgnette.export.manifest import read_manifest
+from lorgnette.export.session import open_session
+from lorgnette.images.file import Image
+from lorgnette.images.limits import check_memory
+from lorgnette.images.pixels import seen_colours
+from lorgnette.tiles.pictures import alpha_at, between, check_strength, of_size, resized
+from lorgnette.tiles.plan import Tile, check_tile, plan_tiles
+
+Planes = NDArray[np.float32]
+
+
+class Exported:
+    """An exported model that enhances pictures.
+
+    Args:
+        file: an `.onnx` file that `lorgnette export` wrote.
+        threads: cores that it uses; 0: all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be run, or is not for pictures, in one line.
+    """
+
+    def __init__(self, file: str | os.PathLike[str], threads: int = 0):
+        manifest = read_manifest(file)
+        if manifest is None:
+            raise ValueError(f"{file} was not written by `lorgnette export`: it does not say what it takes")
+        if manifest.pictures is None:
+            raise ValueError(f"{file} is of the room {manifest.room}, which does not enhance images")
+        self.file, self.manifest, self.how = str(file), manifest, manifest.pictures
+        self._session = open_session(file, threads)
+        names = [entry.name for entry in self._session.get_inputs()]
+        if names != (wanted := ["image"] if self.how.factor else ["image", "y", "x", "cell"]):
+            raise ValueError(f"{file}: takes {', '.join(names)} where {', '.join(wanted)} belong to its manifest")
+
+    def enhance(
+        self,
+        image: Image,
+        scale: float | tuple[float, float] | None = None,
+        size: tuple[int, int] | None = None,
+        tile: int | None = None,
+        precision: str = "fp32",
+        progress: Callable[[list[Tile]], Iterable[Tile]] = iter,
+        halo: int | None = None,
+        strength: float = 1.0,
+    ) -> Image:
+        """A picture enhanced, as the room's `enhance` does it; see there.
+
+        Args:
+            image: from `lorgnette.images.file.read_image`.
+            scale: factor, or (y, x), within what the manifest says. With neither it nor `size`: the usual one.
+            size: (H, W) instead of `scale`.
+            tile: side of the tiles in input pixels. Unset: as the manifest says.
+            precision: 'fp32': a file computes as it was written.
+            progress: wraps the list of tiles.
+            halo: input pixels that a tile sees beyond its own. Unset: as the manifest says.
+            strength: of a model of one factor, how much of its change is made, from 0 to 1.5. Of others 1.
+
+        Raises:
+            ValueError: a setting does not work, or the file does not give what its manifest says; in one line.
+        """
+        if precision != "fp32":
+            raise ValueError(f"precision: {precision!r} does not work; an exported file computes as it was written")
+        if strength != 1 and self.how.factor is None:
+            raise ValueError("strength: the adapter is folded into an exported file, at strength 1")
+        check_strength(strength)
+        if not np.isfinite(image.pixels).all():
+            raise ValueError("image: holds values that are not finite (NaN or infinity)")
+        tile, halo = check_tile(self.how.tile if tile is None else tile, self.how.halo if halo is None else halo)
+        in_size = (image.pixels.shape[0], image.pixels.shape[1])
+        rendered, wanted = self._sizes(in_size, scale, size)
+        if rendered == in_size != wanted and self.how.factor is None:
+            return resized(image, wanted)
+        check_memory(rendered)
+        planes = self._in_tiles(_planes(image, self.how.channels), rendered, tile, halo, progress)
+        enhanced = of_size(image, _pixels(planes), alpha_at(image.alpha, rendered))
+        if strength != 1:
+            enhanced = between(resized(image, rendered), enhanced, strength)
+        return resized(enhanced, wanted)
+
+    def _sizes(
+        self, size: tuple[int, int], scale: float | tuple[float, float] | None, wanted: tuple[int, int] | None
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) that is rendered, and that is wanted."""
+        how, most = self.how, self.how.factor or self.how.most_scale
+        if wanted is None:
+            given = how.usual_scale if scale is None else scale
+            factors = given if isinstance(given, tuple) else (given, given)
+            if not all(math.isfinite(factor) and how.least_scale <= factor <= most for factor in factors):
+                raise ValueError(f"scale: {given} does not work; {how.least_scale:g} to {most:g} does with this file")
+            wanted = max(1, round(size[0] * factors[0])), max(1, round(size[1] * factors[1]))
+        elif scale is not None:
+            raise ValueError("give either scale or size")
+        if not all(1 <= out <= n * most for out, n in zip(wanted, size, strict=True)):
+            raise ValueError(
+                f"size: {wanted[1]}x{wanted[0]} is more than {most:g} times the image's {size[1]}x{size[0]}, or nothing"
+                " (width x height)"
+            )
+        if how.factor is not None:
+            return (size[0] * how.factor, size[1] * how.factor), wanted
+        return (max(size[0], wanted[0]), max(size[1], wanted[1])), wanted
+
+    def _in_tiles(
+        self,
+        planes: Planes,
+        out_size: tuple[int, int],
+        tile: int,
+        halo: int,
+        progress: Callable[[list[Tile]], Iterable[Tile]],
+    ) -> Planes:
+        """(B, C, H, W) -> (B, C, *out_size), in [0, 1]."""
+        out = np.zeros((*planes.shape[:2], *out_size), np.float32)
+        size = (planes.shape[2], planes.shape[3])
+        for part in progress(plan_tiles(size, out_size, tile, halo, min(self.how.blend, halo // 2))):
+            rendered = self._render(planes[..., *part.source], part)
+            weights = part.y.weights()[:, None] * part.x.weights()
+            out[..., *part.target] += rendered.clip(0, 1) * weights.astype(np.float32)
+        return out
+
+    def _render(self, crop: Planes, part: Tile) -> Planes:
+        given = {"image": np.ascontiguousarray(crop)}
+        if self.how.factor is None:
+            finest = self.how.trained_scale
+            given |= {name: axis.coordinates().astype(np.float32) for name, axis in (("y", part.y), ("x", part.x))}
+            cells = [axis.cell * max(axis.n_out / axis.n_in / finest, 1.0) for axis in (part.y, part.x)]
+            given["cell"] = np.array(cells, np.float32)
+        try:
+            (out,) = self._session.run(None, given)
+        except Exception as error:  # of many kinds, and none of them promised
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.file} cannot be run on this picture ({reason})") from None
+        if not isinstance(out, np.ndarray) or out.ndim != 4:
+            raise ValueError(f"{self.file}: does not give a picture")
+        out = out if self.how.factor is None else part.cut(out)
+        if out.dtype != np.float32 or out.shape != (*crop.shape[:2], *part.size):
+            raise ValueError(f"{self.file}: gives {out.dtype} {out.shape} where {(*crop.shape[:2], *part.size)} is due")
+        return out
+
+
+def _planes(image: Image, channels: int) -> Planes:
+    """(1, 3, H, W); for a network of one channel each colour by itself, (3, 1, H, W), of grey pictures one."""
+    planes = seen_colours(image.pixels, image.alpha).transpose(2, 0, 1).astype(np.float32)
+    if channels == 3:
+        return planes[None]
+    return planes[:1, None] if image.grey else planes[:, None]
+
+
+def _pixels(planes: Planes) -> Planes:
+    """The way back: (H, W, 3)."""
+    flat = planes.reshape(-1, *planes.shape[2:])
+    return (flat if len(flat) == 3 else np.repeat(flat, 3, 0)).transpose(1, 2, 0)
