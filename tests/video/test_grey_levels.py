@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from lorgnette.video.clip import Clip, Colour
-from lorgnette.video.pixels import FULL, LIMITED, to_image
+from lorgnette.video.pixels import FULL, LIMITED, _to_rgb, to_image
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_full_range_means_every_level_in_colour_too(bits: int):
+    """ITU-T H.273: R is Y + 1.402 Cr of BT.601, both in steps of 2^bits - 1, Cr around 2^(bits - 1)."""
+    most, middle = 2**bits - 1, 2 ** (bits - 1)
+    to_rgb = _to_rgb(Colour(range=FULL, matrix=6), (240, 320), bits)
+    assert to_rgb @ [most, middle, middle, 1] == pytest.approx([1, 1, 1], abs=1e-6)
+    red = (100 + 1.402 * (most - middle)) / most
+    assert (to_rgb @ [100, middle, most, 1])[0] == pytest.approx(red, abs=1e-6)
 
 
 @pytest.mark.parametrize(("bits", "name", "dtype"), [(8, "gray8", np.uint8), (10, "gray10le", np.uint16)])
