@@ -128,6 +128,7 @@ ONLY = {
     "fastapi": "federate.flower web",
     "uvicorn": "federate.flower web",
     "starlette": "web",
+    "gradio": "web.page",
     "prometheus_client": "web",
     "cryptography": "federate.deploy",
     "av": "video",

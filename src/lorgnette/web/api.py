@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from lorgnette.version import __version__
 from lorgnette.web.asked import Asked, Enhancing, enhancing
+from lorgnette.web.downloads import sent, zipped
 from lorgnette.web.jobs import Full, Job, State, Stopping
 from lorgnette.web.schemas import Health, JobView, OfferView, Problem
 from lorgnette.web.server import Server
@@ -107,7 +107,7 @@ def make_app(server: Server) -> FastAPI:
             job.held -= 1
             status, reason = (400, job.error) if job.state is State.FAILED else (503, "the job was cancelled")
             raise HTTPException(status, reason)
-        return _file(job, job.result["files"][0])
+        return sent(job, job.result["files"][0])
 
     @app.get("/health", responses={503: {"model": Health, "description": "The server stops."}, 403: PROBLEMS[403]})
     async def health(response: Response) -> Health:
@@ -149,11 +149,21 @@ def make_app(server: Server) -> FastAPI:
     async def file(id: JobId, file: Annotated[str, Path(description="One of the job's `files`.")]) -> Response:
         """A file of the result."""
         job = known(id)
-        if file not in job.result.get("files", []):
+        if file not in (*job.result.get("files", []), *job.result.get("preview", [])):
             there = ", ".join(job.result.get("files", [])) or "none"
             raise HTTPException(404, f"the job is {job.state} and has no such file; there is {there}")
         job.held += 1
-        return _file(job, file)
+        return sent(job, file)
+
+    @app.get("/api/zip", response_class=FileResponse, responses={200: FILE, **KNOWN})
+    async def archive(
+        job: Annotated[list[JobId], Query(description="That are done.", max_length=500)],
+    ) -> Response:
+        """The results of several jobs in one zip file."""
+        jobs = [known(id) for id in job]
+        if waiting := [one.id for one in jobs if one.state is not State.DONE]:
+            raise HTTPException(404, f"job {waiting[0]} has no result")
+        return await zipped(jobs, server)
 
     @app.delete("/api/jobs/{id}", status_code=204, responses=KNOWN)
     async def cancel(id: JobId) -> None:
@@ -174,12 +184,3 @@ async def _over(job: Job, request: Request) -> bool:
         except TimeoutError:
             if await request.is_disconnected():
                 return False
-
-
-def _file(job: Job, name: str) -> Response:
-    """A file of a job that is held, and given free when the file was sent."""
-
-    def sent() -> None:
-        job.held -= 1
-
-    return FileResponse(job.folder / name, filename=name, background=BackgroundTask(sent))
