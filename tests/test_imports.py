@@ -116,6 +116,7 @@ INSIDE = {
         "batches": "",
         "optim": "config",
         "loop": "config events task batches optim",
+        "budget": "config events task batches loop",
         "listeners": "events",
     },
 }

@@ -77,8 +77,13 @@ class Page:
     def downloaded(self, link: Any) -> Path:
         before = set(self.folder.iterdir())
         link.send_keys(self.keys.ENTER)
-        found = self.until(lambda: [f for f in set(self.folder.iterdir()) - before if f.suffix != ".crdownload"])
-        return found[0]
+
+        def there() -> list[Path]:
+            new = [file for file in set(self.folder.iterdir()) - before if file.name != "profile"]
+            unfinished = any(file.suffix == ".crdownload" or not file.stat().st_size for file in new)
+            return [] if unfinished else new
+
+        return self.until(there)[0]
 
     def focused(self) -> Any:
         return self.browser.switch_to.active_element

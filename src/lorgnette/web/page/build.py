@@ -24,13 +24,23 @@ def add_page(app: FastAPI, server: Server) -> FastAPI:
     }
     import gradio as gr
 
+    from lorgnette.web.page.adapt import adapt_tab
+    from lorgnette.web.page.classes import classes_tab
     from lorgnette.web.page.look import CSS, THEME
+    from lorgnette.web.page.mesh import mesh_tab
     from lorgnette.web.page.pictures import pictures_tab
 
     with gr.Blocks(title="Lorgnette", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown("# Lorgnette")
-        with gr.Tabs(), gr.Tab("Pictures"):
-            pictures_tab(server, page)
+        with gr.Tabs():
+            with gr.Tab("Pictures"):
+                pictures_tab(server, page)
+            with gr.Tab("Meshes"):
+                mesh_tab(server)
+            with gr.Tab("Classes"):
+                classes_tab(server, page)
+            with gr.Tab("Adapt"):
+                adapt_tab(server)
     page.queue(default_concurrency_limit=None, api_open=False)  # the server's own queue is behind it
     app.add_middleware(Bounded, server=server)
     return gr.mount_gradio_app(
@@ -40,6 +50,7 @@ def add_page(app: FastAPI, server: Server) -> FastAPI:
         theme=THEME,
         css=CSS,
         footer_links=[],
+        allowed_paths=[str(server.home / "jobs")],
         ssr_mode=False,
         pwa=False,
         enable_monitoring=False,

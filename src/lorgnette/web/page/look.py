@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 from urllib.parse import quote
 
 from gradio.themes import Base
 
-from lorgnette.common.text import duration
+from lorgnette.common.text import duration, number
+from lorgnette.report.charts import line_chart
 from lorgnette.web.jobs import Job, Jobs, State
 
+PURPOSE = {"superres": "Enlarge", "restore": "Restore"}
+"""What a room is for, where that is not its name."""
 THEME = Base(
     primary_hue="teal",
     neutral_hue="slate",
@@ -27,6 +32,9 @@ CSS = """
 .said progress { width: 100%; height: 1rem; accent-color: #0d9488; }
 .files { line-height: 2; }
 .files a { font-weight: 600; }
+figure { margin: 0 0 1rem; } figure svg { width: 100%; height: auto; } figure text { font-size: 12px; fill: #64748b; }
+figure .grid { stroke: #cbd5e1; fill: none; } figure .curve { stroke: #0d9488; stroke-width: 2; fill: none; }
+figure .pale { stroke: #99f6e4; fill: none; } figure .band { fill: transparent; } figure .dot { fill: #0d9488; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .3rem .8rem; align-items: center; }
 .bars meter { width: 100%; height: 1.2rem; }
 """
@@ -58,6 +66,34 @@ def links(named: dict[str, str], said: list[str]) -> str:
     items = "".join(f'<a href="{escape(where)}" download>{escape(name)}</a><br>' for name, where in named.items())
     notes = "".join(f"{escape(line)}<br>" for line in said)
     return f'<p class="files">{items}</p><p>{notes}</p>'
+
+
+def bars(shares: dict[str, float]) -> str:
+    """Names with shares of one, as bars."""
+    rows = "".join(
+        f'<span>{escape(name)}</span><meter value="{share:.4f}"></meter><span>{100 * share:.1f} %</span>'
+        for name, share in shares.items()
+    )
+    return f'<div class="bars">{rows}</div>'
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of figures by name."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{escape(number(value))}</td>' for value in row.values())}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def curves(points: Sequence[Mapping[str, Any]]) -> str:
+    """What a training has said of itself, a figure for each thing."""
+    names = dict.fromkeys(name for point in points for name in point if name != "step")
+    drawn = []
+    for name in names:
+        line = [(point["step"], point[name]) for point in points if point.get(name) is not None]
+        drawn.append(line_chart(name, line, noisy=name == "loss"))
+    return "".join(drawn)
 
 
 def standing(job: Job, jobs: Jobs, unit: str = "tile") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,12 @@ from lorgnette.enhancer import AUTO, NONE
 from lorgnette.images.formats.table import FORMATS
 from lorgnette.systems import rooms_with
 from lorgnette.web.asked import Enhancing, enhancing
-from lorgnette.web.jobs import OVER, Job, State
-from lorgnette.web.page.look import address, links, progress, slider, standing
+from lorgnette.web.jobs import Job, State
+from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, following, submitted
+from lorgnette.web.page.look import PURPOSE, address, links, progress, slider
 from lorgnette.web.server import Server
 
-LOOK_SECONDS = 0.2
 AS_GIVEN = "as given"
-PURPOSE = {"superres": "Enlarge", "restore": "Restore"}
-
-
-def client_of(request: gr.Request) -> str:
-    """A page that is open is a client of its own."""
-    return f"page {request.session_hash}"
-
-
-def cancel_all(server: Server, request: gr.Request) -> None:
-    """End all jobs of a page."""
-    for job in server.jobs.of(client_of(request)):
-        server.jobs.cancel(job)
-
-
-def submitted(server: Server, path: str, verb: str, settings: dict[str, Any], client: str, seconds: float = 0) -> Job:
-    """A job on a file that was dropped on the page."""
-    source = server.new_source(Path(path).name)
-    shutil.copyfile(path, source)
-    return server.submit(client, verb, settings, source, seconds)
 
 
 def pictures_tab(server: Server, page: gr.Blocks) -> None:
@@ -98,34 +78,19 @@ def pictures_tab(server: Server, page: gr.Blocks) -> None:
         yield (progress(_summary(jobs)), *_shown(jobs))
 
     asked = [files, room, adapter, scale, strength, format]
-    more: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-    go.click(enhance, asked, [status, view, results], **more)
+    go.click(enhance, asked, [status, view, results], **PRIVATE)
 
     def cancel(request: gr.Request) -> None:
         cancel_all(server, request)
 
-    stop.click(cancel, None, None, queue=False, **more)
+    stop.click(cancel, None, None, queue=False, **PRIVATE)
     page.unload(cancel)
 
     def of_room(room: str) -> tuple[Any, Any]:
         return gr.Dropdown(names(room), value=AUTO), gr.Number(visible=room == rooms[0][1])
 
-    room.change(of_room, room, [adapter, scale], **more)
-    page.load(of_room, room, [adapter, scale], **more)
-
-
-async def following(server: Server, jobs: list[Job], unit: str = "tile") -> AsyncIterator[str]:
-    """How far jobs are, in turn, until all are over."""
-    last = ""
-    for number, job in enumerate(jobs, 1):
-        while job.state not in OVER:
-            many = f"{number} of {len(jobs)}, " * (len(jobs) > 1)
-            part = job.done / job.total if job.total else 0
-            words = f"{job.source.name}: {many}{standing(job, server.jobs, unit)}"
-            text = progress(words, number - 1 + part, len(jobs))
-            if text != last:
-                yield (last := text)
-            await asyncio.sleep(LOOK_SECONDS)
+    room.change(of_room, room, [adapter, scale], **PRIVATE)
+    page.load(of_room, room, [adapter, scale], **PRIVATE)
 
 
 def _summary(jobs: list[Job]) -> str:
