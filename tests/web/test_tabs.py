@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 from tests.web.test_page import Page, address as address, page as page, picture
 
@@ -29,14 +31,20 @@ def test_a_mask_becomes_a_mesh_that_turns(page: Page, tmp_path: Path):
     values[3:9, 3:12, 3:11] = 1
     values[9:14, 3:12, 3:11] = 2
     nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2, 3, 1])), tmp_path / "seg.nii.gz")
+    from selenium.webdriver import ActionChains
+
     assert main(["mesh", str(tmp_path / "seg.nii.gz"), "-o", str(tmp_path / "out.stl")]) == 0
     tab(page, "Meshes")
     drop(page, "#mask", tmp_path / "seg.nii.gz")
     page.one("#mesh-go").click()
     page.until(lambda: "Done" in page.one("#mesh-status").text)
     assert page.downloaded(page.one("#mesh-results a")).read_bytes() == (tmp_path / "out.stl").read_bytes()
-    canvas = page.one("#mesh-view canvas")
-    page.until(lambda: len(canvas.screenshot_as_png) > 4000)  # something is drawn
+    page.browser.switch_to.frame(page.one("#mesh-view iframe"))
+    before = page.one("canvas").screenshot_as_png
+    assert len(set(PIL.Image.open(io.BytesIO(before)).convert("L").tobytes())) > 20, "something is drawn"
+    ActionChains(page.browser).drag_and_drop_by_offset(page.one("canvas"), 60, 20).perform()
+    page.until(lambda: page.one("canvas").screenshot_as_png != before)
+    page.browser.switch_to.default_content()
     assert "1" in page.one("#mesh-results table").text
 
 

@@ -22,7 +22,8 @@ def sent(job: Job, name: str) -> FileResponse:
     def free() -> None:
         job.held -= 1
 
-    return FileResponse(job.folder / name, filename=name, background=BackgroundTask(free))
+    how = "inline" if name in job.result.get("preview", []) else "attachment"
+    return FileResponse(job.folder / name, filename=name, content_disposition_type=how, background=BackgroundTask(free))
 
 
 async def zipped(jobs: list[Job], server: Server) -> FileResponse:

@@ -50,7 +50,6 @@ def add_page(app: FastAPI, server: Server) -> FastAPI:
         theme=THEME,
         css=CSS,
         footer_links=[],
-        allowed_paths=[str(server.home / "jobs")],
         ssr_mode=False,
         pwa=False,
         enable_monitoring=False,

@@ -32,6 +32,7 @@ CSS = """
 .said progress { width: 100%; height: 1rem; accent-color: #0d9488; }
 .files { line-height: 2; }
 .files a { font-weight: 600; }
+.turn { width: 100%; height: 60vh; border: 0; }
 figure { margin: 0 0 1rem; } figure svg { width: 100%; height: auto; } figure text { font-size: 12px; fill: #64748b; }
 figure .grid { stroke: #cbd5e1; fill: none; } figure .curve { stroke: #0d9488; stroke-width: 2; fill: none; }
 figure .pale { stroke: #99f6e4; fill: none; } figure .band { fill: transparent; } figure .dot { fill: #0d9488; }
@@ -53,6 +54,12 @@ def slider(before: str, after: str, name: str) -> str:
         '<input type="range" min="0" max="100" value="50" aria-label="How much is shown as given"'
         " oninput=\"this.parentNode.style.setProperty('--at', this.value + '%')\"></div>"
     )
+
+
+def frame(where: str, name: str) -> str:
+    """A page of the house within this one, which can do nothing but show itself."""
+    title = f"{escape(name)}: drag, or arrow keys, to turn"
+    return f'<iframe class="turn" sandbox="allow-scripts" src="{escape(where)}" title="{title}"></iframe>'
 
 
 def progress(text: str, done: float = 0, total: float = 0) -> str:

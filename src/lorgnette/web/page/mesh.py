@@ -10,7 +10,7 @@ import gradio as gr
 from lorgnette.web.asked import Meshing, meshing
 from lorgnette.web.jobs import Job
 from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, submitted, worked
-from lorgnette.web.page.look import address, figures, links, progress
+from lorgnette.web.page.look import address, figures, frame, links, progress
 from lorgnette.web.server import Server
 
 FORMATS = ("stl", "ply", "obj", "glb", "vtp")
@@ -29,14 +29,14 @@ def mesh_tab(server: Server) -> None:
                 stop = gr.Button("Cancel", variant="stop", elem_id="mesh-cancel")
         with gr.Column(scale=2, min_width=320):
             status = gr.HTML(progress("Drop a mask, then make meshes."), elem_id="mesh-status")
-            view = gr.Model3D(label="Drag to turn", elem_id="mesh-view", height=420, clear_color=(0.95, 0.96, 0.97, 1))
+            view = gr.HTML(elem_id="mesh-view")
             results = gr.HTML(elem_id="mesh-results")
 
     async def make(
         path: str | None, only: str, format: str, largest: bool, request: gr.Request
     ) -> AsyncIterator[tuple[str, Any, Any]]:
         if not path:
-            yield progress("There is no mask yet: drop one on the left."), None, ""
+            yield progress("There is no mask yet: drop one on the left."), "", ""
             return
 
         def start() -> Job:
@@ -46,11 +46,11 @@ def mesh_tab(server: Server) -> None:
 
         async for text, job, _ in worked(server, start, "organ"):
             if job is None:
-                yield text, None, ""
+                yield text, "", ""
                 continue
             (name,), (seen,) = job.result["files"], job.result["preview"]
             found = links({name: address(job, name)}, job.result["said"]) + figures(job.result["found"]["organs"])
-            yield text, str(job.folder / seen), found
+            yield text, frame(address(job, seen), name), found
 
     go.click(make, [file, only, format, largest], [status, view, results], **PRIVATE)
 

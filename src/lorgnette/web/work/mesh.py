@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lorgnette.web.work.wardrobe import Wardrobe
     from lorgnette.web.worker import Tell
 
-VIEW = "preview.glb"
+VIEW = "preview.html"
 
 
 def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) 
     from lorgnette.systems.mesh.report import facts, rows
     from lorgnette.systems.mesh.surface import surfaces
     from lorgnette.systems.mesh.surface.settings import Surface
+    from lorgnette.systems.mesh.viewer import write_viewer
     from lorgnette.systems.mesh.volumes import read_labels
 
     surface = Surface(**{name: settings[name] for name in ("shared_walls", "largest", "error", "triangles")})
@@ -34,7 +35,7 @@ def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) 
     target = source.parents[1] / f"{source.name[: len(name)]}.{settings['format']}"
     write_meshes(target, meshes)
     if settings["preview"]:
-        write_meshes(target.parent / VIEW, meshes)
+        write_viewer(target.parent / VIEW, name, meshes)
     figures = [facts(mesh, organ, labels.affine) for mesh, organ in zip(meshes, labels.organs, strict=True)]
     shown = [VIEW] if settings["preview"] else []
     return {"files": [target.name], "preview": shown, "said": list(labels.notes), "found": {"organs": rows(figures)}}
