@@ -118,6 +118,7 @@ INSIDE = {
         "batches": "",
         "optim": "config",
         "loop": "config events task batches optim",
+        "budget": "config events task batches loop",
         "listeners": "events",
     },
 }
@@ -130,6 +131,7 @@ ONLY = {
     "fastapi": "federate.flower web",
     "uvicorn": "federate.flower web",
     "starlette": "web",
+    "gradio": "web.page",
     "prometheus_client": "web",
     "cryptography": "federate.deploy",
     "av": "video",

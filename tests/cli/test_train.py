@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.cli.pictures import TINY
 
-from lorgnette.cli import budget, main
-from lorgnette.train import listeners
+from lorgnette.cli import main
+from lorgnette.train import budget, listeners
 from lorgnette.train.events import Stepped
 
 

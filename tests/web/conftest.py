@@ -48,9 +48,17 @@ def address(lenses: Path) -> Iterator[str]:
     from lorgnette.web.settings import Limits, Settings
 
     limits = Limits(
-        upload_bytes=300_000, pixels=100_000, result_pixels=400_000, stalled_seconds=0.5, waiting=60, waiting_each=50
+        upload_bytes=300_000,
+        pixels=100_000,
+        result_pixels=400_000,
+        voxels=20_000,
+        photographs=4,
+        minutes=5,
+        stalled_seconds=0.5,
+        waiting=60,
+        waiting_each=50,
     )
-    server = Server(Settings(port=0, adapters=lenses, device="cpu", limits=limits))
+    server = Server(Settings(port=0, adapters=lenses, device="cpu", page=False, limits=limits))
     found: queue.SimpleQueue[str] = queue.SimpleQueue()
     listening = Listening(server, found.put)
     thread = threading.Thread(target=listening.run)

@@ -25,7 +25,7 @@ def serve(tmp_path: Path) -> Iterator[object]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "lorgnette", "serve", "--port", "0", "--device", "cpu", *words]
+        command = [sys.executable, "-m", "lorgnette", "serve", "--port", "0", "--no-page", "--device", "cpu", *words]
         env = os.environ | {"TMPDIR": str(tmp_path)} | environment
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
         started.append(process)
@@ -87,6 +87,6 @@ def test_a_token_is_taken_from_a_file_or_the_environment(tmp_path: Path, capsys:
     ],
 )
 def test_what_does_not_work_is_said(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["serve", "--port", "0", *words]) == 2
+    assert main(["serve", "--no-page", "--port", "0", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line

@@ -25,7 +25,7 @@ VERBS = {
     "rotate": "map embeddings of faces to another pose",
     "decode": "make meshes of organs by a trained decoder",
     "federate": "train one adapter over data that stays with its holders",
-    "serve": "an HTTP API on this machine",
+    "serve": "a page and an HTTP API on this machine, for all of it",
     "merge": "fold an adapter into its model for good",
     "export": "write a model as a file that other programs run",
     "info": "say what an adapter or a weight file holds",

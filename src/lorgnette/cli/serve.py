@@ -1,4 +1,4 @@
-"""`lorgnette serve`: an HTTP API on this machine."""
+"""`lorgnette serve`: a page and an HTTP API on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import secrets
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from lorgnette.cli.arguments import Arguments, add_device
@@ -20,11 +21,11 @@ def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
     settings = _settings(options)
-    try:
-        from lorgnette.web.run import serve
-    except ImportError as error:
-        needed = "pip install 'lorgnette[web]'"
-        raise ValueError(f"lorgnette serve needs the package {error.name}: {needed}") from None
+    for package in ("fastapi", "uvicorn", "prometheus_client", *(["gradio"] if settings.page else [])):
+        if find_spec(package) is None:
+            alone = "; --no-page serves the API without it" if package == "gradio" else ""
+            raise ValueError(f"lorgnette serve needs the package {package}: pip install 'lorgnette[web]'{alone}")
+    from lorgnette.web.run import serve
 
     def ready(address: str) -> None:
         print(f"Lorgnette answers at {address}, until Ctrl-C", flush=True)
@@ -51,6 +52,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         token=_token(options),
         device=options.device,
         adapters=Path(options.adapters) if options.adapters else None,
+        page=not options.no_page,
         limits=limits,
     )
 
@@ -68,7 +70,7 @@ def _arguments() -> Arguments:
     parser = Arguments(
         "serve",
         "lorgnette serve --adapters runs",
-        "Serves an HTTP API to this machine: enhance pictures, with any adapter. One job at a time, clients "
+        "Serves a page and an HTTP API to this machine: enhance pictures, with any adapter. One job at a time, clients "
         "in turn. Nothing is loaded from elsewhere or sent there; uploads lie in a temporary folder, which is removed "
         "at the end.",
     )
@@ -77,6 +79,7 @@ def _arguments() -> Arguments:
     host = "address to listen at; another than 127.0.0.1 needs a token, which is made and shown where none is given"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
     parser.add_argument("--token-file", metavar="FILE", help=f"what clients have to know; or the variable {TOKEN}")
+    parser.add_argument("--no-page", action="store_true", help="the API alone")
     number = partial(factor, least=0.001, most=1e6)
     parser.add_argument("--upload-mb", type=number, metavar="N", help="most megabytes of an upload; unset: 100")
     parser.add_argument("--megapixels", type=number, metavar="N", help="most of a picture as given; unset: 25")

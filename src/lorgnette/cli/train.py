@@ -80,8 +80,8 @@ def _start(name: str, options: argparse.Namespace) -> int:
     recipe = settings.make_recipe(recipe_class, given)
 
     from lorgnette.checkpoint import RunFolder, load_data
-    from lorgnette.cli.budget import steps_within
     from lorgnette.recipe import build
+    from lorgnette.train.budget import steps_within
 
     batches, test = load_data(recipe)
     task = build(recipe)

@@ -1,1 +1,1 @@
-"""An HTTP API around the house: `lorgnette serve`. An edge: nothing but the command line imports it."""
+"""A page and an HTTP API around the house: `lorgnette serve`. An edge: nothing but the command line imports it."""

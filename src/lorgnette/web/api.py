@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from lorgnette.version import __version__
-from lorgnette.web.asked import Asked, Enhancing, enhancing
+from lorgnette.web.asked import (
+    Adapting,
+    Asked,
+    Classifying,
+    Enhancing,
+    Meshing,
+    adapting,
+    classifying,
+    enhancing,
+    meshing,
+)
+from lorgnette.web.downloads import sent, zipped
 from lorgnette.web.jobs import Full, Job, State, Stopping
 from lorgnette.web.schemas import Health, JobView, OfferView, Problem
 from lorgnette.web.server import Server
@@ -35,7 +45,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "The request comes from a page of another server."},
 }
 STARTS: dict[int | str, dict[str, Any]] = {
-    200: {**FILE, "description": "With `wait`: the result itself."},
+    200: {
+        "description": "With `wait`: the result itself, or the job where its result is no file.",
+        "content": FILE["content"] | {"application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}},
+    },
     202: {"model": JobView, "description": "The job waits for its turn."},
     400: {"model": Problem, "description": "The file or a setting does not work."},
     408: {"model": Problem, "description": "The upload stood still."},
@@ -89,11 +102,19 @@ def make_app(server: Server) -> FastAPI:
             raise HTTPException(404, f"there is no job {id}: it never was, or its result was not kept so long")
         return job
 
-    async def start(request: Request, client: str | None, verb: str, asked: Asked, settings: Any) -> Response:
+    def checked(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return make()
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+
+    async def start(
+        request: Request, client: str | None, verb: str, asked: Asked, settings: dict[str, Any], seconds: float = 0
+    ) -> Response:
         owner = client or (request.client.host if request.client else "")
         server.jobs.check_room(owner)  # before the upload
         source = await received(request, server, asked.name)
-        job = server.submit(owner, verb, settings, source)
+        job = server.submit(owner, verb, settings, source, seconds)
         where = f"/api/jobs/{job.id}"
         if not asked.wait:
             view = JobView.of(job, server.jobs)
@@ -107,7 +128,10 @@ def make_app(server: Server) -> FastAPI:
             job.held -= 1
             status, reason = (400, job.error) if job.state is State.FAILED else (503, "the job was cancelled")
             raise HTTPException(status, reason)
-        return _file(job, job.result["files"][0])
+        if not job.result["files"]:
+            job.held -= 1
+            return JSONResponse(JobView.of(job, server.jobs).model_dump(mode="json"))
+        return sent(job, job.result["files"][0])
 
     @app.get("/health", responses={503: {"model": Health, "description": "The server stops."}, 403: PROBLEMS[403]})
     async def health(response: Response) -> Health:
@@ -134,11 +158,29 @@ def make_app(server: Server) -> FastAPI:
     @app.post("/api/enhance", response_class=Response, status_code=202, responses=STARTS, openapi_extra=BODY)
     async def enhance(request: Request, asked: Annotated[Enhancing, Query()], client: Client = None) -> Response:
         """Enlarge or restore a picture, as `lorgnette enhance` does: the file is the same, byte for byte."""
-        try:
-            settings = enhancing(asked, server.offers())
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
-        return await start(request, client, "enhance", asked, settings)
+        return await start(request, client, "enhance", asked, checked(lambda: enhancing(asked, server.offers())))
+
+    @app.post("/api/mesh", response_class=Response, status_code=202, responses=STARTS, openapi_extra=BODY)
+    async def mesh(request: Request, asked: Annotated[Meshing, Query()], client: Client = None) -> Response:
+        """Turn the organs of a mask into surfaces in millimetres, as `lorgnette mesh` does."""
+        return await start(request, client, "mesh", asked, checked(lambda: meshing(asked)))
+
+    @app.post("/api/classify", response_class=Response, status_code=202, responses=STARTS, openapi_extra=BODY)
+    async def classify(request: Request, asked: Annotated[Classifying, Query()], client: Client = None) -> Response:
+        """Say what is on a picture, as `lorgnette classify` does: `labels` among what the job found."""
+        return await start(request, client, "classify", asked, checked(lambda: classifying(asked, server.offers())))
+
+    @app.post("/api/adapt", response_class=Response, status_code=202, responses=STARTS, openapi_extra=BODY)
+    async def adapt(request: Request, asked: Annotated[Adapting, Query()], client: Client = None) -> Response:
+        """Train an adapter on the photographs in a zip file; it is offered until the server ends, and is the result."""
+        settings = checked(lambda: adapting(asked, server.settings.limits.minutes))
+        return await start(request, client, "adapt", asked, settings, 60 * asked.minutes)
+
+    @app.post("/api/jobs/{id}/enough", status_code=202, responses=KNOWN)
+    async def enough(id: JobId) -> JobView:
+        """Tell a training that it has learnt enough: it keeps what it has."""
+        server.place.enough(known(id))
+        return JobView.of(known(id), server.jobs)
 
     @app.get("/api/jobs/{id}", responses=KNOWN)
     async def job(id: JobId) -> JobView:
@@ -149,11 +191,21 @@ def make_app(server: Server) -> FastAPI:
     async def file(id: JobId, file: Annotated[str, Path(description="One of the job's `files`.")]) -> Response:
         """A file of the result."""
         job = known(id)
-        if file not in job.result.get("files", []):
+        if file not in (*job.result.get("files", []), *job.result.get("preview", [])):
             there = ", ".join(job.result.get("files", [])) or "none"
             raise HTTPException(404, f"the job is {job.state} and has no such file; there is {there}")
         job.held += 1
-        return _file(job, file)
+        return sent(job, file)
+
+    @app.get("/api/zip", response_class=FileResponse, responses={200: FILE, **KNOWN})
+    async def archive(
+        job: Annotated[list[JobId], Query(description="That are done.", max_length=500)],
+    ) -> Response:
+        """The results of several jobs in one zip file."""
+        jobs = [known(id) for id in job]
+        if waiting := [one.id for one in jobs if one.state is not State.DONE]:
+            raise HTTPException(404, f"job {waiting[0]} has no result")
+        return await zipped(jobs, server)
 
     @app.delete("/api/jobs/{id}", status_code=204, responses=KNOWN)
     async def cancel(id: JobId) -> None:
@@ -174,12 +226,3 @@ async def _over(job: Job, request: Request) -> bool:
         except TimeoutError:
             if await request.is_disconnected():
                 return False
-
-
-def _file(job: Job, name: str) -> Response:
-    """A file of a job that is held, and given free when the file was sent."""
-
-    def sent() -> None:
-        job.held -= 1
-
-    return FileResponse(job.folder / name, filename=name, background=BackgroundTask(sent))

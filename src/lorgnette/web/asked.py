@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from lorgnette.enhance_file import How
 from lorgnette.enhancer import AUTO, NONE
 from lorgnette.images.formats.table import BY_SUFFIX
+from lorgnette.settings import make_recipe
+from lorgnette.systems import room, rooms_with
+from lorgnette.systems.mesh.surface.settings import Surface
 from lorgnette.web.offered import Offer, offer
 
 
@@ -42,6 +45,75 @@ class Enhancing(Asked):
     format: str | None = Field(default=None, max_length=8, description="Suffix of the result; unset: that of `name`.")
     quality: int | None = Field(default=None, ge=1, le=100, description="Of JPEG, WebP and the like; unset: 95.")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="What the network computes in.")
+
+
+class Meshing(Asked):
+    """How a mask is to become surfaces."""
+
+    name: str = Field(default="mask.nii.gz", max_length=200, description="Its suffix says what it is: .nii.gz, .dcm.")
+    only: list[str] = Field(default=[], max_length=200, description="These organs, by name or number; unset: all.")
+    format: Literal["stl", "ply", "obj", "glb", "vtp"] = Field(default="stl", description="Of the result.")
+    walls: Literal["own", "shared"] | None = Field(default=None, description="Of organs that touch; unset: shared.")
+    largest: bool = Field(default=False, description="Only the largest part of each organ.")
+    error: float | None = Field(default=None, gt=0, le=100, description="Save triangles: move no more than this, mm.")
+    triangles: int | None = Field(default=None, ge=4, le=10**9, description="With error: how many are wished for.")
+
+
+class Classifying(Asked):
+    """By what a picture is to be classified: an adapter, or names of classes."""
+
+    adapter: str | None = Field(default=None, max_length=200, description="A name of /api/adapters.")
+    room: str | None = Field(default=None, max_length=50, description="Of the adapter.")
+    classes: list[str] = Field(default=[], max_length=1000, description="Without an adapter: names to choose from.")
+    prompt: str = Field(default="a photo of a {}", max_length=200, description="What the names are put into.")
+    top: int = Field(default=5, ge=1, le=1000, description="Answers.")
+
+
+class Adapting(Asked):
+    """How an adapter is to be trained."""
+
+    name: str = Field(default="photographs.zip", max_length=200, description="Of the zip file.")
+    room: str | None = Field(default=None, max_length=50, description="superres or restore; unset: superres.")
+    minutes: float = Field(default=3, ge=0.1, le=10_000, description="Of training, scores included.")
+    damage: str = Field(default="", max_length=50, description="What the small pictures suffer; see docs/damage.md.")
+    keep: str = Field(default="mine", pattern="^[A-Za-z0-9_-]{1,40}$", description="What the adapter is called.")
+
+
+def meshing(asked: Meshing) -> dict[str, Any]:
+    """The settings of a job; a ValueError of one line where they do not fit together."""
+    shared = asked.walls == "shared" or (asked.walls is None and asked.error is None)
+    return asdict(Surface(shared, asked.largest, asked.error, asked.triangles)) | {
+        "only": asked.only,
+        "format": asked.format,
+        "preview": False,
+    }
+
+
+def classifying(asked: Classifying, offers: Iterable[Offer]) -> dict[str, Any]:
+    """The settings of a job; a ValueError of one line where they do not fit together."""
+    if asked.adapter and asked.classes:
+        raise ValueError("classes: an adapter knows its own; leave one of the two out")
+    if not (asked.adapter or asked.classes):
+        raise ValueError("classes: not set; give their names, or an adapter that knows some")
+    if asked.adapter:
+        offer(asked.adapter, asked.room, offers, "classify")
+    elif "{}" not in asked.prompt or len(set(asked.classes)) != len(asked.classes):
+        raise ValueError("prompt: needs {} where the name goes; classes: each once")
+    return asked.model_dump(exclude={"name", "wait"})
+
+
+def adapting(asked: Adapting, most_minutes: float) -> dict[str, Any]:
+    """The settings of a job; a ValueError of one line where they do not fit together."""
+    settings = asked.model_dump(exclude={"name", "wait"})
+    settings["room"] = home = asked.room or rooms_with("enhance")[0]
+    if home not in rooms_with("enhance"):
+        raise ValueError(f"room: {home} is not adapted here; {' or '.join(rooms_with('enhance'))} is")
+    if asked.keep in (AUTO, NONE):
+        raise ValueError(f"keep: {asked.keep!r} has a meaning of its own; another name works")
+    if asked.minutes > most_minutes:
+        raise ValueError(f"minutes: {asked.minutes:g} is too long; up to {most_minutes:g} work here")
+    make_recipe(room(home).Recipe, {"data.damage": asked.damage})  # says which there are
+    return settings
 
 
 def enhancing(asked: Enhancing, offers: Iterable[Offer]) -> dict[str, Any]:

@@ -19,12 +19,12 @@ COOKIE = "lorgnette-token"
 OPEN = ("/health",)
 HEADERS = {
     # Nothing is loaded from elsewhere, whatever the page's own code would like to.
-    "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; "
+    "content-security-policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
     "base-uri 'self'; form-action 'self'; object-src 'none'",
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
+    "x-frame-options": "SAMEORIGIN",
 }
 
 

@@ -161,6 +161,11 @@ class Jobs:
         """The job of that id, if it is still known."""
         return self._known.get(id)
 
+    def of(self, client: str) -> list[Job]:
+        """The jobs of a client that are not over."""
+        with self._changed:
+            return [job for job in self._known.values() if job.client == client and job.state not in OVER]
+
     def ahead(self, job: Job) -> int:
         """How many jobs come before a waiting one, as things are now; those that run are not counted."""
         with self._changed:

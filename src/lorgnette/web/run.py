@@ -55,8 +55,13 @@ class Listening(uvicorn.Server):
     """
 
     def __init__(self, server: Server, ready: Callable[[str], None]):
+        app = make_app(server)
+        if server.settings.page:
+            from lorgnette.web.page.build import add_page
+
+            app = add_page(app, server)
         config = uvicorn.Config(
-            Guard(make_app(server), server.settings),
+            Guard(app, server.settings),
             server.settings.host,
             server.settings.port,
             log_level="warning",

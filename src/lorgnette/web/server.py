@@ -1,6 +1,6 @@
 """A server without its doors: a temporary folder, jobs, and the places where they are done.
 
-The API (`lorgnette.web.api`) is its door.
+The API (`lorgnette.web.api`) and the page (`lorgnette.web.page.build`) are two doors to the same one.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ class Settings:
     """As for `lorgnette.common.devices.to_device`."""
     adapters: Path | None = None
     """A folder of adapters that are offered beside those that ship, each by the name of its folder."""
+    page: bool = True
+    """Whether there is a page beside the API."""
     limits: Limits = field(default_factory=Limits)
     """What is taken at the most."""
 

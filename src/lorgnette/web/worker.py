@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-VERBS = ("enhance",)
+VERBS = ("enhance", "mesh", "classify", "adapt")
 """Each is a file in `lorgnette.web.work` with `run(request, wardrobe, tell) -> dict`."""
 SECONDS = 0.1
 """Least time between two lines of progress."""

@@ -6,12 +6,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+
 from lorgnette.enhance_file import How, Most, enhance_file
+from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.notes import Notes
 
 if TYPE_CHECKING:
     from lorgnette.web.work.wardrobe import Wardrobe
     from lorgnette.web.worker import Tell
+
+PREVIEWS = ("preview-before.jpg", "preview-after.jpg")
+SIDE = 1600
+"""Longest side of a preview."""
 
 
 def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) -> dict[str, Any]:
@@ -33,4 +40,17 @@ def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) 
     most = Most(wardrobe.limits.pixels, wardrobe.limits.result_pixels)
     with notes.of(source, target):
         enhance_file(source, target, enhancer, how, tell.through, most)
-    return {"files": [target.name], "said": [*enhancer.said(source), *notes.lines()]}
+        shown = write_previews(source, target, PREVIEWS) if settings.get("preview") else []
+    return {"files": [target.name], "preview": shown, "said": [*enhancer.said(source), *notes.lines()]}
+
+
+def write_previews(source: Path, target: Path, names: tuple[str, str]) -> list[str]:
+    """Two small pictures of one size, before and after, beside the result; returns their names."""
+    after = read_image(target).pixels
+    factor = min(1.0, SIDE / max(after.shape[:2]))
+    size = (max(1, round(after.shape[1] * factor)), max(1, round(after.shape[0] * factor)))
+    for pixels, name in zip((read_image(source).pixels, after), names, strict=True):
+        smaller = pixels.shape[1] > size[0]
+        shown = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        write_image(target.parent / name, Image(shown), quality=90)
+    return list(names)

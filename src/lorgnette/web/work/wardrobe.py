@@ -88,7 +88,7 @@ class Wardrobe:
             set_adapter(task.model, adapter)
         if offer.folder is None:
             task = task.float()  # as `load_shipped`: what ships is kept in half precision
-        return to_device(task, self.device)
+        return self.placed(task)
 
     def _hang(self, key: str, offer: Offer, folder: Path | None) -> Hung:
         """Load a task; of two bases that are the same, one stays."""
@@ -104,8 +104,12 @@ class Wardrobe:
             return Hung(load(folder), shared=False)
         return Hung(task, adapter=key)
 
+    def placed(self, task: Task) -> Task:
+        """A task on the device."""
+        return to_device(task, self.device)
+
     def _over_one_base(self, task: Task) -> Task:
-        model = to_device(task, self.device).model
+        model = self.placed(task).model
         task.model = self._models.setdefault(lasting_identity(model), model)
         return task
 

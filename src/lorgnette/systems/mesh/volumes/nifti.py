@@ -38,9 +38,11 @@ def read_nifti(path: Path) -> Volume:
     return _read(path)[0]
 
 
-def read_nifti_labels(path: Path) -> tuple[Volume, dict[int, str], dict[int, tuple[int, int, int]]]:
+def read_nifti_labels(
+    path: Path, most: int = MOST_VOXELS
+) -> tuple[Volume, dict[int, str], dict[int, tuple[int, int, int]]]:
     """A volume, with the names and colours of labels that its header holds (as TotalSegmentator writes them)."""
-    volume, extensions = _read(path)
+    volume, extensions = _read(path, most)
     names, colors = {}, {}
     for text in extensions:
         for key, red, green, blue, name in _LABEL.findall(text):
@@ -50,7 +52,7 @@ def read_nifti_labels(path: Path) -> tuple[Volume, dict[int, str], dict[int, tup
     return volume, names, colors
 
 
-def _read(path: Path) -> tuple[Volume, list[str]]:
+def _read(path: Path, most: int = MOST_VOXELS) -> tuple[Volume, list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
@@ -62,7 +64,7 @@ def _read(path: Path) -> tuple[Volume, list[str]]:
     try:
         image: Any = nibabel.load(path)  # type: ignore[attr-defined]
         header = image.header
-        _check_size(path, header)
+        _check_size(path, header, most)
         if path.name.lower().endswith(".gz"):
             _check_stream(path, header)
         values = np.asanyarray(image.dataobj)
@@ -95,13 +97,13 @@ def _check_stream(path: Path, header: Any) -> None:
                 raise ValueError(f"{path} unpacks to more than its header says: made up")
 
 
-def _check_size(path: Path, header: Any) -> None:
+def _check_size(path: Path, header: Any, most: int) -> None:
     """Refuse a header that asks for more than a file of that size can hold, before memory is taken."""
     voxels = 1
     for side in header.get_data_shape():
         voxels *= max(int(side), 0)
-    if voxels > MOST_VOXELS:
-        raise ValueError(f"{path} says it has {voxels:,} voxels: up to {MOST_VOXELS:,} are read")
+    if voxels > most:
+        raise ValueError(f"{path} says it has {voxels:,} voxels: up to {most:,} are read")
     if header.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{path}: its voxels are {header.get_data_dtype()}: whole numbers or floats are read")
     size = path.stat().st_size * (_MOST_GZIP if path.name.lower().endswith(".gz") else 1)

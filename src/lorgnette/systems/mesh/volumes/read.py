@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorgnette.common.files import read_json, read_small
 from lorgnette.common.text import is_number, nearest
-from lorgnette.systems.mesh.volumes.labels import Labels, Volume, organs_of, whole_numbers
+from lorgnette.systems.mesh.volumes.labels import MOST_VOXELS, Labels, Volume, organs_of, whole_numbers
 from lorgnette.systems.mesh.volumes.nifti import is_nifti, read_nifti, read_nifti_labels, stem
 from lorgnette.systems.mesh.volumes.totalsegmentator import mask_files, read_masks
 
@@ -36,6 +36,7 @@ def read_labels(
     names: Path | None = None,
     only: Sequence[str] = (),
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    most: int = MOST_VOXELS,
 ) -> Labels:
     """The organs of a mask.
 
@@ -45,6 +46,7 @@ def read_labels(
             a number and a name.
         only: names or numbers of the organs that are wanted; all if empty.
         progress: what files of a folder are gone through with.
+        most: voxels of a NIfTI file; one that says it has more is refused before memory is taken.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -57,7 +59,7 @@ def read_labels(
         wanted = [file for file in files if stem(file) in only]
         labels = read_masks(wanted if len(wanted) == len(set(only)) > 0 else files, progress)
     elif is_nifti(path):
-        volume, own, colors = read_nifti_labels(path)
+        volume, own, colors = read_nifti_labels(path, most)
         values = whole_numbers(volume, path)
         organs = organs_of(values, own | given, path, colors)
         if given and (unknown := [organ.value for organ in organs if organ.value not in own | given]):

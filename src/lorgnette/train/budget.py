@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lorgnette.common.text import duration
 
 if TYPE_CHECKING:
-    from lorgnette.systems.protocol import RoomRecipe
     from lorgnette.train.batches import Batches, HeldOut
+    from lorgnette.train.config import Trains
     from lorgnette.train.task import Task
 
 TRIED = 4  # steps; the first ones are slower and do not count
@@ -40,7 +40,7 @@ class Budget:
         )
 
 
-def steps_within(minutes: float, recipe: RoomRecipe, task: Task, batches: Batches, test: HeldOut) -> Budget:
+def steps_within(minutes: float, recipe: Trains, task: Task, batches: Batches, test: HeldOut) -> Budget:
     """Measure a few steps and scores on a copy of the task, and plan as many as fit.
 
     Args:

@@ -1,0 +1,63 @@
+"""Results on their way to a client: held meanwhile, so that they are not forgotten under its hands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
+
+from lorgnette.web.jobs import Job
+from lorgnette.web.server import Server
+
+
+def sent(job: Job, name: str) -> FileResponse:
+    """A file of a job that is held; it is given free when the file was sent."""
+
+    def free() -> None:
+        job.held -= 1
+
+    how = "inline" if name in job.result.get("preview", []) else "attachment"
+    return FileResponse(job.folder / name, filename=name, content_disposition_type=how, background=BackgroundTask(free))
+
+
+async def zipped(jobs: list[Job], server: Server) -> FileResponse:
+    """The results of jobs in one file, under their names; of two that are the same, the second gets a number.
+
+    Raises:
+        Full: the disk has no room for it.
+    """
+    size = sum((job.folder / name).stat().st_size for job in jobs for name in job.result["files"])
+    server.jobs.reserve(size)
+    handle, path = tempfile.mkstemp(suffix=".zip", dir=server.home)
+    os.close(handle)
+    for job in jobs:
+        job.held += 1
+
+    def free() -> None:
+        Path(path).unlink(missing_ok=True)
+        server.jobs.release(size)
+        for job in jobs:
+            job.held -= 1
+
+    try:
+        await asyncio.to_thread(_pack, Path(path), jobs)
+    except BaseException:
+        free()
+        raise
+    return FileResponse(path, filename="lorgnette.zip", background=BackgroundTask(free))
+
+
+def _pack(path: Path, jobs: list[Job]) -> None:
+    seen: Counter[str] = Counter()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # pictures are packed already
+        for job in jobs:
+            for name in job.result["files"]:
+                seen[name] += 1
+                again = f"{Path(name).stem}-{seen[name]}{Path(name).suffix}" if seen[name] > 1 else name
+                archive.write(job.folder / name, again)
