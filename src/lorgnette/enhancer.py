@@ -22,6 +22,11 @@ AUTO, NONE = "auto", "none"
 class Enhancer(Protocol):
     """Enhances pictures."""
 
+    @property
+    def of(self) -> str:
+        """The name of the room whose models it works with."""
+        ...
+
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
         """A picture of a file, by the room's `enhance` with these settings."""
         ...
@@ -120,7 +125,7 @@ class Chosen:
     """For each picture the model that suits it."""
 
     def __init__(self, chooser: Any):
-        self.chooser = chooser
+        self.chooser, self.of = chooser, chooser.of
         self._found: dict[Path, Choice] = {}
 
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
