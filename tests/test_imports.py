@@ -42,7 +42,7 @@ TOP = {
     "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
     "enhancer": "version common lora images systems checkpoint shipped export",
     "enhance_file": "images enhancer",
-    "compat": "common settings lora images train systems recipe video checkpoint federate",
+    "compat": "common settings lora images nn train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancer enhance_file",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"

@@ -42,6 +42,8 @@ class How:
     """Pixels that a tile sees beyond its own. Unset: the network's."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What the network computes in."""
+    levels: Any = None
+    """What renders less by tables (`lorgnette.systems.protocol.RendersLess`). Unset: all is rendered."""
     quality: int | None = None
     """Of JPEG, WebP and the like, 1 to 100. Unset: 95."""
 
@@ -68,6 +70,7 @@ class How:
     def settings(self, height: int, width: int) -> dict[str, Any]:
         """The arguments of a room's `enhance` for an image of that size."""
         given = {"tile": self.tile, "halo": self.halo, "precision": self.precision, **self.wanted(height, width)}
+        given |= {} if self.levels is None else {"cmsr": self.levels}
         return given if self.strength is None else given | {"strength": self.strength}
 
 

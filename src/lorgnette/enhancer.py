@@ -23,6 +23,11 @@ EXPORTED = ".onnx"
 class Enhancer(Protocol):
     """Enhances pictures."""
 
+    @property
+    def of(self) -> str:
+        """The name of the room whose models it works with."""
+        ...
+
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
         """A picture of a file, by the room's `enhance` with these settings."""
         ...
@@ -153,7 +158,7 @@ class Chosen:
     """For each picture the model that suits it."""
 
     def __init__(self, chooser: Any):
-        self.chooser = chooser
+        self.chooser, self.of = chooser, chooser.of
         self._found: dict[Path, Choice] = {}
 
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:

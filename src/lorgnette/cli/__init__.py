@@ -19,6 +19,7 @@ VERBS = {
     "train": "adapt a model to your own data",
     "eval": "measure an adapter against the model without it",
     "enhance": "enlarge images, with an adapter or as shipped",
+    "cmsr": "make tables by which smooth parts of pictures are enlarged with less work",
     "classify": "say what is on pictures",
     "mesh": "turn masks of organs into closed surfaces in millimetres",
     "embed": "make embeddings of faces with your own ONNX models",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_device, progress_bar
 from lorgnette.cli.sizes import add_sizes, check_sizes, how
@@ -26,6 +26,8 @@ def run(words: list[str]) -> int:
     options = _arguments().read(words)
     source, out = Path(options.source), Path(options.out)
     check_sizes(options)
+    if options.max_loss is not None and options.cmsr is None:
+        raise ValueError("--max-loss: is for --cmsr, which is not set")
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
     from lorgnette.cli import enhance_clip, enhance_folder
@@ -52,6 +54,8 @@ def run(words: list[str]) -> int:
             enlarge(source, target, enhancer, bar=True)
     for said in enhancer.said(source):
         print(said)
+    if options.levels:
+        print(options.levels)
     print(target)
     return 0
 
@@ -82,6 +86,10 @@ def _arguments() -> Arguments:
     range_help = "the picture's own numbers for black and white; unset: all of its depth, or 0 to the largest of counts"
     parser.add_argument("--range", type=float, nargs=2, metavar=("LO", "HI"), help=range_help)
     parser.add_argument("--strength", type=float, metavar="S", help=strength)
+    less = "render smooth parts at lower scales by the tables of `lorgnette cmsr`; unset FILE: those beside the weights"
+    parser.add_argument("--cmsr", nargs="?", const="", metavar="FILE", help=less)
+    loss = "dB of PSNR that --cmsr may lose; unset: 0.02"
+    parser.add_argument("--max-loss", type=float, metavar="DB", help=loss)
     from lorgnette.cli.enhance_clip import add_options, formats
 
     add_sizes(parser)
@@ -126,7 +134,20 @@ def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
 def _load(options: argparse.Namespace) -> Enhancer:
     from lorgnette.enhancer import enhancer
 
-    return enhancer(options.adapter, options.room, options.device)
+    found = enhancer(options.adapter, options.room, options.device)
+    options.levels = None if options.cmsr is None else _levels(options, found.of)
+    return found
+
+
+def _levels(options: argparse.Namespace, of: str) -> Any:
+    """What renders by tables, and counts what that saves: those of a file, or those beside the weights."""
+    from lorgnette.systems import room, verb_of
+
+    verb_of(of, "cmsr")
+    home: Any = room(of)
+    beside = options.adapter if Path(options.adapter).is_dir() else None
+    loss = {} if options.max_loss is None else {"max_loss": options.max_loss}
+    return home.read_tables(options.cmsr or beside).levels(**loss)
 
 
 def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.Namespace, bar: bool) -> None:

@@ -124,8 +124,8 @@ def opened(source: Path, options: argparse.Namespace) -> Any:
 
 def do(enhancer: Enhancer, clip: Any, target: Path, options: argparse.Namespace, overwrite: bool) -> dict[str, Any]:
     """Enhance a clip, say what could not be kept, and return its figures."""
-    for name in ("strength", "range", "preview"):
-        if getattr(options, name):
+    for name in ("strength", "range", "preview", "cmsr"):
+        if getattr(options, name) not in (None, False):
             raise ValueError(f"--{name}: is for pictures, and {clip.clip.path} is a clip")
     from lorgnette.video.enhance import enhance_video
     from lorgnette.video.report import figures

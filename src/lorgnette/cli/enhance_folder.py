@@ -38,6 +38,8 @@ _SETTINGS = (
     "quality",
     "strength",
     "range",
+    "cmsr",
+    "max_loss",
 )
 _OF_CLIPS = ("codec", "cache", "tolerance", "truncated")
 
@@ -90,6 +92,8 @@ def run(
     said = passed_over(done.passed_over, source)
     if said:
         print(f"lorgnette: {said}", file=sys.stderr)
+    if options.levels:
+        print(options.levels)
     chosen = enhancer.said(*(source for source, _ in [*pictures, *clips]))
     if chosen:
         print(f"chosen by looking: {chosen[0]}")

@@ -40,6 +40,7 @@ def write_preview(source: Path, target: Path, enhancer: Enhancer, options: argpa
     factor = scale_of(image.pixels.shape, how(options).wanted(*image.pixels.shape[:2]))
     settings: dict[str, Any] = {} if factor is None else {"scale": factor}
     more = {} if options.strength is None else {"strength": options.strength}
+    more |= {"cmsr": options.levels} if options.levels else {}
     height, width = image.pixels.shape[:2]
     side, third = min(SIDE, height, width), width // PARTS
     rows = []

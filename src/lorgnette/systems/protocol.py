@@ -243,6 +243,24 @@ class Enhances(Protocol):
         ...
 
 
+class RendersLess(Protocol):
+    """A room whose verbs have 'cmsr': its `enhance` takes what tables give by `levels(max_loss)` as `cmsr`, and renders
+    less by them. Printed, that says what it saved."""
+
+    @property
+    def cmsr(self) -> Callable[..., Any]:
+        """`cmsr(task, folder, scales, crop, most, mse_threshold, progress)`: tables, made on pictures."""
+        ...
+
+    def read_tables(self, path: str | None = None, /) -> Any:
+        """Those of a file or folder; None: of the weights that ship."""
+        ...
+
+    def write_tables(self, path: str, made: Any, /) -> Path:
+        """Keep them; returns the file."""
+        ...
+
+
 class Prepares(Protocol):
     """A room that computes once what training reads again and again."""
 

@@ -74,6 +74,17 @@ def test_a_sample_is_a_function_of_its_draw(tmp_path: Path):
         assert 0 <= sample["gt"].min() < sample["gt"].max() <= 1
 
 
+def test_scales_may_grow_with_the_steps(tmp_path: Path):
+    file = write(tmp_path / "a.png", noise(60, 60), bits=8)
+    growing, all_at_once = (
+        ImageFolder([file], Data(patch=10, points=5, scales=(1.0, 4.0), progressive=steps)) for steps in (40, 0)
+    )
+    for step in range(60):
+        draw = Draw(0, step, 0, 0)
+        factor, usual = (2 / folder[draw]["cell"][0, 0].item() / 10 for folder in (growing, all_at_once))
+        assert factor == pytest.approx(1 + (usual - 1) * min(1, (step + 1) / 40), abs=0.1)
+
+
 def test_the_factor_is_the_batch_s_and_covers_its_range(tmp_path: Path):
     folder = ImageFolder([write(tmp_path / "a.png", noise(60, 60), bits=8)], Data(patch=10, points=5, scales=(1.5, 4)))
     factors = []
@@ -331,7 +342,7 @@ def test_nothing_to_load(tmp_path: Path):
     [
         {"scales": (0.5, 2)}, {"scales": (3, 2)}, {"scales": (1, 64)}, {"test_scales": (0.5,)}, {"holdout": 1},
         {"holdout": -0.1}, {"patch": 4}, {"points": 0}, {"test_crop": -1}, {"lr": "a"}, {"hr": "a"},
-        {"test_lr": "a"}, {"root": "a", "lr": "b", "hr": "c"},
+        {"test_lr": "a"}, {"root": "a", "lr": "b", "hr": "c"}, {"progressive": -1},
     ],
     ids=str,
 )  # fmt: skip

@@ -167,6 +167,14 @@ def test_without_a_cell_the_points_are_those_of_a_picture():
     assert torch.equal(model(inp, few), model(inp, few, render_cell(inp, (6, 9)).expand_as(few)))
 
 
+def test_points_beyond_the_edges_have_their_colours_and_a_cell_may_be_nothing():
+    model, inp = lively("lm-lte"), picture(6, 9)
+    coord = torch.tensor([[[-1.5, 0.2], [0.3, 7.0], [-1.0, 0.2], [0.3, 1.0]]])
+    colours = model(inp, coord, torch.zeros(1, 4, 2))[0]
+    assert torch.equal(colours[:2], colours[2:])
+    assert torch.isfinite(colours).all()
+
+
 def test_the_original_parts_of_lm_lte():
     model, inp = lively("lm-lte"), picture(6, 9, batch=2)
     coef, freq = model.gen_feats(inp)

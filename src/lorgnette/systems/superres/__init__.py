@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from lorgnette.systems.superres.exporting import program as program
     from lorgnette.systems.superres.miniature import tiny as tiny
     from lorgnette.systems.superres.predict import enhance as enhance, plain as plain
+    from lorgnette.systems.superres.tables import (
+        cmsr as cmsr,
+        read_tables as read_tables,
+        write_tables as write_tables,
+    )
     from lorgnette.systems.superres.task import (
         SuperResolution as SuperResolution,
         make_task as make_task,

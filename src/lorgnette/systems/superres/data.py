@@ -63,7 +63,10 @@ class ImageFolder(TrainingCrops[Path, Data]):
         The scale is the same for the whole batch.
         """
         data, rng = self.data, draw.rng()
-        scale = draw.batch_rng().uniform(*data.scales)
+        low, high = data.scales
+        if data.progressive:
+            high = low + (high - low) * min(1.0, (draw.step + 1) / data.progressive)
+        scale = draw.batch_rng().uniform(low, high)
         small = data.patch + (JPEG_BLOCK if data.damage else 0)
         side = round(small * scale)
         hr = random_crop(rng, self.pixels(self.files[draw.index]), side, data.augment)

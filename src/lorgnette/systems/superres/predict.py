@@ -17,6 +17,7 @@ from lorgnette.systems.superres.decoders.continuous import (
     from_network,
     to_network,
 )
+from lorgnette.systems.superres.levels import Levels
 from lorgnette.systems.superres.recipe import ABOUT
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.tiles.cache import TileCache
@@ -68,10 +69,12 @@ def enhance(
     cache: TileCache | None = None,
     stream: Hashable = "",
     strength: float = 1.0,
+    cmsr: Levels | None = None,
 ) -> Image:
     """Enlarge one picture, or a frame of a stream.
 
     Tiles overlap by the network's receptive field, so there are no seams: tiled and untiled differ by rounding alone.
+    (Attention across scales, of LM-CiaoSR, looks at blocks within a tile, and the blend hides where they end.)
     An alpha plane is enlarged by bicubic. What becomes smaller is made so by bicubic with antialiasing: a network has
     nothing to add there.
 
@@ -88,6 +91,8 @@ def enhance(
         cache: keeps tiles of earlier frames of the stream, so that what has not changed is not computed again.
         stream: name of the clip or camera that the frame belongs to.
         strength: of the adapter, from 0 (the base alone) to 1.5.
+        cmsr: renders smooth parts at lower scales, by tables that `lorgnette.systems.superres.cmsr` makes. It counts
+            what that saves, and says where no table fits: there it renders exactly. Not with a cache.
 
     Returns:
         The picture with new pixels, alpha and resolution (it prints as large); everything else as it was.
@@ -96,6 +101,8 @@ def enhance(
         ValueError: scale, size, tile, halo, precision or strength does not work, or there is not the memory for the
             result.
     """
+    if cmsr is not None and cache is not None:
+        raise ValueError("cmsr: does not go with a cache of tiles; leave one of them out")
     how = Rendering(tile, precision, progress, halo, cache, stream)
     model = cast(ContinuousImage, task.model)
     check_strength(strength)
@@ -107,10 +114,12 @@ def enhance(
 
     def render(crop: Tensor, part: Tile) -> Tensor:
         inp = to_network(crop).contiguous(memory_format=torch.channels_last)
-        return from_network(model.render_window(inp, *points_of(part, crop.device)))
+        return from_network(window(inp, *points_of(part, crop.device)))
 
     usual = Tiling(tile=TILE, halo=model.receptive_radius, blend=BLEND, align=model.encoder.window)
     with at_strength(model, strength):
+        scales = rendered[0] / in_size[0], rendered[1] / in_size[1]
+        window = model.render_window if cmsr is None else cmsr.renderer(model, scales)
         enlarged = how.image(model, image, render, rendered, usual, corrected=True)
     return enlarged if rendered == out_size else resized(enlarged, out_size)
 

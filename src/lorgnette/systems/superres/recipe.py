@@ -15,7 +15,7 @@ from lorgnette.train.config import TrainConfig
 
 ABOUT = About(
     name="superres",
-    verbs={"enhance": "IN OUT"},
+    verbs={"enhance": "IN OUT", "cmsr": "FOLDER"},
     test_options={
         "scales": TestOption("scales", "factors of superres; unset: 2 3 4", read=factor, metavar="S", several=True),
         "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
@@ -39,6 +39,9 @@ class Model:
     base: str = "shipped"
     """'shipped' (the network in this package), 'none' (untrained), or a file: an upstream checkpoint (.pth, .pt,
     .safetensors) or a folder that `save` wrote."""
+
+    use_checkpoint: bool = False
+    """Make the encoder's activations again in the backward pass instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", method_name(self.method))
@@ -69,6 +72,8 @@ class Data:
     """Share of the images (at least one) that is held out where `test` is not set. 0: none."""
     scales: tuple[float, float] = (1.0, 4.0)
     """Each batch draws its scale from this range (not used with lr and hr: the files decide)."""
+    progressive: int = 0
+    """Steps over which the largest scale grows from the smallest of `scales` to the largest. 0: all from the start."""
     test_scales: tuple[float, ...] = (2.0, 4.0)
     """Scales at which held-out images are scored (not used with lr and hr)."""
     patch: int = 48
@@ -89,6 +94,8 @@ class Data:
             raise ValueError(f"data.test_scales: {self.test_scales} must lie between 1 and 32")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"data.holdout: {self.holdout} is outside [0, 1); 0.15 is usual")
+        if self.progressive < 0:
+            raise ValueError(f"data.progressive: {self.progressive} is negative; a number of steps works, or 0")
         if self.patch < 8 or self.points < 1 or self.test_crop < 0:
             raise ValueError("data: patch must be at least 8, points at least 1, test_crop at least 0")
         if (self.lr is None) != (self.hr is None):

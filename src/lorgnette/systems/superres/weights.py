@@ -30,6 +30,13 @@ def load_base(settings: Model) -> ContinuousImage:
         ValueError: the weights belong to another network, or the settings name an unknown one.
         FileNotFoundError: no such weight file.
     """
+    model = _base(settings)
+    if settings.use_checkpoint:
+        model.use_checkpoint = True
+    return model
+
+
+def _base(settings: Model) -> ContinuousImage:
     if settings.base == "none":
         model = make_network(settings.method, settings.encoder)
         model.start_as_bilinear()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lorgnette.systems.superres.coords import axis_coords, grid_size
 from lorgnette.systems.superres.decoders.windows import NUDGE, Windows, axis_windows, summed
@@ -35,11 +36,13 @@ class ContinuousImage(nn.Module, ABC):
         cell_decode: tell the decoder how large an output pixel is.
 
     Attributes:
+        use_checkpoint: where gradients are recorded, the encoder's activations are made again for them.
         skip: the network's colours are added to the bilinear enlargement.
         splits: how the vector of a latent pixel is divided; of modulated decoders the first part holds the scales of
             all layers, the second the shifts. Empty: there is no modulation.
     """
 
+    use_checkpoint = False
     skip = True
     splits: tuple[int, ...] = ()
 
@@ -88,7 +91,7 @@ class ContinuousImage(nn.Module, ABC):
 
         Args:
             inp: (B, 3, h, w) image in [-1, 1].
-            coord: (B, Q, 2) points as (y, x), [-1, 1] from edge to edge.
+            coord: (B, Q, 2) points as (y, x), [-1, 1] from edge to edge; what is beyond has the colour of the edge.
             cell: (B, Q, 2) height and width of the output pixels in the same unit; equal within an image. None: those
                 of a picture of Q pixels in the shape of `inp`, as `render_cell` gives them.
 
@@ -99,11 +102,15 @@ class ContinuousImage(nn.Module, ABC):
             scale = max(1.0, math.sqrt(coord.shape[1] / (inp.shape[-2] * inp.shape[-1])))
             size = round(inp.shape[-2] * scale), round(inp.shape[-1] * scale)
             cell = render_cell(inp, size).to(coord).expand_as(coord)
-        cell = cell[:, 0]
+        coord, cell = coord.clamp(-1, 1), cell[:, 0]
         inp, share = self._in_windows(inp)
         if share is not None:
             coord, cell = (coord + 1) * share - 1, cell * share
-        mod = self.modulations(self.encoder(inp), cell)
+        if self.use_checkpoint and torch.is_grad_enabled():
+            feat = cast(Tensor, checkpoint(self.encoder, inp, use_reentrant=False))
+        else:
+            feat = self.encoder(inp)
+        mod = self.modulations(feat, cell)
         colours = self._query(mod, coord, cell)
         if not self.skip:
             return colours
@@ -211,9 +218,14 @@ class ContinuousImage(nn.Module, ABC):
             cell = cell * cell.new_tensor([h, w])
             return out + torch.stack([self._colours(own, rows, columns, cell, chunk) for own in _precise(mod)])
 
-    def _colours(self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int) -> Tensor:
-        """The colours of a picture, (3, H, W), from mod (h, w, M) and cell (2,) in halves of a latent pixel."""
-        return summed(mod, y, x, lambda own, rel_y, rel_x: self._window_colours(own, rel_y, rel_x, cell), chunk)
+    def _colours(
+        self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int, wanted: Tensor | None = None
+    ) -> Tensor:
+        """The colours of a picture, (3, H, W), from mod (h, w, M) and cell (2,) in halves of a latent pixel.
+
+        With `wanted`, (h, w) bool, only where the nearest latent pixel is one of those.
+        """
+        return summed(mod, y, x, lambda own, rel_y, rel_x: self._window_colours(own, rel_y, rel_x, cell), chunk, wanted)
 
     def _window_colours(self, own: Tensor, rel_y: Tensor, rel_x: Tensor, cell: Tensor) -> Tensor:
         """What latent pixels see in their windows: own (P, M), rel_y (P, Ky), rel_x (P, Kx) -> (P, 3, Ky, Kx)."""

@@ -37,17 +37,51 @@ def sinpi(t):
     return -s if i32(n) & i32(1) else s
 
 
+@numba.njit(error_model="numpy")
+def _part(wanted, i, rel, share):
+    """Of the window of latent pixel i the places near wanted ones among i - 1, i and i + 1: [from, to)."""
+    before, here, after = False, False, False
+    for k in range(wanted.shape[1]):
+        before |= i > 0 and wanted[i - 1, k] != 0
+        here |= wanted[i, k] != 0
+        after |= i + 1 < wanted.shape[0] and wanted[i + 1, k] != 0
+    low = f32(-3) if before else f32(-1.001) if here else f32(0.999)
+    high = f32(3) if after else f32(1.001) if here else f32(-0.999)
+    start, stop = len(rel), 0
+    for a in range(len(rel)):
+        if share[a] != 0 and low <= rel[a] <= high:
+            start, stop = min(start, a), a + 1
+    return start, stop
+
+
 def _render(
-    mod, phase, weights, biases, last_weight, last_bias, y0, rel_y, part_y, x0, rel_x, part_x, out, odd, first, last
+    mod,
+    wanted,
+    phase,
+    weights,
+    biases,
+    last_weight,
+    last_bias,
+    y0,
+    rel_y,
+    part_y,
+    x0,
+    rel_x,
+    part_x,
+    out,
+    odd,
+    first,
+    last,
 ):
     """Add the windows of the rows of latent pixels `2 task + odd`: those of such rows do not overlap.
 
-    mod (h, w, M); phase (WIDTH / 2); weights (layers, WIDTH, WIDTH); windows as in `Windows`; out (3, H, W).
+    mod (h, w, M); wanted (h, w), not 0 for latent pixels whose surroundings are asked for; phase (WIDTH / 2); weights
+    (layers, WIDTH, WIDTH); windows as in `Windows`; out (3, H, W).
     """
     layers, half = weights.shape[0], WIDTH // 2
     ky, kx = rel_y.shape[1], rel_x.shape[1]
-    n = (ky * kx + 15) // 16 * 16  # whole registers
-    x, z, colour = np.zeros((WIDTH, n), f32), np.zeros((WIDTH, n), f32), np.zeros(n, f32)
+    most = (ky * kx + 15) // 16 * 16
+    x, z, colour = np.zeros((WIDTH, most), f32), np.zeros((WIDTH, most), f32), np.zeros(most, f32)
     sin_y, cos_y, sin_x, cos_x = np.empty(ky, f32), np.empty(ky, f32), np.empty(kx, f32), np.empty(kx, f32)
     at_shift = layers * WIDTH
     at_coef = 2 * at_shift
@@ -55,14 +89,20 @@ def _render(
     for task in range(first, last):
         i = 2 * task + odd
         for j in range(mod.shape[1]):
+            top, bottom = _part(wanted[:, max(0, j - 1) : j + 2], i, rel_y[i], part_y[i])
+            left, right = _part(wanted[max(0, i - 1) : i + 2].T, j, rel_x[j], part_x[j])
+            ky, kx = bottom - top, right - left
+            if ky <= 0 or kx <= 0:
+                continue
+            n = (ky * kx + 15) // 16 * 16  # whole registers
             own = mod[i, j]
             for k in range(half):
                 for a in range(ky):
-                    t = own[at_freq + 2 * k] * rel_y[i, a] + phase[k]
+                    t = own[at_freq + 2 * k] * rel_y[i, top + a] + phase[k]
                     sin_y[a] = sinpi(t)
                     cos_y[a] = sinpi(t + f32(0.5))
                 for b in range(kx):
-                    t = own[at_freq + 2 * k + 1] * rel_x[j, b]
+                    t = own[at_freq + 2 * k + 1] * rel_x[j, left + b]
                     sin_x[b] = sinpi(t)
                     cos_x[b] = sinpi(t + f32(0.5))
                 c, s = own[at_coef + k], own[at_coef + half + k]
@@ -94,9 +134,10 @@ def _render(
                     weight = last_weight[channel, o]
                     for p in range(n):
                         colour[p] += weight * x[o, p]
-                for a in range(min(ky, out.shape[1] - y0[i])):
-                    for b in range(min(kx, out.shape[2] - x0[j])):
-                        out[channel, y0[i] + a, x0[j] + b] += part_y[i, a] * part_x[j, b] * colour[a * kx + b]
+                for a in range(min(ky, out.shape[1] - y0[i] - top)):
+                    for b in range(min(kx, out.shape[2] - x0[j] - left)):
+                        share = part_y[i, top + a] * part_x[j, left + b]
+                        out[channel, y0[i] + top + a, x0[j] + left + b] += share * colour[a * kx + b]
 
 
 _WINDOWS = "i8[::1], f4[:,::1], f4[:,::1]"
@@ -105,11 +146,18 @@ _WINDOWS = "i8[::1], f4[:,::1], f4[:,::1]"
 @functools.cache
 def render_kernel() -> Callable[..., None]:
     """`_render`, compiled: some seconds for the first time on a machine."""
-    network = "f4[:,:,::1], f4[::1], f4[:,:,::1], f4[:,::1], f4[:,::1], f4[::1]"
+    network = "f4[:,:,::1], u1[:,::1], f4[::1], f4[:,:,::1], f4[:,::1], f4[:,::1], f4[::1]"
     return compiled(_render, f"void({network}, {_WINDOWS}, {_WINDOWS}, f4[:,:,::1], i8, i8, i8)")
 
 
-def colours(mod: Tensor, y: Windows, x: Windows, phase: Tensor, matrices: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def colours(
+    mod: Tensor,
+    y: Windows,
+    x: Windows,
+    phase: Tensor,
+    matrices: Sequence[tuple[Tensor, Tensor]],
+    wanted: Tensor | None = None,
+) -> Tensor:
     """What all latent pixels say of a picture, (3, H, W).
 
     Args:
@@ -118,10 +166,12 @@ def colours(mod: Tensor, y: Windows, x: Windows, phase: Tensor, matrices: Sequen
         x: windows of the columns.
         phase: (WIDTH / 2,), added to the angles, in halves of a turn.
         matrices: weight and bias of each layer of the render network.
+        wanted: (h, w) bool: as for `lorgnette.systems.superres.decoders.windows.summed`.
     """
+    some = mod.new_ones(mod.shape[:2], dtype=torch.uint8) if wanted is None else wanted.byte()
     (*weights, last_weight), (*biases, last_bias) = zip(*matrices, strict=True)
     network = phase, torch.stack(weights), torch.stack(biases), last_weight, last_bias
-    given = [tensor.detach().contiguous().numpy() for tensor in (mod, *network, *y[:3], *x[:3])]
+    given = [tensor.detach().contiguous().numpy() for tensor in (mod, some, *network, *y[:3], *x[:3])]
     out = torch.zeros(3, y.size, x.size)
     for odd in (0, 1):
         in_threads(render_kernel(), (len(mod) + 1 - odd) // 2, *given, out.numpy(), odd)

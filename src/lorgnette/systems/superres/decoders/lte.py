@@ -161,13 +161,15 @@ class LMLTE(ContinuousImage):
         colours = self.imnet.in_windows((coef[..., None, None] * waves).flatten(2), scale, shift)
         return colours.unflatten(2, (rel_y.shape[1], rel_x.shape[1]))
 
-    def _colours(self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int) -> Tensor:
+    def _colours(
+        self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int, wanted: Tensor | None = None
+    ) -> Tensor:
         phase = self._render_phase(cell)
         if phase is None or not self._has_kernel(mod):
-            return super()._colours(mod, y, x, cell, chunk)
+            return super()._colours(mod, y, x, cell, chunk, wanted)
         from lorgnette.systems.superres.decoders.kernel import colours
 
-        return colours(mod, y, x, phase, self.imnet.matrices())
+        return colours(mod, y, x, phase, self.imnet.matrices(), wanted)
 
     def _render_phase(self, cell: Tensor) -> Tensor | None:
         """What the size of a pixel adds to the render network's angles, in halves of a turn."""

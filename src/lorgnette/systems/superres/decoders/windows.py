@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH = 16
@@ -59,7 +60,7 @@ Colours = Callable[[Tensor, Tensor, Tensor], Tensor]
 """own (P, M), rel_y (P, Ky), rel_x (P, Kx) -> (P, 3, Ky, Kx): what latent pixels say in their windows."""
 
 
-def summed(mod: Tensor, y: Windows, x: Windows, colours: Colours, chunk: int) -> Tensor:
+def summed(mod: Tensor, y: Windows, x: Windows, colours: Colours, chunk: int, wanted: Tensor | None = None) -> Tensor:
     """What all latent pixels say of a picture, (3, H, W).
 
     Args:
@@ -68,7 +69,10 @@ def summed(mod: Tensor, y: Windows, x: Windows, colours: Colours, chunk: int) ->
         x: windows of the columns.
         colours: what is said.
         chunk: colours worked out at a time, about.
+        wanted: (h, w) bool: what is nearest to one of these latent pixels is right, nothing else need be. None: all.
     """
+    if wanted is not None:  # a colour is said by its nearest latent pixel and by those around that
+        wanted = F.max_pool2d(wanted[None].float(), 3, stride=1, padding=1)[0] > 0
     h, w, _ = mod.shape
     out = mod.new_zeros(3, y.size, x.size)
     ky, kx = y.rel.shape[1], x.rel.shape[1]
@@ -80,7 +84,13 @@ def summed(mod: Tensor, y: Windows, x: Windows, colours: Colours, chunk: int) ->
         for left in range(0, w, columns):
             rx, wx = x.rel[left : left + columns], x.weight[left : left + columns]
             own, (r, c) = mod[top : top + rows, left : left + columns].flatten(0, 1), (len(ry), len(rx))
-            said = colours(own, ry[:, None].expand(r, c, ky).flatten(0, 1), rx.expand(r, c, kx).flatten(0, 1))
+            rel_y, rel_x = ry[:, None].expand(r, c, ky).flatten(0, 1), rx.expand(r, c, kx).flatten(0, 1)
+            if wanted is None:
+                said = colours(own, rel_y, rel_x)
+            else:
+                some = wanted[top : top + rows, left : left + columns].flatten()
+                said = mod.new_zeros(len(own), 3, ky, kx)
+                said[some] = colours(own[some], rel_y[some], rel_x[some])
             said = said.view(r, c, 3, ky, kx) * (wy[:, None, None, :, None] * wx[:, None, None, :])
             where_x = _places(x.start[left : left + columns], kx, x.size)
             where_y = _places(y.start[top : top + rows], ky, y.size)
