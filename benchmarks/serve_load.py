@@ -62,13 +62,13 @@ def measured(address: str, pid: int, count: int, clients: int) -> dict[str, floa
         for room, adapter in ADAPTERS:  # all that is loaded is loaded
             for side in SIDES:
                 assert ask(client, room, adapter, side, 0)[0] == 200
-        workers = [one for one in children(pid) if one[1]]  # the busy one and the one that stands by
+        processes = [pid, *children(pid)]  # the server, the worker, and the one that stands by
         work: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(count):
             work.put(number)
         seconds: list[float] = []
         failures: list[int] = []
-        memory: list[tuple[int, float]] = []
+        memory: list[tuple[int, list[float]]] = []
 
         def one_client(name: str) -> None:
             with httpx.Client(base_url=address, timeout=600, headers={"X-Client": name}) as mine:
@@ -83,7 +83,7 @@ def measured(address: str, pid: int, count: int, clients: int) -> dict[str, floa
                     if status != 200:
                         failures.append(status)
                     if len(seconds) % 10 == 0:
-                        memory.append((len(seconds), sum(megabytes(one) for one, _ in [*workers, (pid, "")])))
+                        memory.append((len(seconds), [megabytes(one) for one in processes]))
 
         start = time.perf_counter()
         threads = [threading.Thread(target=one_client, args=(f"client {n}",)) for n in range(clients)]
@@ -92,9 +92,10 @@ def measured(address: str, pid: int, count: int, clients: int) -> dict[str, floa
         for thread in threads:
             thread.join()
         took = time.perf_counter() - start
-        same, swapped = swap_cost(client)
+        usual = statistics.median(ask(client, "superres", "photo", 96, 1)[1] for _ in range(15))
+    swap = swap_seconds()
     later = memory[len(memory) // 5 :]
-    slope = float(np.polyfit([x for x, _ in later], [y for _, y in later], 1)[0]) * 1000 if len(later) > 1 else 0.0
+    slopes = np.polyfit([x for x, _ in later], np.array([y for _, y in later]), 1)[0] * 1000
     ordered = sorted(seconds)
     return {
         "requests": count,
@@ -103,22 +104,29 @@ def measured(address: str, pid: int, count: int, clients: int) -> dict[str, floa
         "requests per second": count / took,
         "median, s": statistics.median(ordered),
         "p95, s": ordered[int(0.95 * len(ordered))],
-        "memory at the end, MB (server and two workers)": memory[-1][1] if memory else 0.0,
-        "memory slope, MB per 1,000 requests": slope,
-        "a request with the adapter of before, s": same,
-        "a request with another adapter, s": swapped,
-        "a swap, % of a request": 100 * (swapped / same - 1),
+        "memory at the end, MB: server": memory[-1][1][0],
+        "memory at the end, MB: worker and spare": sum(memory[-1][1][1:]),
+        "memory slope, MB per 1,000 requests: server": float(slopes[0]),
+        "memory slope, MB per 1,000 requests: worker": float(slopes[1:].sum()),
+        "a request of 96 x 104 pixels, s": usual,
+        "a swap of adapters, ms": 1000 * swap,
+        "a swap, % of that request": 100 * swap / usual,
     }
 
 
-def swap_cost(client: httpx.Client, rounds: int = 12) -> tuple[float, float]:
-    """Medians of a request with the adapter of the one before, and with another; in turn, in one run."""
-    same, swapped = [], []
-    for _ in range(rounds):
-        for adapter in ("photo", "web"):
-            swapped.append(ask(client, "superres", adapter, 96, 1)[1])
-            same.append(ask(client, "superres", adapter, 96, 1)[1])
-    return statistics.median(same), statistics.median(swapped)
+def swap_seconds() -> float:
+    """Median of putting another adapter on than the one before, as a worker does before a job; here, in this process."""
+    from lorgnette.web.offered import Offer
+    from lorgnette.web.settings import Limits
+    from lorgnette.web.work.wardrobe import Wardrobe
+
+    wardrobe, seconds = Wardrobe("cpu", [], Limits()), []
+    for number in range(60):
+        offer = Offer(("photo", "web")[number % 2], "superres")
+        start = time.perf_counter()
+        wardrobe.task(offer)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[4:])
 
 
 def ask(client: httpx.Client, room: str, adapter: str, side: int, seed: int) -> tuple[int, float]:
@@ -133,11 +141,10 @@ def ask(client: httpx.Client, room: str, adapter: str, side: int, seed: int) -> 
     return answer.status_code, time.perf_counter() - start
 
 
-def children(pid: int) -> list[tuple[int, str]]:
-    """Processes that a process has started, with their command lines."""
+def children(pid: int) -> list[int]:
+    """The workers that a server has started."""
     found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
-    lines = [line.split(None, 1) for line in found.stdout.splitlines()]
-    return [(int(one), args) for one, args in lines if "lorgnette.web.worker" in args]
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "lorgnette.web.worker" in line]
 
 
 def megabytes(pid: int) -> float:

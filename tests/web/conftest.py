@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 
@@ -39,9 +41,16 @@ def lenses(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture(scope="module")
-def address(lenses: Path) -> Iterator[str]:
-    """Where a server answers."""
+class Running(NamedTuple):
+    """A server, and where it answers."""
+
+    server: Any
+    address: str
+
+
+@pytest.fixture(scope="session")
+def running(lenses: Path) -> Iterator[Running]:
+    """A server that answers until the tests are over."""
     pytest.importorskip("prometheus_client", reason="the server needs the extra 'web'")
     from lorgnette.web.run import Listening
     from lorgnette.web.server import Server
@@ -63,7 +72,18 @@ def address(lenses: Path) -> Iterator[str]:
     listening = Listening(server, found.put)
     thread = threading.Thread(target=listening.run)
     thread.start()
-    yield found.get(timeout=30)
+    yield Running(server, found.get(timeout=30))
     listening.should_exit = True
     thread.join(30)
     assert not server.home.exists(), "the temporary folder is removed at the end"
+
+
+@pytest.fixture(scope="session")
+def address(running: Running) -> str:
+    return running.address
+
+
+@pytest.fixture(scope="session")
+def client(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=300) as client:
+        yield client

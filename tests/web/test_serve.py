@@ -50,7 +50,7 @@ def gone(folder: Path, seconds: float = 20) -> bool:
     return not left
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_it_leaves_nothing_behind_however_it_ends(serve, tmp_path: Path, sign: signal.Signals):
     process, address = serve()
     assert httpx.get(f"{address}/health").json()["status"] == "ok"
@@ -63,7 +63,9 @@ def test_it_leaves_nothing_behind_however_it_ends(serve, tmp_path: Path, sign: s
 def test_where_others_can_reach_it_a_token_is_made(serve):
     process, address = serve("--host", "0.0.0.0")
     line = process.stdout.readline()
-    token = re.search(r"\?token=(\S{20,})", line)[1]
+    match = re.search(r"\?token=(\S{20,})", line)
+    assert match
+    token = match[1]
     here = address.replace("0.0.0.0", "127.0.0.1")
     assert httpx.get(f"{here}/api/adapters").status_code == 401
     assert httpx.get(f"{here}/api/adapters", headers={"Authorization": f"Bearer {token}"}).status_code == 200

@@ -16,12 +16,6 @@ from tests.cli.pictures import picture
 from lorgnette.cli import main
 
 
-@pytest.fixture(scope="module")
-def client(address: str):
-    with httpx.Client(base_url=address, timeout=300) as client:
-        yield client
-
-
 def png(side: int = 64, seed: int = 0) -> bytes:
     out = io.BytesIO()
     picture(side, seed).save(out, "PNG")
@@ -47,9 +41,9 @@ def mask(tmp_path: Path) -> Path:
     ("words", "asked"),
     [
         ([], {"format": "stl"}),
+        (["--only", "2"], {"format": "obj", "only": ["2"]}),
         (["--walls", "own", "--largest"], {"format": "ply", "walls": "own", "largest": True}),
         (["--error", "0.5"], {"format": "glb", "error": 0.5}),
-        (["--only", "2"], {"format": "obj", "only": ["2"]}),
     ],
 )
 def test_a_mesh_is_the_command_line_s(client: httpx.Client, mask: Path, words: list[str], asked: dict[str, Any]):
@@ -89,6 +83,7 @@ def digits(lenses: Path) -> Path:
     return save(build(recipe), recipe, lenses / "digits")
 
 
+@pytest.mark.slow
 def test_classes_are_the_command_line_s(client: httpx.Client, digits: Path, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(png())
     words = ["classify", str(tmp_path / "a.png"), "--adapter", str(digits), "--device", "cpu", "--top", "3"]
@@ -99,6 +94,7 @@ def test_classes_are_the_command_line_s(client: httpx.Client, digits: Path, tmp_
     assert [one["probability"] for one in found] == pytest.approx([one["probability"] for one in expected], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_classes_by_name_alone(client: httpx.Client):
     answer = ask(client, "classify", png(), classes=["circle", "star"])
     assert answer.status_code == 200, answer.text

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Respon
 from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from lorgnette.version import __version__
 from lorgnette.web.asked import (
@@ -96,6 +97,13 @@ def make_app(server: Server) -> FastAPI:
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody reads it
 
+    @app.exception_handler(405)
+    async def other_method(request: Request, error: Exception) -> Response:
+        """Starlette names the methods of the first route of an address; an address may have several."""
+        here = [one for one in app.routes if isinstance(one, Route) and one.matches(request.scope)[0] != Match.NONE]
+        allowed = ", ".join(sorted({method for one in here for method in one.methods or ()}))
+        return JSONResponse({"detail": f"{request.method} is not done here; {allowed} is"}, 405, {"Allow": allowed})
+
     def known(id: str) -> Job:
         job = server.jobs.get(id)
         if job is None:
@@ -131,7 +139,7 @@ def make_app(server: Server) -> FastAPI:
         if not job.result["files"]:
             job.held -= 1
             return JSONResponse(JobView.of(job, server.jobs).model_dump(mode="json"))
-        return sent(job, job.result["files"][0])
+        return sent(job, job.result["files"][0], server.jobs.forget)
 
     @app.get("/health", responses={503: {"model": Health, "description": "The server stops."}, 403: PROBLEMS[403]})
     async def health(response: Response) -> Health:
@@ -187,7 +195,9 @@ def make_app(server: Server) -> FastAPI:
         """What has become of a job."""
         return JobView.of(known(id), server.jobs)
 
-    @app.get("/api/jobs/{id}/files/{file}", response_class=FileResponse, responses={200: FILE, **KNOWN})
+    seen: dict[str, Any] = {"content": {**FILE["content"], "image/jpeg": {}, "text/html": {}}}
+
+    @app.get("/api/jobs/{id}/files/{file}", response_class=FileResponse, responses={200: seen, **KNOWN})
     async def file(id: JobId, file: Annotated[str, Path(description="One of the job's `files`.")]) -> Response:
         """A file of the result."""
         job = known(id)

@@ -7,6 +7,7 @@ import os
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi.responses import FileResponse
@@ -16,14 +17,22 @@ from lorgnette.web.jobs import Job
 from lorgnette.web.server import Server
 
 
-def sent(job: Job, name: str) -> FileResponse:
-    """A file of a job that is held; it is given free when the file was sent."""
+def sent(job: Job, name: str, forget: Callable[[Job], None] | None = None) -> FileResponse:
+    """A file of a job that is held; when it was sent the job is given free, and forgotten where that is said how."""
 
     def free() -> None:
         job.held -= 1
+        if forget is not None:
+            forget(job)
 
-    how = "inline" if name in job.result.get("preview", []) else "attachment"
-    return FileResponse(job.folder / name, filename=name, content_disposition_type=how, background=BackgroundTask(free))
+    shown = name in job.result.get("preview", [])  # in a page, by what it is; all else is for the disk
+    return FileResponse(
+        job.folder / name,
+        filename=name,
+        media_type=None if shown else "application/octet-stream",
+        content_disposition_type="inline" if shown else "attachment",
+        background=BackgroundTask(free),
+    )
 
 
 async def zipped(jobs: list[Job], server: Server) -> FileResponse:
@@ -50,7 +59,9 @@ async def zipped(jobs: list[Job], server: Server) -> FileResponse:
     except BaseException:
         free()
         raise
-    return FileResponse(path, filename="lorgnette.zip", background=BackgroundTask(free))
+    return FileResponse(
+        path, filename="lorgnette.zip", media_type="application/octet-stream", background=BackgroundTask(free)
+    )
 
 
 def _pack(path: Path, jobs: list[Job]) -> None:

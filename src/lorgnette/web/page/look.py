@@ -32,6 +32,7 @@ CSS = """
 .said progress { width: 100%; height: 1rem; accent-color: #0d9488; }
 .files { line-height: 2; }
 .files a { font-weight: 600; }
+.wide { overflow-x: auto; }
 .turn { width: 100%; height: 60vh; border: 0; }
 figure { margin: 0 0 1rem; } figure svg { width: 100%; height: auto; } figure text { font-size: 12px; fill: #64748b; }
 figure .grid { stroke: #cbd5e1; fill: none; } figure .curve { stroke: #0d9488; stroke-width: 2; fill: none; }
@@ -90,7 +91,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{escape(number(value))}</td>' for value in row.values())}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def curves(points: Sequence[Mapping[str, Any]]) -> str:
