@@ -22,7 +22,7 @@ from lorgnette.systems.superres import cmsr, enhance, read_tables, write_tables
 from lorgnette.systems.superres.coords import axis_coords, make_coord
 from lorgnette.systems.superres.decoders import LIIF, LMLTE
 from lorgnette.systems.superres.encoders import EDSR, SwinIR
-from lorgnette.systems.superres.levels import Levels, Table, compose, render_levels, shifts
+from lorgnette.systems.superres.levels import Axis, Levels, Table, colours_of, compose, render_levels, shifts
 from lorgnette.systems.superres.model import make_network, render_cell
 from lorgnette.systems.superres.recipe import Model
 from lorgnette.systems.superres.tables import Tables
@@ -79,8 +79,9 @@ def test_the_published_result():
     with torch.no_grad():
         mod = model.modulations(model.encoder(inp), render_cell(inp, size)[None])
 
-    def colours(y: Tensor, x: Tensor, cell: Tensor, here: Tensor) -> Tensor:
-        coord, bounds = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).flatten(0, 1), torch.tensor([h, w])
+    def colours(y: Axis, x: Axis, cell: Tensor, here: Tensor) -> Tensor:
+        grid, bounds = torch.meshgrid(y.centres, x.centres, indexing="ij"), torch.tensor([h, w])
+        coord = torch.stack(grid, -1).flatten(0, 1)
         own, areas = [], []
         for step in product((-1, 1), repeat=2):
             near = (coord + torch.tensor(step) / bounds + 1e-6).clamp(1e-6 - 1, 1 - 1e-6)
@@ -90,7 +91,7 @@ def test_the_published_result():
             areas.append(rel.prod(-1).abs() + 1e-9)
         weights = torch.stack(areas[::-1]) / sum(areas)
         skip = F.grid_sample(inp, coord.flip(-1)[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
-        return ((torch.stack(own) * weights[..., None]).sum(0) + skip).T.view(1, 3, len(y), len(x))
+        return ((torch.stack(own) * weights[..., None]).sum(0) + skip).T.view(1, 3, *grid[0].shape)
 
     y, x = map(axis_coords, size)
     with torch.no_grad():
@@ -129,6 +130,30 @@ def test_what_is_shifted_most_is_exact_and_points_are_saved(shares: tuple[float,
     untouched = above[:, places[0]][:, :, places[1]][:, None].expand_as(exact)
     torch.testing.assert_close(out[untouched], exact[untouched], atol=2e-6, rtol=0)
     assert points <= size[0] * size[1] + 4 * 35 * (min(4, size[0] / 5) + 1) * (min(4, size[1] / 7) + 1)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("size", [(12, 16), (18, 24), (21, 29), (48, 9)])
+def test_what_is_asked_for_is_right(size: tuple[int, int], kernel: bool):
+    """Near some latent pixels alone, compiled or not, also where points lie halfway between two."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = LMLTE(EDSR(1, 6), hidden_dim=8, imnet_depth=2).eval().requires_grad_(False) if kernel else MODEL
+    inp = picture(6, 8)
+    mod = model.modulations(model.encoder(inp), render_cell(inp, size)[None])
+    assert model._has_kernel(mod) == kernel or not kernel
+    colours = colours_of(model, inp, mod)
+    (y, x), cell = (Axis(-1, axis_coords(n)) for n in size), render_cell(inp, size)
+    whole = colours(y, x, cell, torch.ones(1, 6, 8, dtype=torch.bool))
+    torch.testing.assert_close(whole, model.render(inp, size), atol=1e-5, rtol=0)
+    here = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(2)) < 0.3
+    part = colours(y, x, cell, here)
+    rows, columns = (
+        (((to.centres + 1) * n - 1) / 2).round().long().clamp(0, n - 1) for to, n in zip((y, x), (6, 8), strict=True)
+    )
+    chosen = here[:, rows][:, :, columns][:, None].expand_as(part)
+    torch.testing.assert_close(part[chosen], whole[chosen], atol=1e-5, rtol=0)
+    assert (part - whole).abs().max() > 1e-3  # the rest was not worked out
 
 
 def test_levels_are_told_apart():

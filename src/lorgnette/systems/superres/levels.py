@@ -160,17 +160,26 @@ def render_levels(
     return compose(inp, shifts(model, mod), y, x, scales, table, colours_of(model, inp, mod))
 
 
-Colours = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(H,) rows, (W,) columns, (2,) cell, (B, h, w) bool: the latent pixels that are asked for -> (B, 3, H, W), right where
-the nearest latent pixel is one of those."""
+class Axis(NamedTuple):
+    """Rows or columns of a picture."""
+
+    key: int
+    """How many there are where they are evenly spread from edge to edge; below 0: their centres tell."""
+    centres: Tensor
+    """(N,) from -1 to 1."""
+
+
+Colours = Callable[[Axis, Axis, Tensor, Tensor], Tensor]
+"""H rows, W columns, (2,) cell, (B, h, w) bool: the latent pixels that are asked for -> (B, 3, H, W), right where the
+nearest latent pixel is one of those."""
 
 
 def colours_of(model: ContinuousImage, inp: Tensor, mod: Tensor) -> Colours:
     """The colours of a picture (B, 3, h, w) in [-1, 1] with modulations (B, h, w, M)."""
     inp, size = inp.float(), inp.shape[-2:]
 
-    def colours(y: Tensor, x: Tensor, cell: Tensor, here: Tensor) -> Tensor:
-        rows, columns = (axis_windows(axis, n, model.local_ensemble) for axis, n in zip((y, x), size, strict=True))
+    def colours(y: Axis, x: Axis, cell: Tensor, here: Tensor) -> Tensor:
+        rows, columns = (axis_windows(to.centres, n, model.local_ensemble) for to, n in zip((y, x), size, strict=True))
         with torch.autocast(inp.device.type, enabled=False):
             relative = cell * cell.new_tensor(size)
             said = [
@@ -180,7 +189,7 @@ def colours_of(model: ContinuousImage, inp: Tensor, mod: Tensor) -> Colours:
         found = torch.stack(said)
         if not model.skip:
             return found
-        return found + _enlarged(inp, [(n, axis_coords(n, inp.device)) for n in size], [(-1, y), (-1, x)])
+        return found.add_(_enlarged(inp, size, (y, x)))
 
     return colours
 
@@ -211,18 +220,19 @@ def compose(
     size = inp.shape[-2:]
     wanted = _needed(y, size[0])[:, None] & _needed(x, size[1])
     out, points = inp.float(), 0
-    axes = [(n, axis_coords(n, inp.device)) for n in size]
+    have: tuple[int, ...] = tuple(size)
     for step in table.steps(max(scales)):
         own = [_axis(n, to, step.scale, scale, edges) for n, to, scale in zip(size, (y, x), scales, strict=True)]
-        out = _enlarged(out, axes, own)
-        axes = own
+        out = _enlarged(out, have, own)
+        have = own[0].key, own[1].key
         here = (shift > step.low) & (shift <= step.high) & wanted
-        (_, rows), (_, columns) = own
-        chosen = here[:, _nearest(rows, size[0])][:, :, _nearest(columns, size[1])]
+        rows, columns = (_nearest(axis.centres, n) for axis, n in zip(own, size, strict=True))
+        chosen = here[:, rows][:, :, columns]
         if chosen.any():
             points += int(chosen.sum())
-            out = torch.where(chosen[:, None], colours(rows, columns, level_cell(inp, step.scale, scales), here), out)
-    return _enlarged(out, axes, [(-1, y), (-1, x)]), points
+            found = colours(own[0], own[1], level_cell(inp, step.scale, scales), here)
+            out = torch.where(chosen[:, None], found, out)
+    return _enlarged(out, have, [Axis(-1, y), Axis(-1, x)]), points
 
 
 def level_cell(inp: Tensor, level: float, scales: tuple[float, float]) -> Tensor:
@@ -232,27 +242,31 @@ def level_cell(inp: Tensor, level: float, scales: tuple[float, float]) -> Tensor
     return torch.tensor(cells, dtype=torch.float32, device=inp.device)
 
 
-Axis = tuple[int, Tensor]
-"""(pixels, their centres) of a regular axis; (-1, centres) of the picture's own."""
-
-
 def _axis(n: int, target: Tensor, level: float, scale: float, edges: bool) -> Axis:
-    pixels = -1 if level >= scale else max(1, round(n * level))
-    centres = target if level >= scale else axis_coords(pixels, target.device)
-    return pixels, centres if edges else centres.clamp(*axis_coords(n, target.device)[[0, -1]])
+    pixels = max(1, round(n * level))
+    axis = Axis(-1, target) if level >= scale else Axis(pixels, axis_coords(pixels, target.device))
+    if edges:
+        return axis
+    ends = axis_coords(n, target.device)
+    return Axis(-1 - abs(axis.key), axis.centres.clamp(ends[0], ends[-1]))
 
 
-def _enlarged(image: Tensor, have: Sequence[Axis], want: Sequence[Axis]) -> Tensor:
+def _enlarged(image: Tensor, have: Sequence[int], want: Sequence[Axis]) -> Tensor:
     """Bilinear; an axis that stays is left as it is."""
-    if all(before[0] == after[0] for before, after in zip(have, want, strict=True)):
+    keys = [axis.key for axis in want]
+    if list(have) == keys:
         return image
+    if min(*keys, *have) > 0:
+        return F.interpolate(image, size=keys, mode="bilinear")
     y, x = (
-        axis_coords(n, image.device) if before[0] == after[0] else after[1]
-        for n, before, after in zip(image.shape[-2:], have, want, strict=True)
+        axis_coords(n, image.device) if before == axis.key else axis.centres
+        for n, before, axis in zip(image.shape[-2:], have, want, strict=True)
     )
-    grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flip(-1).expand(len(image), -1, -1, 2)
+    grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], dim=-1)
     # contiguous(): F.grid_sample is far slower on channels_last inputs of three channels
-    return F.grid_sample(image.contiguous(), grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(
+        image.contiguous(), grid.expand(len(image), *grid.shape), padding_mode="border", align_corners=False
+    )
 
 
 def _nearest(centres: Tensor, n: int) -> Tensor:

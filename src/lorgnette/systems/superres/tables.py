@@ -27,7 +27,7 @@ from lorgnette.settings import read_yaml
 from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.data import TestImages, pair_scale
 from lorgnette.systems.superres.decoders.continuous import ContinuousImage, from_network, render_cell, to_network
-from lorgnette.systems.superres.levels import Levels, Table, colours_of, compose, level_cell, shifts
+from lorgnette.systems.superres.levels import Axis, Levels, Table, colours_of, compose, level_cell, shifts
 from lorgnette.systems.superres.task import SuperResolution
 from lorgnette.systems.superres.weights import SHIPPED
 
@@ -130,7 +130,8 @@ def _seen(model: ContinuousImage, batches: Iterable[Mapping[str, Any]], scale: f
         colours, everywhere = colours_of(model, inp, mod), torch.ones_like(mod[..., 0], dtype=torch.bool)
         renders: dict[float, Tensor] = {}
         for level in (*(level for level in LEVELS if level < scale), scale):
-            y, x = (axis_coords(out if level == scale else round(n * level), device) for out, n in sizes)
+            counts = (out if level == scale else round(n * level) for out, n in sizes)
+            y, x = (Axis(count, axis_coords(count, device)) for count in counts)
             renders[level] = colours(y, x, level_cell(inp, level, scales), everywhere)
         try:
             quality = _psnr(renders[scale], batch)
@@ -204,9 +205,9 @@ def _measured(table: Table, seen: Sequence[_Seen]) -> Table:
     return Table(table.scale, table.levels, round(loss, 5), round(rendered / exact, 4))
 
 
-def _of_size(kept: Mapping[Any, Tensor], y: Tensor, x: Tensor, cell: Tensor, here: Tensor) -> Tensor:
+def _of_size(kept: Mapping[Any, Tensor], y: Axis, x: Axis, cell: Tensor, here: Tensor) -> Tensor:
     """The level of that many rows and columns, which was rendered before."""
-    return kept[len(y), len(x)]
+    return kept[len(y.centres), len(x.centres)]
 
 
 # --------------------------------------------------------------------------------------------------------- files
