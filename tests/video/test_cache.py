@@ -23,7 +23,7 @@ from lorgnette.video.write import formats_of, write_video
 
 def test_the_exact_cache_changes_no_bit(room: ModuleType, task: Task, tmp_path: Path):
     source = make_clip(tmp_path / "in.mkv", scene(3, (60, 100)), codec="ffv1")
-    tile, halo, _ = TILINGS["exact"]
+    tile, halo, *_ = TILINGS["exact"]
     without = enhance_video(task, source, tmp_path / "without.mkv", codec="ffv1", tile=tile, halo=halo)
     cached = enhance_video(task, source, tmp_path / "with.mkv", codec="ffv1", cache=TileCache())
     assert same_frames(without.path, cached.path)
