@@ -71,6 +71,7 @@ class Listening(uvicorn.Server):
             proxy_headers=False,  # anybody can write them
             server_header=False,
             ws="none",
+            http="h11",  # the other one stops at addresses of 64 kB, and answers in plain text
             limit_concurrency=CONNECTIONS,
             h11_max_incomplete_event_size=HEAD_BYTES,
             timeout_keep_alive=15,
