@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -41,6 +42,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if missing := [one for one in ("fastapi", "uvicorn", "prometheus_client", "httpx") if find_spec(one) is None]:
+        print(f"left out: {', '.join(missing)} is missing; pip install 'lorgnette[web]' brings it")
+        return
     words = [sys.executable, "-m", "lorgnette", "serve", "--no-page", "--port", "0", "--device", "cpu"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -115,7 +119,7 @@ def measured(address: str, pid: int, count: int, clients: int) -> dict[str, floa
 
 
 def swap_seconds() -> float:
-    """Median of putting another adapter on than the one before, as a worker does before a job; here, in this process."""
+    """Median of putting on another adapter than the one before, as a worker does before a job; in this process."""
     from lorgnette.web.offered import Offer
     from lorgnette.web.settings import Limits
     from lorgnette.web.work.wardrobe import Wardrobe

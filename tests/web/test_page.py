@@ -80,8 +80,8 @@ class Page:
 
         def there() -> list[Path]:
             new = [file for file in set(self.folder.iterdir()) - before if file.name != "profile"]
-            unfinished = any(file.suffix == ".crdownload" or not file.stat().st_size for file in new)
-            return [] if unfinished else new
+            on_its_way = any(f.suffix == ".crdownload" or f.name.startswith(".") or not f.stat().st_size for f in new)
+            return [] if on_its_way else new
 
         return self.until(there)[0]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from lorgnette.enhance_file import How
 from lorgnette.enhancer import AUTO, NONE
@@ -16,6 +16,9 @@ from lorgnette.settings import make_recipe
 from lorgnette.systems import room, rooms_with
 from lorgnette.systems.mesh.surface.settings import Surface
 from lorgnette.web.offered import Offer, offer
+
+Word = Annotated[str, StringConstraints(min_length=1, max_length=60)]
+"""In a list: many and long ones would make an address longer than a server reads."""
 
 
 class Asked(BaseModel):
@@ -51,7 +54,7 @@ class Meshing(Asked):
     """How a mask is to become surfaces."""
 
     name: str = Field(default="mask.nii.gz", max_length=200, description="Its suffix says what it is: .nii.gz, .dcm.")
-    only: list[str] = Field(default=[], max_length=200, description="These organs, by name or number; unset: all.")
+    only: list[Word] = Field(default=[], max_length=100, description="These organs, by name or number; unset: all.")
     format: Literal["stl", "ply", "obj", "glb", "vtp"] = Field(default="stl", description="Of the result.")
     walls: Literal["own", "shared"] | None = Field(default=None, description="Of organs that touch; unset: shared.")
     largest: bool = Field(default=False, description="Only the largest part of each organ.")
@@ -64,7 +67,7 @@ class Classifying(Asked):
 
     adapter: str | None = Field(default=None, max_length=200, description="A name of /api/adapters.")
     room: str | None = Field(default=None, max_length=50, description="Of the adapter.")
-    classes: list[str] = Field(default=[], max_length=1000, description="Without an adapter: names to choose from.")
+    classes: list[Word] = Field(default=[], max_length=100, description="Without an adapter: names to choose from.")
     prompt: str = Field(default="a photo of a {}", max_length=200, description="What the names are put into.")
     top: int = Field(default=5, ge=1, le=1000, description="Answers.")
 

@@ -71,7 +71,8 @@ class Job:
     """Why it failed, in one line."""
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
-    ended: float | None = None
+    ended: float = 0.0
+    """When it was over, by `time.monotonic`; 0 before."""
     held: int = 0
     """How many read its results just now: it is not forgotten meanwhile."""
     over: threading.Event = field(default_factory=threading.Event)
@@ -112,8 +113,6 @@ class Jobs:
         self._running: dict[Job, Callable[[], None]] = {}  # with what ends it
         self._reserved = 0
         self._stopping = False
-
-    # ------------------------------------------------------------------------------------------- for clients
 
     def reserve(self, amount: int) -> None:
         """Take room on the disk for an upload, until `release`; results that were kept go, the oldest first.
@@ -195,7 +194,7 @@ class Jobs:
             end = self._running.get(job)
         if end is not None:
             end()
-        if waited:
+        elif waited:
             self._ended(job)
         return True
 
@@ -207,8 +206,6 @@ class Jobs:
                 job.ended = -self._limits.kept_seconds  # at the next occasion
             else:
                 self._remove(job)
-
-    # -------------------------------------------------------------------------------------- for what does them
 
     def take(self, end: Callable[[Job], None]) -> Job | None:
         """The next job, of the client whose turn it is: waits for one. None once the server stops.
@@ -240,8 +237,6 @@ class Jobs:
                 job.result, job.error = result or {}, error
             job.bytes = size
         self._ended(job)
-
-    # -------------------------------------------------------------------------------------------- the whole
 
     def counts(self) -> dict[str, int]:
         """How many jobs wait, run and are known, and the bytes they take on the disk."""
@@ -289,9 +284,10 @@ class Jobs:
 
     def _forget_old(self, needed: int) -> None:
         now = time.monotonic()
-        over = sorted((job for job in self._known.values() if job.over.is_set() and not job.held), key=_ended_at)
+        free = (job for job in self._known.values() if job.over.is_set() and not job.held)
+        over = sorted(free, key=lambda job: job.ended)
         for place, job in enumerate(over):
-            too_old = now - _ended_at(job) > self._limits.kept_seconds
+            too_old = now - job.ended > self._limits.kept_seconds
             too_many = len(over) - place > self._limits.kept
             if too_old or too_many or self._stored() + needed > self._limits.stored_bytes:
                 self._remove(job)
@@ -299,7 +295,3 @@ class Jobs:
     def _remove(self, job: Job) -> None:
         self._known.pop(job.id, None)
         shutil.rmtree(job.folder, ignore_errors=True)
-
-
-def _ended_at(job: Job) -> float:
-    return job.ended or 0.0

@@ -33,7 +33,7 @@ class Metrics:
     def over(self, job: Job) -> None:
         """A job is over."""
         self._jobs.labels(job.verb, job.state).inc()
-        if job.started is not None and job.ended is not None:
+        if job.started is not None:
             self._seconds.labels(job.verb).observe(job.ended - job.started)
             self._waited.labels(job.verb).observe(job.started - job.created)
 

@@ -17,6 +17,8 @@ from lorgnette.web.server import Server
 from lorgnette.web.settings import Settings
 
 CONNECTIONS = 500
+HEAD_BYTES = 2**18
+"""Most of a request's address and headers; lists of classes or jobs stand in addresses."""
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -69,7 +71,9 @@ class Listening(uvicorn.Server):
             proxy_headers=False,  # anybody can write them
             server_header=False,
             ws="none",
+            http="h11",  # the other one stops at addresses of 64 kB, and answers in plain text
             limit_concurrency=CONNECTIONS,
+            h11_max_incomplete_event_size=HEAD_BYTES,
             timeout_keep_alive=15,
         )
         super().__init__(config)

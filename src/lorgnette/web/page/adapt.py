@@ -15,7 +15,7 @@ from lorgnette.images.kinds import Kind
 from lorgnette.systems import rooms_with
 from lorgnette.web.asked import Adapting, adapting
 from lorgnette.web.jobs import Job
-from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, submitted, worked
+from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, dropped, submitted, worked
 from lorgnette.web.page.look import PURPOSE, address, curves, links, progress
 from lorgnette.web.server import Server
 
@@ -73,11 +73,11 @@ def adapt_tab(server: Server) -> None:
 
 def _submit(server: Server, paths: list[str], settings: dict[str, Any], client: str) -> Job:
     """The photographs as one file, as the API takes them."""
-    with tempfile.TemporaryDirectory(dir=server.home) as folder:
+    with tempfile.TemporaryDirectory(dir=server.home / "page") as folder:
         archive = Path(folder) / "photographs.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
             for count, path in enumerate(paths):
-                packed.write(path, f"{count:04}-{Path(path).name}")
+                packed.write(dropped(server, path), f"{count:04}-{Path(path).name}")
         return submitted(server, str(archive), "adapt", settings, client, 60 * settings["minutes"])
 
 

@@ -30,18 +30,27 @@ def cancel_all(server: Server, request: gr.Request) -> None:
         server.jobs.cancel(job)
 
 
+def dropped(server: Server, path: str) -> Path:
+    """A file that was dropped on the page; a ValueError for one that lies elsewhere, whatever a request says."""
+    found = Path(path).resolve()
+    if not found.is_relative_to((server.home / "page").resolve()):
+        raise ValueError(f"{Path(path).name} was not dropped on this page")
+    return found
+
+
 def submitted(server: Server, path: str, verb: str, settings: dict[str, Any], client: str, seconds: float = 0) -> Job:
-    """A job on a file that was dropped on the page.
+    """A job on a file that was dropped on the page, or made of such.
 
     Raises:
         Full: there is no room for it.
         Stopping: the server stops.
     """
-    size = Path(path).stat().st_size
+    file = dropped(server, path)
+    size = file.stat().st_size
     server.jobs.reserve(size)
     try:
-        source = server.new_source(Path(path).name)
-        shutil.copyfile(path, source)
+        source = server.new_source(file.name)
+        shutil.copyfile(file, source)
         return server.submit(client, verb, settings, source, seconds)
     finally:
         server.jobs.release(size)
