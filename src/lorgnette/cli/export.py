@@ -29,7 +29,15 @@ def run(words: list[str]) -> int:
     from lorgnette.export import export
 
     task, recipe = _kept(options.adapter, options.room)
-    report = export(task, recipe, out, options.format, _scoring(options.test, recipe))
+    report = export(
+        task,
+        recipe,
+        out,
+        options.format,
+        _scoring(options.test, recipe),
+        int8="weights" if options.int8_weights else "static" if options.int8 else None,
+        calibrate=_scoring(options.int8, recipe),
+    )
     _tell(report, options.test)
     if options.json:
         write_json(options.json, asdict(report) | {"difference": report.difference, "test": options.test})
@@ -46,11 +54,15 @@ def _arguments() -> Arguments:
     )
     about = f"folder of an adapter, a whole model or a run; the NAME of an adapter that ships; {BASE}: as shipped"
     parser.add_argument("adapter", metavar="ADAPTER", help=about)
-    parser.add_argument("out", metavar="OUT", help="file to write; its suffix chooses the format: .onnx, .pt2")
+    parser.add_argument("out", metavar="OUT", help="file to write; its suffix chooses the format: .onnx, .pt2, .ts")
     parser.add_argument("--room", choices=list(ROOMS), help="of what ships; unset: superres, or whose NAME it is")
-    parser.add_argument("--format", choices=("onnx", "program"), help="unset: what the suffix says")
+    parser.add_argument("--format", choices=("onnx", "program", "torchscript"), help="unset: what the suffix says")
     about = "held-out data as `lorgnette eval --data` takes it, to score network and file on; unset: no scores"
     parser.add_argument("--test", metavar="FOLDER", help=about)
+    how = parser.add_mutually_exclusive_group()
+    about = "convolutions and products in 8 bits, calibrated on data like those it is for, as --test takes them"
+    how.add_argument("--int8", metavar="FOLDER", help=about)
+    how.add_argument("--int8-weights", action="store_true", help="weights in 8 bits, computed with in float32")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
     add_json(parser)
     return parser
@@ -94,6 +106,13 @@ def _tell(report: Report, test: str | None) -> None:
     print(f"wrote     {report.file}, {size(report.bytes)}, {report.format}")
     print(f"differs   by {report.difference:.1e} of the network's largest output, over {len(report.differences)} sizes")
     print(f"takes     {report.time_ratio:.2f} of PyTorch's time")
+    if how := report.int8:
+        computed = ", ".join(f"{count} {op}" for op, count in how["runs"].items()) or "nothing"
+        print(f"int8      {len(how['layers'])} layers, {how['samples']} inputs calibrated on; in 8 bits run {computed}")
+        print(f"float32   {len(how['left'])} layers{': ' + ', '.join(how['left']) if how['left'] else ''}"[:160])
+        print(
+            f"beside    the same in float32: {how['bytes_ratio']:.2f} of the bytes, {how['time_ratio']:.2f} of the time"
+        )
     if test is None:
         print("scores    not measured: --test FOLDER measures them")
     else:

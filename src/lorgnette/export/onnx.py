@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from lorgnette.export.manifest import KEY, Manifest
 from lorgnette.export.program import first_line, quietly, traced
@@ -45,15 +46,21 @@ def check_installed() -> None:
 
 def converted(program: Program) -> onnx.ModelProto:
     """A program as ONNX has it, with names for its free axes."""
-    graph = traced(program)
+    model = converted_graph(traced(program), list(program.inputs), program.output)
+    _name_axes(model, program)
+    return model
+
+
+def converted_graph(graph: ExportedProgram, inputs: list[str], output: str) -> onnx.ModelProto:
+    """A graph of torch.export as ONNX has it."""
     try:
         with quietly(), torch.no_grad():
             made = torch.onnx.export(
                 graph,
                 (),
                 dynamo=True,
-                input_names=list(program.inputs),
-                output_names=[program.output],
+                input_names=inputs,
+                output_names=[output],
                 opset_version=OPSET,
                 verbose=False,
                 optimize=False,  # onnxscript's rules take `x + 1e-9` for `x`
@@ -63,7 +70,7 @@ def converted(program: Program) -> onnx.ModelProto:
             model = made.model_proto
     except Exception as error:  # of many kinds, and none of them promised
         raise ValueError(f"ONNX cannot express this network: {first_line(error)}") from error
-    _name_axes(model, program)
+    del model.graph.value_info[:]
     _strip(model.graph)
     for function in model.functions:
         _strip(function)
@@ -129,7 +136,6 @@ def _name_axes(model: onnx.ModelProto, program: Program) -> None:
         for dim in entry.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
-    del model.graph.value_info[:]
 
 
 def _strip(graph: Any) -> None:
@@ -137,6 +143,10 @@ def _strip(graph: Any) -> None:
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+        if node.op_type == "Scan":  # of a loop without outputs, an attribute of no type, which others cannot read
+            kept = [entry for entry in node.attribute if entry.name != "scan_output_directions" or entry.ints]
+            del node.attribute[:]
+            node.attribute.extend(kept)
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 del attribute.g.value_info[:]

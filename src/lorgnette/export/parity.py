@@ -36,10 +36,10 @@ def differences(program: Program, run: Callable[..., Tensor]) -> dict[str, float
 
 
 @torch.no_grad()
-def time_ratio(program: Program, run: Callable[..., Tensor]) -> float:
-    """Time of the exported program in units of PyTorch's, on the largest example, one after the other in turns."""
+def time_ratio(program: Program, run: Callable[..., Tensor], unit: Callable[..., Tensor] | None = None) -> float:
+    """Time of the exported program in units of PyTorch's (or of `unit`), on the largest example, in turns."""
     inputs = max((program.example(number) for number in range(1 + UNSEEN)), key=lambda xs: sum(x.numel() for x in xs))
-    ways: dict[str, Callable[..., Any]] = {"PyTorch": program.module, "exported": run}
+    ways: dict[str, Callable[..., Any]] = {"unit": unit or program.module, "exported": run}
     for way in ways.values():
         way(*inputs)
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -48,4 +48,4 @@ def time_ratio(program: Program, run: Callable[..., Tensor]) -> float:
             start = time.perf_counter()
             way(*inputs)
             taken[name].append(time.perf_counter() - start)
-    return statistics.median(taken["exported"]) / statistics.median(taken["PyTorch"])
+    return statistics.median(taken["exported"]) / statistics.median(taken["unit"])

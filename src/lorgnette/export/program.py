@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lorgnette.export.manifest import ARCHIVED, Manifest
@@ -27,10 +27,22 @@ def traced(program: Program) -> ExportedProgram:
         ValueError: PyTorch cannot make one of this network, in one line.
     """
     free = [dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in program.inputs.values()]
-    arguments = program.example(0)
+    return _traced(program.module, program.example(0), free)
+
+
+def traced_freely(module: nn.Module, arguments: tuple[Tensor, ...]) -> ExportedProgram:
+    """The graph of any module: an axis is free where the module leaves it so.
+
+    Raises:
+        ValueError: PyTorch cannot make one, in one line.
+    """
+    return _traced(module, arguments, [dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in arguments])
+
+
+def _traced(module: nn.Module, arguments: tuple[Tensor, ...], free: Sequence[Any]) -> ExportedProgram:
     try:
         with quietly(), torch.no_grad():
-            graph = torch.export.export(program.module, arguments, dynamic_shapes=_as_signature(program, free))
+            graph = torch.export.export(module, arguments, dynamic_shapes=_as_signature(module, free))
     except Exception as error:  # of many kinds, and none of them promised
         raise ValueError(f"torch.export cannot express this network: {first_line(error)}") from error
     for part in graph.graph_module.modules():
@@ -57,9 +69,9 @@ def runner(file: Path) -> Callable[..., Tensor]:
     return run
 
 
-def _as_signature(program: Program, free: Sequence[Any]) -> tuple[Any, ...]:
+def _as_signature(module: nn.Module, free: Sequence[Any]) -> tuple[Any, ...]:
     """As torch.export wants it: one entry for an argument, and for `*args` a tuple of them."""
-    kinds = [p.kind for p in inspect.signature(program.module.forward).parameters.values()]
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
     plain = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(free)
     return (*free[:plain], *([tuple(free[plain:])] if plain < len(free) else []))
 

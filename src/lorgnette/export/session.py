@@ -30,6 +30,11 @@ def open_session(file: str | os.PathLike[str], threads: int = 0) -> onnxruntime.
         raise ValueError(
             f"{file} has {file.stat().st_size:,} bytes; an ONNX file of one piece has {MAX_BYTES:,} at most"
         )
+    return session_of(file.read_bytes(), str(file), threads)
+
+
+def session_of(model: bytes, name: str, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A session of what an `.onnx` file holds; see `open_session`. `name` is for errors."""
     try:
         import onnxruntime
     except ImportError:
@@ -39,7 +44,7 @@ def open_session(file: str | os.PathLike[str], threads: int = 0) -> onnxruntime.
     options.log_severity_level = 4  # errors are raised as well
     try:
         # From memory: a path would let the file name others, which are read with it.
-        return onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, and none of them promised
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{file} is no ONNX file that can be run ({reason})") from None
+        raise ValueError(f"{name} is no ONNX file that can be run ({reason})") from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
@@ -23,7 +23,11 @@ from lorgnette.systems.protocol import Program, RoomRecipe, without_own
 from lorgnette.train.task import Task
 from lorgnette.version import __version__
 
-TARGETS = {"onnx": "lorgnette.export.onnx", "program": "lorgnette.export.program"}
+TARGETS = {
+    "onnx": "lorgnette.export.onnx",
+    "program": "lorgnette.export.program",
+    "torchscript": "lorgnette.export.torchscript",
+}
 """Name -> the module that writes it; of one suffix, the first is meant where nobody says."""
 TOLERANCE = 1e-4
 """Largest difference that is taken for rounding, as a share of the largest output."""
@@ -54,6 +58,9 @@ class Report:
     """Time of the file in units of PyTorch's, both on as many cores."""
     scores: Scored
     """'network' and 'exported' -> metric -> value; empty: nothing was named to score them on."""
+    int8: Mapping[str, Any] | None = None
+    """What was quantised (`lorgnette.export.quantize.Int8`), with `bytes_ratio` and `time_ratio`: in units of the same
+    file in float32. None: nothing."""
 
     @property
     def difference(self) -> float:
@@ -68,6 +75,8 @@ def export(
     format: str | None = None,
     score: Callable[[Mapping[str, Task]], Scored] | None = None,
     tolerance: float = TOLERANCE,
+    int8: Literal["static", "weights"] | None = None,
+    calibrate: Callable[[Mapping[str, Task]], object] | None = None,
 ) -> Report:
     """Write a trained model, adapters folded in, as a file that other programs run; and find out how it answers.
 
@@ -78,17 +87,22 @@ def export(
         format: a key of `TARGETS`. None: what the suffix says.
         score: scores tasks, row name -> metric -> value, such as a room's `evaluation` on a folder of held-out data.
             None: differences of numbers alone.
-        tolerance: largest difference that is taken for rounding, as a share of the largest output.
+        tolerance: largest difference that is taken for rounding, as a share of the largest output; not asked of int8.
+        int8: of 'onnx': 'static': convolutions and products with weights are computed in 8 bits; 'weights': their
+            weights are kept in 8 bits, and computed with in float32. None: all in float32.
+        calibrate: for 'static': scores tasks on calibration data, as `score` does; what it feeds the network counts.
 
     Returns:
         What was measured.
 
     Raises:
-        ValueError: an unknown format, a network that cannot be expressed in it, or a file that answers otherwise; in
-            one line.
+        ValueError: an unknown format, a network that cannot be expressed in it, a file that answers otherwise, or
+            nothing that could be quantised; in one line.
     """
     file = Path(file)
     name, target = _target(file, format)
+    if int8 is not None:
+        return _export_int8(task, recipe, file, name, score, int8, calibrate)
     program = exportable(task, recipe)
     with atomic_write(file) as temporary:
         target.write(program, manifest_of(program, recipe), temporary)
@@ -102,6 +116,39 @@ def export(
             )
         scores = {} if score is None else score(in_tasks(program, task, run))
         report = Report(str(file), name, temporary.stat().st_size, apart, time_ratio(program, run), scores)
+    return report
+
+
+def _export_int8(
+    task: Task,
+    recipe: RoomRecipe,
+    file: Path,
+    format: str,
+    score: Callable[[Mapping[str, Task]], Scored] | None,
+    way: str,
+    calibrate: Callable[[Mapping[str, Task]], object] | None,
+) -> Report:
+    if format != "onnx":
+        raise ValueError(f"int8: {file}: {format} files are in float32; .onnx ones can be int8")
+    if way == "static" and calibrate is None:
+        raise ValueError("int8: 'static' is calibrated on data like those it is for; name some, or take 'weights'")
+    from lorgnette.export import onnx as target
+    from lorgnette.export.quantize import as_facts, quantised, samples_of
+
+    target.check_installed()
+    program = exportable(task, recipe)
+    plain = target.converted(program)
+    made, found = quantised(plain, way, samples_of(program, calibrate) if calibrate and way == "static" else ())
+    with atomic_write(file) as temporary, atomic_write(file.with_suffix(".float32.onnx")) as reference:
+        target.save(plain, manifest_of(program, recipe), reference)
+        target.save(made, manifest_of(program, recipe, as_facts(found)), temporary)
+        run, slow = target.runner(temporary), target.runner(reference)
+        apart, scores = differences(program, run), {} if score is None else score(in_tasks(program, task, run))
+        ratio, in_float = time_ratio(program, run), time_ratio(program, run, slow)
+        size, before = temporary.stat().st_size, reference.stat().st_size
+        told = asdict(found) | {"bytes_ratio": size / before, "time_ratio": in_float}
+        report = Report(str(file), format, size, apart, ratio, scores, told)
+    file.with_suffix(".float32.onnx").unlink()
     return report
 
 

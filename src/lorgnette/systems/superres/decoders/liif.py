@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorgnette.systems.superres.coords import grid_size
 from lorgnette.systems.superres.decoders.continuous import ContinuousImage
 from lorgnette.systems.superres.decoders.mlp import LMMLP, MLP
 
@@ -103,7 +104,7 @@ class LMLIIF(ContinuousImage):
         h, w = feat.shape[-2:]
         seen = unfolded(feat)
         if self.cell_decode:
-            relative = (cell * cell.new_tensor([h, w]))[:, None, None].expand(-1, h, w, -1)
+            relative = (cell * grid_size(feat).to(cell))[:, None, None].expand(-1, h, w, -1)
             seen = torch.cat([seen, relative.to(seen)], dim=-1)
         return self.hypernet(seen)
 
