@@ -1,5 +1,6 @@
 """A headless Chromium for tests of the page, and what it asked for on the net."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

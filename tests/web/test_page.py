@@ -1,5 +1,6 @@
 """The page in a browser: a person drops pictures, looks, and takes them away; with the keyboard too."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os

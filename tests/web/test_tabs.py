@@ -1,5 +1,6 @@
 """The tabs beside pictures, in a browser: meshes that turn, bars of classes, an adapter of one's own."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import io

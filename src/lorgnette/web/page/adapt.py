@@ -1,5 +1,6 @@
 """The tab for adapting: drop photographs, train for minutes, watch the curve, keep the adapter."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import tempfile

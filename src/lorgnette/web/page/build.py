@@ -1,5 +1,6 @@
 """The page as a whole: its tabs, its looks, and what of Gradio is kept within bounds."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os

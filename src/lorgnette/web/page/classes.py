@@ -1,5 +1,6 @@
 """The tab for classes: drop a picture, and see what it is taken for, as bars."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

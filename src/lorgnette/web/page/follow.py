@@ -1,5 +1,6 @@
 """What the tabs share: jobs of a page that is open, and how far they are."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,6 @@
 """How the page looks, and the pieces of HTML in it. Everything is drawn by the browser's own means and fonts."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """The tab for meshes: drop a mask, see its organs turn, take them away."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

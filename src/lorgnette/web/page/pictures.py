@@ -1,5 +1,6 @@
 """The tab for pictures: drop some, choose how, look, take them away."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import asyncio
