@@ -135,10 +135,13 @@ class FromFile:
         if device not in ("auto", "cpu"):
             raise ValueError(f"--device: an exported file runs on the processor, not on {device}; leave --device out")
         self.model = Exported(file)
+        self.of = self.model.manifest.room
         if of not in (None, self.model.manifest.room):
             raise ValueError(f"--room: {file} is of the room {self.model.manifest.room}, not {of}; leave --room out")
 
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
+        if "cmsr" in settings:
+            raise ValueError("--cmsr: an exported file renders exactly; leave --cmsr out")
         return self.model.enhance(image, **settings)
 
     def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:
