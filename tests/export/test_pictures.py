@@ -117,7 +117,7 @@ def test_a_folder_and_what_goes_with_clips(enlarging: Written, tmp_path: Path, c
     one, target = str(tmp_path / "in" / "a.png"), str(tmp_path / "p.png")
     for words, said in (
         (["--preview"], "enhances pictures; clips and --preview take an adapter"),
-        (["--cmsr"], "--cmsr: an exported file renders exactly; leave --cmsr out"),
+        (["--cmsr", "--tile", "64"], "--cmsr: an exported file renders exactly; leave --cmsr out"),
         (["--precision", "bf16"], "precision: 'bf16' does not work"),
         (["--strength", "0.5"], "strength: the adapter is folded into"),
         (["--device", "cuda"], "--device: an exported file runs on the processor"),
