@@ -243,10 +243,10 @@ def test_one_that_cannot_be_done_does_not_stop_the_others(
 
     real = file.read_image
 
-    def read(path: Path, *more: object) -> object:
+    def read(path: Path, *more: object, **named: object) -> object:
         if path.name == "a.png":
             raise error
-        return real(path, *more)  # type: ignore[arg-type]
+        return real(path, *more, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(file, "read_image", read)
     assert enhance(adapter, two, tmp_path / "out", "--json", tmp_path / "r.json") == 2

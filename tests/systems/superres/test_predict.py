@@ -88,7 +88,7 @@ def test_a_network_with_windows_is_tiled_at_its_windows(scale: float, monkeypatc
     whole, tiled = (enhance(task, image, scale, tile=tile).pixels for tile in (1000, 28))
     assert np.abs(tiled - whole).max() < 0.1 / 255
     assert whole.std() > 0.05
-    monkeypatch.setattr(predict, "Tiling", lambda *usual: Tiling(*usual[:3], align=1))
+    monkeypatch.setattr(predict, "Tiling", lambda **usual: Tiling(**usual | {"align": 1}))
     assert np.abs(enhance(task, image, scale, tile=28).pixels - whole).max() > 0.2 / 255
 
 
