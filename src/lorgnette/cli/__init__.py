@@ -30,6 +30,7 @@ VERBS = {
     "merge": "fold an adapter into its model for good",
     "export": "write a model as a file that other programs run",
     "info": "say what an adapter or a weight file holds",
+    "doctor": "say what is installed, what is missing, and where files lie",
 }
 
 PAGE = """\
