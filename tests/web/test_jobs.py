@@ -44,6 +44,19 @@ def test_clients_take_turns_however_many_jobs_one_brings(tmp_path: Path):
     assert [done(jobs) for _ in range(6)] == [crowd[0], one, other, *crowd[1:]]
 
 
+def test_what_is_read_while_it_is_forgotten_is_not_told_of_and_goes_later(tmp_path: Path):
+    jobs = Jobs(Limits())
+    submitted(jobs, tmp_path)
+    read = done(jobs)
+    read.held += 1
+    jobs.forget(read)
+    assert jobs.get(read.id) is None
+    assert read.source.is_file()
+    read.held -= 1
+    submitted(jobs, tmp_path)
+    assert not read.folder.exists()
+
+
 @given(st.lists(st.sampled_from(["submit a", "submit b", "submit c", "take", "cancel"]), max_size=40))
 @settings(deadline=None, max_examples=60)
 def test_each_job_comes_when_it_was_said_to_and_none_is_lost(events: list[str]):

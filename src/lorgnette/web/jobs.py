@@ -75,6 +75,8 @@ class Job:
     """When it was over, by `time.monotonic`; 0 before."""
     held: int = 0
     """How many read its results just now: it is not forgotten meanwhile."""
+    forgotten: bool = False
+    """It is not told of any more; its files go when nobody reads them."""
     over: threading.Event = field(default_factory=threading.Event)
     _listeners: list[Callable[[], object]] = field(default_factory=list)
 
@@ -158,7 +160,8 @@ class Jobs:
 
     def get(self, id: str) -> Job | None:
         """The job of that id, if it is still known."""
-        return self._known.get(id)
+        job = self._known.get(id)
+        return None if job is None or job.forgotten else job
 
     def of(self, client: str) -> list[Job]:
         """The jobs of a client that are not over."""
@@ -204,6 +207,7 @@ class Jobs:
         with self._changed:
             if job.held or not job.over.is_set():
                 job.ended = -self._limits.kept_seconds  # at the next occasion
+                job.forgotten = job.over.is_set()  # somebody reads its files just now: nobody else shall
             else:
                 self._remove(job)
 
