@@ -134,9 +134,8 @@ class Exported:
     def _render(self, crop: Planes, part: Tile) -> Planes:
         given = {"image": np.ascontiguousarray(crop)}
         if self.how.factor is None:
-            finest = self.how.trained_scale
             given |= {name: axis.coordinates().astype(np.float32) for name, axis in (("y", part.y), ("x", part.x))}
-            cells = [axis.cell * max(axis.n_out / axis.n_in / finest, 1.0) for axis in (part.y, part.x)]
+            cells = [axis.cell_no_finer(self.how.trained_scale) for axis in (part.y, part.x)]
             given["cell"] = np.array(cells, np.float32)
         try:
             (out,) = self._session.run(None, given)

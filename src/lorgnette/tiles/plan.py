@@ -52,6 +52,10 @@ class Span:
         """Size of an output pixel where the crop spans -1 to 1: `2 / n_out` in terms of the whole image."""
         return 2 * self.n_in / (self.n_out * (self.source[1] - self.source[0]))
 
+    def cell_no_finer(self, scale: float) -> float:
+        """The same, but never finer than an input pixel cut `scale` times: what a network has seen in training."""
+        return self.cell * max(self.n_out / self.n_in / scale, 1.0)
+
     def positions(self) -> NDArray[np.float64]:
         """Centres of the target's pixels in input pixels of the whole image; 0 is the centre of the first."""
         # Whole numbers until the division: what falls on a pixel's centre does so exactly.

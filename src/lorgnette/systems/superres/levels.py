@@ -19,9 +19,6 @@ from torch import Tensor
 from lorgnette.common.identity import lasting_identity
 from lorgnette.systems.superres.coords import axis_coords
 from lorgnette.systems.superres.decoders.continuous import TRAINED_SCALE, ContinuousImage
-from lorgnette.systems.superres.decoders.windows import axis_windows
-
-CHUNK = 8192  # colours worked out at a time
 
 
 @dataclass(frozen=True)
@@ -153,9 +150,7 @@ def render_levels(
         scales: of the whole picture, (y, x).
         table: what to render where.
     """
-    inp, share = model._in_windows(inp)
-    if share is not None:
-        y, x, cell = (y + 1) * share[0] - 1, (x + 1) * share[1] - 1, cell * share
+    inp, y, x, cell = model.grid_in_windows(inp, y, x, cell)
     mod = model.modulations(model.encoder(inp), cell.expand(len(inp), 2))
     return compose(inp, shifts(model, mod), y, x, scales, table, colours_of(model, inp, mod))
 
@@ -179,17 +174,8 @@ def colours_of(model: ContinuousImage, inp: Tensor, mod: Tensor) -> Colours:
     inp, size = inp.float(), inp.shape[-2:]
 
     def colours(y: Axis, x: Axis, cell: Tensor, here: Tensor) -> Tensor:
-        rows, columns = (axis_windows(to.centres, n, model.local_ensemble) for to, n in zip((y, x), size, strict=True))
-        with torch.autocast(inp.device.type, enabled=False):
-            relative = cell * cell.new_tensor(size)
-            said = [
-                model._colours(own, rows, columns, relative, CHUNK, some)
-                for own, some in zip(mod.float(), here, strict=True)
-            ]
-        found = torch.stack(said)
-        if not model.skip:
-            return found
-        return found.add_(_enlarged(inp, size, (y, x)))
+        found = model.render_modulations(mod, y.centres, x.centres, cell, wanted=here)
+        return found.add_(_enlarged(inp, size, (y, x))) if model.skip else found
 
     return colours
 

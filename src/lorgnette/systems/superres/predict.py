@@ -127,7 +127,7 @@ def enhance(
 def points_of(part: Tile, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates of a tile's rows (H,) and columns (W,) in its crop, and the cell (2,)."""
     y, x = (torch.from_numpy(axis.coordinates()).float().to(device) for axis in (part.y, part.x))
-    cells = [axis.cell * max(axis.n_out / axis.n_in / TRAINED_SCALE, 1.0) for axis in (part.y, part.x)]
+    cells = [axis.cell_no_finer(TRAINED_SCALE) for axis in (part.y, part.x)]
     return y, x, torch.tensor(cells, dtype=torch.float32, device=device)
 
 

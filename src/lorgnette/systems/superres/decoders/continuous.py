@@ -131,6 +131,13 @@ class ContinuousImage(nn.Module, ABC):
             more = more[0] or window, more[1] or window
         return mirrored(inp, more), inp.new_tensor([h / (h + more[0]), w / (w + more[1])], dtype=torch.float32)
 
+    def grid_in_windows(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """An image as the encoder sees it, with the rows, columns and cell that were asked for in terms of that."""
+        inp, share = self._in_windows(inp)
+        if share is None:
+            return inp, y, x, cell
+        return inp, (y + 1) * share[0] - 1, (x + 1) * share[1] - 1, cell * share
+
     def _query(self, mod: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
         """The local ensemble without the skip: mod (B, h, w, M), coord (B, Q, 2), cell (B, 2) -> (B, Q, 3)."""
         b, h, w, m = mod.shape
@@ -190,9 +197,7 @@ class ContinuousImage(nn.Module, ABC):
         Returns:
             (B, 3, H, W) in network space, not clamped.
         """
-        inp, share = self._in_windows(inp)
-        if share is not None:
-            y, x, cell = (y + 1) * share[0] - 1, (x + 1) * share[1] - 1, cell * share
+        inp, y, x, cell = self.grid_in_windows(inp, y, x, cell)
         return self.render_features(inp, self.encoder(inp), y, x, cell, chunk)
 
     def render_features(
@@ -205,7 +210,7 @@ class ContinuousImage(nn.Module, ABC):
             feat: (B, C, h, w), what the encoder makes of it.
             y: as for `render_window`; so are `x`, `cell` and `chunk`.
         """
-        b, _, h, w = inp.shape
+        b = inp.shape[0]
         mod = self.modulations(feat, cell.expand(b, 2))
         if self.skip:
             grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).expand(b, -1, -1, 2).flip(-1)
@@ -213,10 +218,28 @@ class ContinuousImage(nn.Module, ABC):
             out = F.grid_sample(_precise(inp).contiguous(), grid, padding_mode="border", align_corners=False)
         else:
             out = mod.new_zeros(())
+        return out + self.render_modulations(mod, y, x, cell, chunk)
+
+    def render_modulations(
+        self, mod: Tensor, y: Tensor, x: Tensor, cell: Tensor, chunk: int = 8192, wanted: Tensor | None = None
+    ) -> Tensor:
+        """What is added to the bilinear enlargement, from what latent pixels know.
+
+        Args:
+            mod: (B, h, w, M), from `modulations`.
+            y: as for `render_window`; so are `x`, `cell` and `chunk`.
+            wanted: (B, h, w) bool: only where the nearest latent pixel is one of these. None: everywhere.
+
+        Returns:
+            (B, 3, H, W).
+        """
+        b, h, w, _ = mod.shape
         rows, columns = axis_windows(y, h, self.local_ensemble), axis_windows(x, w, self.local_ensemble)
-        with torch.autocast(inp.device.type, enabled=False):  # small matrices, fine angles: keep float32
+        asked = [None] * b if wanted is None else list(wanted)
+        with torch.autocast(mod.device.type, enabled=False):  # small matrices, fine angles: keep float32
             cell = cell * cell.new_tensor([h, w])
-            return out + torch.stack([self._colours(own, rows, columns, cell, chunk) for own in _precise(mod)])
+            pictures = zip(_precise(mod), asked, strict=True)
+            return torch.stack([self._colours(own, rows, columns, cell, chunk, some) for own, some in pictures])
 
     def _colours(
         self, mod: Tensor, y: Windows, x: Windows, cell: Tensor, chunk: int, wanted: Tensor | None = None
