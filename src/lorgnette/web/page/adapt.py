@@ -16,7 +16,7 @@ from lorgnette.images.kinds import Kind
 from lorgnette.systems import rooms_with
 from lorgnette.web.asked import Adapting, adapting
 from lorgnette.web.jobs import Job
-from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, dropped, submitted, worked
+from lorgnette.web.page.follow import PRIVATE, canceller, client_of, dropped, submitted, worked
 from lorgnette.web.page.look import PURPOSE, address, curves, links, progress
 from lorgnette.web.server import Server
 
@@ -65,11 +65,8 @@ def adapt_tab(server: Server) -> None:
         for job in server.jobs.of(client_of(request)):
             server.place.enough(job)
 
-    def cancel(request: gr.Request) -> None:
-        cancel_all(server, request)
-
     enough.click(done, None, None, queue=False, **PRIVATE)
-    stop.click(cancel, None, None, queue=False, **PRIVATE)
+    stop.click(canceller(server), None, None, queue=False, **PRIVATE)
 
 
 def _submit(server: Server, paths: list[str], settings: dict[str, Any], client: str) -> Job:

@@ -25,10 +25,14 @@ def client_of(request: gr.Request) -> str:
     return f"page {request.session_hash}"
 
 
-def cancel_all(server: Server, request: gr.Request) -> None:
-    """End all jobs of a page."""
-    for job in server.jobs.of(client_of(request)):
-        server.jobs.cancel(job)
+def canceller(server: Server) -> Callable[[gr.Request], None]:
+    """What ends all jobs of a page."""
+
+    def cancel(request: gr.Request) -> None:
+        for job in server.jobs.of(client_of(request)):
+            server.jobs.cancel(job)
+
+    return cancel
 
 
 def dropped(server: Server, path: str) -> Path:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lorgnette.web.asked import Meshing, meshing
 from lorgnette.web.jobs import Job
-from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, submitted, worked
+from lorgnette.web.page.follow import PRIVATE, canceller, client_of, submitted, worked
 from lorgnette.web.page.look import address, figures, frame, links, progress
 from lorgnette.web.server import Server
 
@@ -55,7 +55,4 @@ def mesh_tab(server: Server) -> None:
 
     go.click(make, [file, only, format, largest], [status, view, results], **PRIVATE)
 
-    def cancel(request: gr.Request) -> None:
-        cancel_all(server, request)
-
-    stop.click(cancel, None, None, queue=False, **PRIVATE)
+    stop.click(canceller(server), None, None, queue=False, **PRIVATE)

@@ -16,7 +16,7 @@ from lorgnette.images.formats.table import FORMATS
 from lorgnette.systems import rooms_with
 from lorgnette.web.asked import Enhancing, enhancing
 from lorgnette.web.jobs import Job, State
-from lorgnette.web.page.follow import PRIVATE, cancel_all, client_of, following, submitted
+from lorgnette.web.page.follow import PRIVATE, canceller, client_of, following, submitted
 from lorgnette.web.page.look import PURPOSE, address, links, progress, slider
 from lorgnette.web.server import Server
 
@@ -81,11 +81,8 @@ def pictures_tab(server: Server, page: gr.Blocks) -> None:
     asked = [files, room, adapter, scale, strength, format]
     go.click(enhance, asked, [status, view, results], **PRIVATE)
 
-    def cancel(request: gr.Request) -> None:
-        cancel_all(server, request)
-
-    stop.click(cancel, None, None, queue=False, **PRIVATE)
-    page.unload(cancel)
+    stop.click(canceller(server), None, None, queue=False, **PRIVATE)
+    page.unload(canceller(server))
 
     def of_room(room: str) -> tuple[Any, Any]:
         return gr.Dropdown(names(room), value=AUTO), gr.Number(visible=room == rooms[0][1])
