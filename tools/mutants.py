@@ -168,7 +168,7 @@ def first_failure(tests: list[str], tree: Path, timeout: float) -> str:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
-        os.environ["PYTHONPATH"] = str(tree / "src")
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(tree / "src"), os.environ.get("PYTHONPATH"))))
         sys.path[:0] = [str(tree / "src")]
         import pytest
         import torch
