@@ -2,7 +2,7 @@
 
     python benchmarks/superres_peers.py Set5/HR Set14/HR --scales 2 3 3.3 4 6 8 --json peers.json
 
-Peers are those that are installed (`benchmarks/parts/picture_peers.py` says how). Small pictures are made by bicubic,
+Peers are those that are installed (`src/lorgnette/peers/` says how). Small pictures are made by bicubic,
 rounded to 8 bits; PSNR and SSIM on luma, shaved by the scale; means over a set. Where a peer has no such factor, it
 takes the next larger one, or its largest, then bicubic. Seconds are processor seconds of one thread for a whole set at
 a scale, methods taking turns; memory is how far the process's peak rises for the largest picture (Linux).
@@ -18,15 +18,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from parts.memory import peak_bytes
-from parts.picture_peers import enlargers
 from torch import Tensor
 
 from lorgnette.common.text import table
 from lorgnette.images.evaluation import image_scores, interpolated
 from lorgnette.images.folders import find_items
+from lorgnette.peers.enlarging import enlarging_methods
 from lorgnette.shipped import load_shipped
 from lorgnette.systems.superres.data import TestImages
 from lorgnette.systems.superres.model import from_network, to_network
@@ -44,16 +43,8 @@ def methods(chosen: Iterable[str]) -> dict[str, Method]:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return from_network(model.render(inp, batch["gt"].shape[-2:])).clamp(0, 1)
 
-    def of(peer: Callable[[Any, float], Any]) -> Method:
-        def method(batch: dict[str, Any]) -> Tensor:
-            lq, size = batch["lq"], batch["gt"].shape[-2:]
-            large = peer(lq[0].permute(1, 2, 0).contiguous().numpy(), size[0] / lq.shape[-2])
-            return torch.from_numpy(np.ascontiguousarray(large.transpose(2, 0, 1)))[None].clamp(0, 1)
-
-        return method
-
     found: dict[str, Method] = {"bicubic": interpolated, OURS: ours, f"{OURS}, bf16": lambda b: ours(b, "bf16")}
-    found |= {name: of(peer) for name, peer in enlargers().items()}
+    found |= enlarging_methods()
     return {name: method for name, method in found.items() if not chosen or name in chosen}
 
 

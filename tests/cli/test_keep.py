@@ -201,3 +201,55 @@ def test_info_of_folders_without_an_adapter(adapter: Path, photos: Path, tmp_pat
     shutil.copytree(adapter, damaged)
     (damaged / "lorgnette.json").write_text('{"format_version": 1}')
     assert "is damaged" in refused("info", damaged)
+
+
+def test_eval_makes_the_tables_of_several_sets_in_one_run(adapter: Path, photos: Path, tmp_path: Path, capsys):
+    from lorgnette.images import read_image
+
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(photos / "a.png", other)
+    words = ["--scales", "2", "3", "--peers", "Lanczos", "--device", "cpu", "--report", tmp_path / "report"]
+    assert main(["eval", str(adapter), "--data", str(photos), str(other), *map(str, words)]) == 0
+    screen = out_of(capsys)
+    assert [line.split()[1:] for line in screen if line.startswith((str(photos), str(other)))] == 2 * [
+        ["bicubic", "Lanczos", "base", "adapted"]
+    ]
+    kept = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert list(kept["sets"]) == [str(photos), str(other)]
+    assert kept["sets"][str(other)] == evaluated(adapter, other, tmp_path, "--scales", "2", "3", "--peers", "Lanczos")
+    page = (tmp_path / "report" / "scores.md").read_text()
+    assert page.count("| method | x2 (PSNR / SSIM) | x3 (PSNR / SSIM) |") == 2
+    value = kept["sets"][str(other)]["adapted"]["psnr_x2"]
+    assert f"| adapted | {value:.2f} / " in page
+    assert "pictures.png" in page
+    grid = read_image(tmp_path / "report" / "pictures.png").pixels
+    assert grid.shape[1] > 5 * 100, "bicubic, Lanczos, base, adapted, truth"
+
+
+def test_eval_scores_grey_pictures_either_way(adapter: Path, tmp_path: Path):
+    import numpy as np
+
+    from lorgnette.images import Image, write_image
+
+    pixels = np.random.default_rng(0).random((48, 48, 1), dtype=np.float32).repeat(3, -1)
+    write_image(tmp_path / "grey" / "a.png", Image(pixels, grey=True))
+    write_image(tmp_path / "colour" / "a.png", Image(pixels[..., ::-1] * np.float32([1, 0.9, 1])))
+    luma, rgb = (
+        {how: evaluated(adapter, tmp_path / kind, tmp_path, "--scales", "2", *how)["bicubic"]["psnr_x2"] for how in HOW}
+        for kind in ("grey", "colour")
+    )
+    assert luma["--grey", "rgb"] - luma[()] == pytest.approx(1.3, abs=0.05), "studio swing squeezes by 219/255"
+    assert luma["--colour", "rgb"] == pytest.approx(luma[()], abs=1e-6)
+    assert rgb["--grey", "rgb"] == rgb[()]
+    assert rgb["--colour", "rgb"] != pytest.approx(rgb[()], abs=0.1)
+
+
+HOW = [(), ("--grey", "rgb"), ("--colour", "rgb")]
+
+
+def test_eval_refuses_what_it_does_not_know_before_it_works(adapter: Path, photos: Path, refused):
+    words = ("eval", adapter, "--data", photos)
+    assert "colour: 'lab' does not work; 'y' or 'rgb' does" in refused(*words, "--colour", "lab")
+    assert "peers: 'DAT-heavy' is not known" in refused(*words, "--peers", "DAT-heavy")
+    assert "--colour: means nothing in the room clip" in refused("eval", "--room", "clip", *words[2:], "--colour", "y")

@@ -8,10 +8,10 @@ import time
 
 import torch
 from pictures import packed, quantised
-from teacher import Teacher
 from torch import Tensor
 
 from lorgnette.images.resize import imresize
+from lorgnette.peers.dat import DATLight
 
 START = time.time()
 INTEGER = (2, 3, 4)
@@ -45,7 +45,7 @@ class Store:
         for number, scale in enumerate(SCALES):
             whole = scale in INTEGER
             if whole and teacher:
-                teachers[scale] = Teacher(int(scale), device)
+                teachers[scale] = DATLight(int(scale), device)
             for g, hr_at in zip(groups, truth, strict=True):
                 n, _, big_h, big_w = g.shape
                 h, w = math.floor(big_h / scale + 1e-9), math.floor(big_w / scale + 1e-9)

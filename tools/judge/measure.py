@@ -6,7 +6,7 @@
 
 Adapters are those that ship, or those named. Beside them are the base and, first, what needs no network: bicubic, or
 the picture as it is. Of those that ship it also says which one is chosen by looking. With --peers, what people use
-instead is measured too (`benchmarks/parts/picture_peers.py`), as far as it is installed.
+instead is measured too (`src/lorgnette/peers/`), as far as it is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -118,13 +117,12 @@ def table(lines: list[Any]) -> None:
 
 def peers(room: str, names: list[str]) -> dict[str, Callable[[Any, float], Any]]:
     """What people use instead, by name: picture, factor -> picture."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-    from parts.picture_peers import enlargers, restorers  # pyright: ignore[reportMissingImports]
+    from lorgnette.peers.enlarging import enlargers
+    from lorgnette.peers.installed import chosen
+    from lorgnette.peers.restoring import restorers
 
     found = enlargers() if room == "superres" else {n: lambda x, _, f=f: f(x) for n, f in restorers().items()}
-    if unknown := set(names) - set(found):
-        raise SystemExit(f"--peers: {sorted(unknown)} are not installed; {', '.join(found)} are")
-    return {name: peer for name, peer in found.items() if not names or name in names}
+    return chosen(found, names)
 
 
 def samples_of(jobs: list[Any]) -> list[Any]:

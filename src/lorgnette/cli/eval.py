@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorgnette.cli.arguments import Arguments, add_device, add_json, add_strict, kept_folder, left_out, progress_bar
-from lorgnette.common.files import write_json
+from lorgnette.common.files import make_folder, write_json, write_text
 from lorgnette.common.parts import LeftOut
 from lorgnette.common.text import metrics_table
 from lorgnette.systems import ROOMS, option_files, room, with_option_files
 from lorgnette.systems.protocol import TestOption
 
+if TYPE_CHECKING:
+    from lorgnette.report.gallery import Gallery
+
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
     options = _arguments().read(words)
+    options.words = words
     with left_out(options.strict) as gathered:
         (_option_file if options.opt else _folder)(options, gathered)
     if gathered:
@@ -28,10 +33,12 @@ def run(words: list[str]) -> int:
 
 
 def _folder(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
-    """Score on the folder `--data`."""
+    """Score on each folder of `--data`."""
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
+    from lorgnette.images.evaluation import as_pictures
     from lorgnette.recipe import build
+    from lorgnette.report.gallery import Gallery
     from lorgnette.systems import room_of
 
     if options.adapter:
@@ -53,16 +60,45 @@ def _folder(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
         tasks["base"] = build(replace(recipe, lora=None))
     if options.adapter:
         tasks["model" if recipe.lora is None else "adapted"] = load(options.adapter)
-    rows = home.evaluation(
-        {name: to_device(task, options.device) for name, task in tasks.items()},
-        options.data,
-        **tests,
-        progress=progress_bar,
-    )
-    print(metrics_table(rows, Path(options.data).name))
+    tasks = {name: to_device(task, options.device) for name, task in tasks.items()}
+    if options.report:  # before minutes of work
+        make_folder(options.report)
+    scores, gallery = {}, Gallery()
+    if options.report and home.ABOUT.crop:
+        tests["seen"] = lambda batch, made: gallery.add(batch["label"], batch["name"], as_pictures(batch, made))
+    for folder in options.data:
+        rows = home.evaluation(tasks, folder, **tests, progress=progress_bar)
+        print(metrics_table(rows, Path(folder).name if len(options.data) == 1 else folder), flush=True)
+        scores[folder] = rows
+    what = {"adapter": options.adapter, "room": home.ABOUT.name, "whole": options.whole, "left_out": _names(gathered)}
+    sets = {name: _finite(rows) for name, rows in scores.items()}
+    if len(sets) == 1:
+        what |= {"data": options.data[0], "rows": sets[options.data[0]]}
+    else:
+        what |= {"data": options.data, "sets": sets}
     if options.json:
-        kept = {"adapter": options.adapter, "room": home.ABOUT.name, "data": options.data, "whole": options.whole}
-        write_json(options.json, kept | {"rows": _finite(rows), "left_out": _names(gathered)})
+        write_json(options.json, what)
+    if options.report:
+        _write_report(Path(options.report), options, scores, what, gallery)
+
+
+def _write_report(
+    place: Path, options: argparse.Namespace, scores: Mapping[str, Any], what: Mapping[str, Any], gallery: Gallery
+) -> None:
+    """scores.md, scores.json and, of pictures, pictures.png in the folder `place`."""
+    from lorgnette.images import Image, write_image
+    from lorgnette.report.scores import markdown
+
+    parts = [f"# {options.adapter or 'As shipped'}", f"`lorgnette eval {shlex.join(options.words)}`"]
+    parts += [f"## {folder}\n\n{markdown(rows)}" for folder, rows in scores.items()]
+    if what["left_out"]:
+        parts.append(f"Left out: {', '.join(what['left_out'])}.")
+    if gallery.shown:
+        write_image(place / "pictures.png", Image(gallery.grid()))
+        parts.append("![The busiest part of some pictures, by every method](pictures.png)")
+    write_text(place / "scores.md", "\n\n".join(parts) + "\n")
+    write_json(place / "scores.json", what)
+    print(f"report: {place}")
 
 
 def _option_file(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
@@ -123,7 +159,12 @@ def _arguments() -> Arguments:
         help="folder of an adapter, of a whole model or of a run; unset: as shipped",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", metavar="FOLDER", help="clean images at high resolution; of clip, a folder of classes")
+    what.add_argument(
+        "--data",
+        nargs="+",
+        metavar="FOLDER",
+        help="clean images at high resolution; of clip, a folder of classes; a table for each folder",
+    )
     what.add_argument(
         "--opt", "-opt", metavar="FILE", help="an option file of BasicSR that says all: network, weights, images"
     )
@@ -131,7 +172,7 @@ def _arguments() -> Arguments:
     for option in _test_options().values():
         parser.add_argument(
             *(f"--{flag}" for flag in (option.flag, *option.also)),
-            nargs="+" if option.several else None,
+            nargs=("*" if option.alone else "+") if option.several else None,
             type=option.read,
             metavar=option.metavar,
             help=option.help,
@@ -144,4 +185,9 @@ def _arguments() -> Arguments:
     add_strict(parser)
     add_device(parser)
     add_json(parser)
+    parser.add_argument(
+        "--report",
+        metavar="FOLDER",
+        help="write scores.md, scores.json and a grid of pictures into this folder",
+    )
     return parser

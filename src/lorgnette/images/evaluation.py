@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lorgnette.common.parts import LeftOut
+from lorgnette.common.values import check_choices
 from lorgnette.images.file import Image, read_image
 from lorgnette.images.folders import Item
 from lorgnette.images.metrics import psnr, ssim
@@ -27,6 +29,30 @@ from lorgnette.images.resize import imresize
 Batch = Mapping[str, Any]
 Method = Callable[[Batch], Tensor]
 """Makes (1, C, H, W) in [0, 1] of an evaluation batch."""
+Seen = Callable[[Batch, Mapping[str, Tensor]], None]
+"""Is shown each batch with what every method made of it."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """On which numbers of colour images, and how grey ones, are scored.
+
+    Raises:
+        ValueError: another word than these, in one line.
+    """
+
+    colour: Literal["y", "rgb"] = "y"
+    """Luma Y of BT.601, or all three channels."""
+    grey: Literal["full", "rgb"] = "full"
+    """Grey images in their full range, or, as most published tables do, as colour images of three equal channels: on Y
+    that is 1.3 dB more."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "")
+
+    def of(self) -> dict[str, bool]:
+        """What of an evaluation batch follows from it."""
+        return {"luma": self.colour == "y"} | ({"grey": False} if self.grey == "rgb" else {})
 
 
 class Network(Protocol):
@@ -130,6 +156,12 @@ def side_by_side(prediction: Tensor, batch: Batch) -> dict[str, np.ndarray]:
     return {f"{batch['name']} {batch['label']}": to_uint8(strip.permute(1, 2, 0))}
 
 
+def as_pictures(batch: Batch, made: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """What methods made of a batch, and the clean image at last: (H, W, 3) uint8 each."""
+    shown = {**made, "truth": batch["gt"]}
+    return {name: to_uint8(picture[0].expand(3, -1, -1).permute(1, 2, 0)) for name, picture in shown.items()}
+
+
 def by_network(task: Network) -> Method:
     """A task's prediction as a method: computed on the task's device."""
     device = next(task.parameters()).device
@@ -137,8 +169,15 @@ def by_network(task: Network) -> Method:
 
 
 @torch.no_grad()
-def compare(methods: Mapping[str, Method], images: Iterable[Batch]) -> dict[str, dict[str, float]]:
+def compare(
+    methods: Mapping[str, Method], images: Iterable[Batch], seen: Seen | None = None
+) -> dict[str, dict[str, float]]:
     """Scores of several methods on the same images: row name -> metric and label, such as psnr_x2 -> mean.
+
+    Args:
+        methods: by row name.
+        images: evaluation batches.
+        seen: is shown what was scored.
 
     Raises:
         ValueError: no image can be scored, in one line with the name of one.
@@ -151,10 +190,13 @@ def compare(methods: Mapping[str, Method], images: Iterable[Batch]) -> dict[str,
     for batch in images:
         what = f"{batch['name']} {batch['label']}"
         try:
-            scores = {name: image_scores(method(batch), batch) for name, method in methods.items()}
+            made = {name: method(batch) for name, method in methods.items()}
+            scores = {name: image_scores(prediction, batch) for name, prediction in made.items()}
         except ValueError as error:
             left_out[what] = f"{what} cannot be scored: {error}"
             continue
+        if seen:
+            seen(batch, made)
         for name, own in scores.items():
             for metric in ("psnr", "ssim"):
                 sums[name].setdefault(f"{metric}_{batch['label']}", []).append(own[metric])

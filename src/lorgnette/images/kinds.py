@@ -9,6 +9,11 @@ Kind = Literal["", "photo", "phone", "camera", "web", "sharpened", "film", "scan
 
 DAMAGE_HELP = "a kind of damage as in data.damage, or none; unset: none, of restore that of the adapter"
 
+PEERS_HELP = (
+    "of superres and restore: a row for each other program that is installed, or for those named, such as DAT-light; "
+    "some take minutes"
+)
+
 
 def kind(word: str) -> Kind:
     """A word of the command line as a kind of damage; 'none' is none."""

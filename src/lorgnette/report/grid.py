@@ -11,19 +11,24 @@ from PIL import Image as Pillow, ImageDraw, ImageFont
 MARGIN, LABEL = 8, 26
 
 
-def labelled_grid(rows: Sequence[Mapping[str, NDArray[np.uint8]]], enlarge: int = 1) -> NDArray[np.uint8]:
+def labelled_grid(
+    rows: Sequence[Mapping[str, NDArray[np.uint8]]], enlarge: int = 1, captions: Sequence[str] = ()
+) -> NDArray[np.uint8]:
     """Rows of pictures of one size under their column's label.
 
     Args:
         rows: for each row, label -> (h, w, 3); the same labels, in the same order, in every row.
         enlarge: each pixel is drawn this many times along both axes.
+        captions: what stands above each row; none by default.
 
     Returns:
         (H, W, 3).
     """
     labels = list(rows[0])
     height, width = (n * enlarge for n in rows[0][labels[0]].shape[:2])
-    size = (MARGIN + (width + MARGIN) * len(labels), LABEL + (height + MARGIN) * len(rows))
+    step = height + (LABEL if captions else MARGIN)
+    first = LABEL + (LABEL - MARGIN if captions else 0)
+    size = (MARGIN + (width + MARGIN) * len(labels), first + step * (len(rows) - 1) + height + MARGIN)
     canvas = Pillow.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(16)
@@ -32,7 +37,9 @@ def labelled_grid(rows: Sequence[Mapping[str, NDArray[np.uint8]]], enlarge: int 
         draw.text((left + width / 2, LABEL / 2), label, fill="black", font=font, anchor="mm")
         for number, row in enumerate(rows):
             tile = Pillow.fromarray(row[label]).resize((width, height), Pillow.Resampling.NEAREST)
-            canvas.paste(tile, (left, LABEL + number * (height + MARGIN)))
+            canvas.paste(tile, (left, first + number * step))
+    for number, caption in enumerate(captions):
+        draw.text((MARGIN, first + number * step - 4), caption, fill="black", font=font, anchor="ls")
     return np.asarray(canvas)
 
 

@@ -88,6 +88,8 @@ class TestOption:
     metavar: str = "FOLDER"
     several: bool = False
     """Takes several words."""
+    alone: bool = False
+    """With `several`: may stand without any word, which gives an empty list."""
     also: tuple[str, ...] = ()
     """Other ways to type it."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lorgnette.images.division import judged
-from lorgnette.images.evaluation import Batch, Method, by_network, compare, interpolated
+from lorgnette.images.evaluation import Batch, Method, Seen, by_network, compare, interpolated
 from lorgnette.images.folders import Folders, find_items
 from lorgnette.images.kinds import kind
 from lorgnette.images.pixels import to_uint8
@@ -32,8 +32,10 @@ def evaluation(
     levels: Sequence[float] | None = None,
     lr_folder: Folders | None = None,
     damage: str | None = None,
+    peers: Sequence[str] | None = None,
     crop: int = 0,
     progress: Callable[[TestImages], Iterable[dict[str, Any]]] = iter,
+    seen: Seen | None = None,
 ) -> dict[str, dict[str, float]]:
     """PSNR and SSIM of the damaged images, of non-local means (for noise), and of each network.
 
@@ -43,8 +45,10 @@ def evaluation(
         levels: deviations of noise (of 255) or JPEG qualities; None: those of the first task.
         lr_folder: of their damaged namesakes, instead of damage made here; as many as `folder`.
         damage: a kind as in `data.damage`, or 'none'; None: that of the first task.
+        peers: a row also for these programs of `lorgnette.peers.restoring`; empty: for each that is installed.
         crop: side to which images are cut around their centre. 0: whole, as published tables do.
         progress: wraps the images that the loop runs over, such as `tqdm.tqdm`.
+        seen: is shown each batch with what every method made of it.
 
     Returns:
         Row name -> metric -> mean over the images; the first row is "input".
@@ -65,10 +69,16 @@ def evaluation(
     methods: dict[str, Method] = {"input": interpolated}
     if data.degradation == "denoise" and not data.damage and lr_folder is None:  # the strength of the noise is known
         methods["non-local means"] = _denoised
+    if peers is not None:
+        from lorgnette.peers.restoring import restoring_methods
+
+        if data.scale > 1:
+            raise ValueError(f"peers: none is known for a network that enlarges by {data.scale}; leave it out")
+        methods |= restoring_methods(peers) | methods  # what is told the noise stays
     methods |= {name: by_network(task) for name, task in tasks.items()}
     fits = partial(check_pair, scale=data.scale)
     items = judged(find_items(folder, lr_folder, matched_by(data.filename_tmpl)), fits).said().items.values()
-    return compare(methods, progress(TestImages(items, data, crop)))
+    return compare(methods, progress(TestImages(items, data, crop)), seen)
 
 
 def non_local_means(noisy: Tensor, sigma: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from lorgnette.common.values import check_choices
 from lorgnette.images.folders import check_as_many
-from lorgnette.images.kinds import DAMAGE_HELP, Kind
+from lorgnette.images.kinds import DAMAGE_HELP, PEERS_HELP, Kind
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.train.config import TrainConfig
@@ -26,6 +26,7 @@ ABOUT = About(
         ),
         "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
         "damage": TestOption("damage", DAMAGE_HELP, metavar="KIND"),
+        "peers": TestOption("peers", PEERS_HELP, metavar="NAME", several=True, alone=True),
     },
     crop="test_crop",
     shipped=("jpeg", "camera", "counts", "photo"),

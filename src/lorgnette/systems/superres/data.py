@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lorgnette.common.parts import Parts
 from lorgnette.images.division import divided
-from lorgnette.images.evaluation import HeldOutImages
+from lorgnette.images.evaluation import HeldOutImages, Scoring
 from lorgnette.images.folders import Item, by_folder, folders
 from lorgnette.images.kinds import Kind
 from lorgnette.images.patches import (
@@ -146,31 +146,39 @@ class TestImages(HeldOutImages, HeldOut):
         scales: the levels.
         crop: side to which images are cut around their centre. 0: whole.
         damage: what is done to the small images beside making them small, as `data.damage`.
+        scoring: on which numbers they are scored; published tables take luma.
     """
 
     __test__ = False  # not a test case for pytest
 
-    def __init__(self, items: Iterable[Item], scales: Sequence[float], crop: int = 0, damage: Kind = ""):
+    def __init__(
+        self,
+        items: Iterable[Item],
+        scales: Sequence[float],
+        crop: int = 0,
+        damage: Kind = "",
+        scoring: Scoring | None = None,
+    ):
         super().__init__(items, scales, crop)
         self.damage: Kind = damage
+        self.scoring = scoring or Scoring()
 
     def degraded(self, gt: Tensor, level: float) -> tuple[Tensor, Tensor, dict[str, Any]]:
         h, w = (max(1, math.floor(n / level)) for n in gt.shape[-2:])
         gt = gt[:, : round(h * level), : round(w * level)]
         if self.damage:
-            return *damaged_for_tables(gt, self.damage, 0, (h, w)), _scoring(level)
-        return shrink(gt, (h, w)), gt, _scoring(level)
+            return *damaged_for_tables(gt, self.damage, 0, (h, w)), self._scored(level)
+        return shrink(gt, (h, w)), gt, self._scored(level)
 
     def paired(self, lq: Tensor, gt: Tensor, files: tuple[Path, Path]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         scale = max(pair_scale(files, lq.shape[-2:], gt.shape[-2:]))
         if scale.is_integer() and [n * scale for n in lq.shape[-2:]] == list(gt.shape[-2:]):
             lq, gt = self.centred(lq, gt, int(scale))  # at any other scale the two crops would differ
-        return lq, gt, _scoring(scale)
+        return lq, gt, self._scored(scale)
 
-
-def _scoring(scale: float) -> dict[str, Any]:
-    """How published tables score a scale: on luma, leaving out a border as wide as the scale."""
-    return {"label": f"x{scale:.3g}", "shave": math.ceil(scale), "luma": True}
+    def _scored(self, scale: float) -> dict[str, Any]:
+        """A border as wide as the scale is left out, as published tables do."""
+        return {"label": f"x{scale:.3g}", "shave": math.ceil(scale), **self.scoring.of()}
 
 
 def loaders(

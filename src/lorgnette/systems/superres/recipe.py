@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lorgnette.common.values import check_choices, factor
 from lorgnette.images.folders import check_as_many
-from lorgnette.images.kinds import DAMAGE_HELP, Kind
+from lorgnette.images.kinds import DAMAGE_HELP, PEERS_HELP, Kind
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.systems.protocol import About, TestOption
 from lorgnette.systems.superres.names import encoder_name, method_name
@@ -20,6 +20,15 @@ ABOUT = About(
         "scales": TestOption("scales", "factors of superres; unset: 2 3 4", read=factor, metavar="S", several=True),
         "lr_folder": TestOption("lr", "small or damaged namesakes; unset: made here", also=("lq",)),
         "damage": TestOption("damage", DAMAGE_HELP, metavar="KIND"),
+        "colour": TestOption(
+            "colour", "of superres: score on luma (y) or on all channels (rgb); unset: y", metavar="C"
+        ),
+        "grey": TestOption(
+            "grey",
+            "of superres: grey images in their full range (full) or as colour (rgb); unset: full",
+            metavar="G",
+        ),
+        "peers": TestOption("peers", PEERS_HELP, metavar="NAME", several=True, alone=True),
     },
     crop="test_crop",
     shipped=("photo", "phone", "web", "screen", "art"),
