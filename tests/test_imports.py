@@ -41,13 +41,12 @@ TOP = {
     "shipped": "common images systems recipe checkpoint",
     "federate": "version common settings lora report train systems recipe checkpoint",
     "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
-    "enhancer": "version common lora images systems checkpoint shipped export",
-    "enhance_file": "images enhancer",
+    "enhancing": "version common lora images systems checkpoint shipped export",
     "compat": "common settings lora images nn train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
-    "web": "version common settings lora images report train systems recipe checkpoint shipped enhancer enhance_file",
+    "web": "version common settings lora images report train systems recipe checkpoint shipped enhancing",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " enhancer enhance_file export demo web",
+    " enhancing export demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.

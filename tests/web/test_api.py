@@ -76,6 +76,7 @@ SLOW = pytest.mark.slow
         (["--adapter", "{lenses}/cold", "--size", "50x60", "--pad", "--strength", "0.5"],
          {"adapter": "cold", "width": 50, "height": 60, "shape": "pad", "strength": 0.5}),
         ([], {}),
+        (["--adapter", "{lenses}/warm", "--clean", "0.7"], {"adapter": "warm", "clean": 0.7}),
         pytest.param(["--adapter", "{lenses}/warm", "--strength", "0", "--height", "48"],
                      {"adapter": "warm", "strength": 0, "height": 48}, marks=SLOW),
         pytest.param(["--adapter", "{lenses}/clean", "--format", "webp", "--quality", "80"],

@@ -11,12 +11,12 @@ from lorgnette.cli.arguments import Arguments, add_device, progress_bar
 from lorgnette.cli.sizes import add_sizes, check_sizes, how
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
-from lorgnette.enhance_file import enhance_file
+from lorgnette.enhancing.file import enhance_file
 from lorgnette.images.notes import told
 from lorgnette.systems import rooms_with
 
 if TYPE_CHECKING:
-    from lorgnette.enhancer import Enhancer
+    from lorgnette.enhancing.enhancer import Enhancer
 
 
 def run(words: list[str]) -> int:
@@ -71,7 +71,7 @@ def _arguments() -> Arguments:
     )
     parser.add_argument("source", metavar="IN", help="image, clip or folder (its subfolders are searched too)")
     parser.add_argument("out", metavar="OUT", help="image or clip (the suffix chooses the format) or folder")
-    from lorgnette.enhancer import AUTO, adapter
+    from lorgnette.enhancing.enhancer import AUTO, adapter
 
     parser.add_argument(
         "--adapter",
@@ -83,9 +83,11 @@ def _arguments() -> Arguments:
     )
     parser.add_argument("--room", choices=rooms_with("enhance"), help="whose model and adapters; unset: superres")
     strength = "of the adapter (superres) or of the whole change (restore), 0 to 1.5; unset: 1, as trained"
+    clean = "first take noise and artefacts away, by what suits the picture (restore), S of it; unset S: 1, all of it"
     range_help = "the picture's own numbers for black and white; unset: all of its depth, or 0 to the largest of counts"
     parser.add_argument("--range", type=float, nargs=2, metavar=("LO", "HI"), help=range_help)
     parser.add_argument("--strength", type=float, metavar="S", help=strength)
+    parser.add_argument("--clean", type=float, nargs="?", const=1.0, metavar="S", help=clean)
     less = "render smooth parts at lower scales by the tables of `lorgnette cmsr`; unset FILE: those beside the weights"
     parser.add_argument("--cmsr", nargs="?", const="", metavar="FILE", help=less)
     loss = "dB of PSNR that --cmsr may lose; unset: 0.02"
@@ -132,9 +134,13 @@ def _target(source: Path, out: Path, options: argparse.Namespace) -> Path:
 
 
 def _load(options: argparse.Namespace) -> Enhancer:
-    from lorgnette.enhancer import enhancer
+    from lorgnette.enhancing.enhancer import AUTO, enhancer
 
     found = enhancer(options.adapter, options.room, options.device)
+    if options.clean is not None:
+        from lorgnette.enhancing.cleaned import Cleaned, cleaning_room
+
+        found = Cleaned(enhancer(AUTO, cleaning_room(), options.device), options.clean, found)
     options.levels = None if options.cmsr is None else _levels(options, found.of)
     return found
 

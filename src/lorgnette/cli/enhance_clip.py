@@ -15,7 +15,7 @@ from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS, ENCODERS
 
 if TYPE_CHECKING:
-    from lorgnette.enhancer import Enhancer
+    from lorgnette.enhancing.enhancer import Enhancer
 
 _OPTIONS = {
     "frames": False,

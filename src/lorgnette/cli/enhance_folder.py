@@ -21,7 +21,7 @@ from lorgnette.video.clip import READ_SUFFIXES
 from lorgnette.video.codecs import CONTAINERS
 
 if TYPE_CHECKING:
-    from lorgnette.enhancer import Enhancer
+    from lorgnette.enhancing.enhancer import Enhancer
 
 Job = tuple[Path, Path]
 """A file and what it becomes."""

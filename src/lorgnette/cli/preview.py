@@ -12,7 +12,7 @@ import numpy as np
 from lorgnette.cli.sizes import how
 
 if TYPE_CHECKING:
-    from lorgnette.enhancer import Enhancer
+    from lorgnette.enhancing.enhancer import Enhancer
 
 PARTS, SIDE = 3, 96  # of the picture as given
 

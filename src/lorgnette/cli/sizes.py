@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 
 from lorgnette.common.values import factor, whole
-from lorgnette.enhance_file import How
+from lorgnette.enhancing.file import How
 
 SHAPES = {
     "fit": "--size: as large as fits, shape kept",

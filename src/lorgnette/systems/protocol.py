@@ -113,6 +113,8 @@ class About:
     (`lorgnette.images.choosing`). Such a room offers `plain(image, scale, size)` too: what needs no network."""
     usual_scale: float = 1
     """By which its `enhance` enlarges where nobody says."""
+    cleans: bool = False
+    """Whether its `enhance` takes damage away and leaves the size: what may be done before another room's."""
     option_files: bool = False
     """Whether it reads option files of its original program (`OptionFiles`)."""
     prepares: bool = False

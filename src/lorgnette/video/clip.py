@@ -8,13 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lorgnette.video.journal import Journal
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from lorgnette.images.file import Image
+    from lorgnette.video.journal import Journal
 
 READ_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob"),

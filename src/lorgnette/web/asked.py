@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from lorgnette.enhance_file import How
-from lorgnette.enhancer import AUTO, NONE
+from lorgnette.enhancing.cleaned import cleaning_room
+from lorgnette.enhancing.enhancer import AUTO, NONE
+from lorgnette.enhancing.file import How
 from lorgnette.images.formats.table import BY_SUFFIX
 from lorgnette.settings import make_recipe
 from lorgnette.systems import room, rooms_with
@@ -43,6 +44,7 @@ class Enhancing(Asked):
         default=None, description="What becomes of a picture of another shape than width x height; unset: refused."
     )
     strength: float | None = Field(default=None, ge=0, le=1.5, description="Of the adapter or the change; unset: 1.")
+    clean: float | None = Field(default=None, ge=0, le=1.5, description="First take noise away, by this; unset: no.")
     black: float | None = Field(default=None, ge=0, description="The picture's own number for black; with `white`.")
     white: float | None = Field(default=None, ge=0, description="The picture's own number for white.")
     format: str | None = Field(default=None, max_length=8, description="Suffix of the result; unset: that of `name`.")
@@ -139,6 +141,8 @@ def enhancing(asked: Enhancing, offers: Iterable[Offer]) -> dict[str, Any]:
         raise ValueError("black and white belong together")
     if asked.adapter not in (AUTO, NONE):
         offer(asked.adapter, asked.room, offers, "enhance")
+    if asked.clean and (asked.room or rooms_with("enhance")[0]) == cleaning_room():
+        raise ValueError(f"clean: the room {cleaning_room()} cleans by itself; leave it out (strength says how much)")
     how = How(
         scale=asked.scale,
         size=(asked.height, asked.width) if asked.height and asked.width else None,
@@ -151,7 +155,8 @@ def enhancing(asked: Enhancing, offers: Iterable[Offer]) -> dict[str, Any]:
         precision=asked.precision,
         quality=asked.quality,
     )
-    return asdict(how) | {"adapter": asked.adapter, "room": asked.room, "format": _suffix(asked.format, asked.name)}
+    more = {"adapter": asked.adapter, "room": asked.room, "clean": asked.clean}
+    return asdict(how) | more | {"format": _suffix(asked.format, asked.name)}
 
 
 def _suffix(format: str | None, name: str) -> str:

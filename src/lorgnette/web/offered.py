@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorgnette.common.text import nearest
-from lorgnette.enhancer import AUTO, NONE
+from lorgnette.enhancing.enhancer import AUTO, NONE
 from lorgnette.lora.files.commit import current_file
 from lorgnette.settings import read_yaml
 from lorgnette.systems import ROOMS, room

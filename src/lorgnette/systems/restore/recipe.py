@@ -30,6 +30,7 @@ ABOUT = About(
     },
     crop="test_crop",
     shipped=("jpeg", "camera", "counts", "photo"),
+    cleans=True,
     option_files=True,
 )
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from lorgnette.enhancer import AUTO, NONE
+from lorgnette.enhancing.enhancer import AUTO, NONE
 from lorgnette.images.formats.table import FORMATS
 from lorgnette.systems import rooms_with
 from lorgnette.web.asked import Enhancing, enhancing
@@ -37,6 +37,7 @@ def pictures_tab(server: Server, page: gr.Blocks) -> None:
             adapter = gr.Dropdown(names(rooms[0][1]), value=AUTO, label="Adapter", elem_id="adapter")
             scale = gr.Number(2, label="Scale", minimum=0.01, maximum=32, step=0.1, elem_id="scale")
             strength = gr.Slider(0, 1.5, 1, step=0.05, label="Strength", elem_id="strength")
+            clean = gr.Slider(0, 1.5, 0, step=0.05, label="Clean first", elem_id="clean")
             suffixes = [format.suffixes[0].removeprefix(".") for format in FORMATS if format.is_written_here]
             format = gr.Dropdown([AS_GIVEN, *suffixes], value=AS_GIVEN, label="Format", elem_id="format")
             with gr.Row():
@@ -48,8 +49,8 @@ def pictures_tab(server: Server, page: gr.Blocks) -> None:
             results = gr.HTML(elem_id="results")
 
     async def enhance(
-        paths: list[str] | None, room: str, adapter: str, scale: float | None, strength: float, format: str,
-        request: gr.Request,
+        paths: list[str] | None, room: str, adapter: str, scale: float | None, strength: float, clean: float,
+        format: str, request: gr.Request,
     ) -> AsyncIterator[tuple[str, Any, Any]]:  # fmt: skip
         if not paths:
             yield progress("There is no picture yet: drop some on the left."), "", ""
@@ -63,6 +64,7 @@ def pictures_tab(server: Server, page: gr.Blocks) -> None:
                     adapter=adapter,
                     scale=scale if room == rooms[0][1] else None,
                     strength=strength,
+                    clean=(clean or None) if room == rooms[0][1] else None,
                     format=None if format == AS_GIVEN else format,
                 )
                 settings = enhancing(asked, server.offers()) | {"preview": True}
@@ -78,17 +80,18 @@ def pictures_tab(server: Server, page: gr.Blocks) -> None:
                 server.jobs.cancel(job)  # those that are not over: the page is gone
         yield (progress(_summary(jobs)), *_shown(jobs))
 
-    asked = [files, room, adapter, scale, strength, format]
+    asked = [files, room, adapter, scale, strength, clean, format]
     go.click(enhance, asked, [status, view, results], **PRIVATE)
 
     stop.click(canceller(server), None, None, queue=False, **PRIVATE)
     page.unload(canceller(server))
 
-    def of_room(room: str) -> tuple[Any, Any]:
-        return gr.Dropdown(names(room), value=AUTO), gr.Number(visible=room == rooms[0][1])
+    def of_room(room: str) -> tuple[Any, Any, Any]:
+        enlarges = room == rooms[0][1]
+        return gr.Dropdown(names(room), value=AUTO), gr.Number(visible=enlarges), gr.Slider(visible=enlarges)
 
-    room.change(of_room, room, [adapter, scale], **PRIVATE)
-    page.load(of_room, room, [adapter, scale], **PRIVATE)
+    room.change(of_room, room, [adapter, scale, clean], **PRIVATE)
+    page.load(of_room, room, [adapter, scale, clean], **PRIVATE)
 
 
 def _summary(jobs: list[Job]) -> str:

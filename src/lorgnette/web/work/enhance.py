@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from lorgnette.enhance_file import How, Most, enhance_file
+from lorgnette.enhancing.cleaned import Cleaned, cleaning_room
+from lorgnette.enhancing.enhancer import AUTO
+from lorgnette.enhancing.file import How, Most, enhance_file
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.notes import Notes
 
@@ -26,7 +28,7 @@ def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) 
 
     Args:
         source: the picture.
-        settings: those of `How`; `adapter`, `room`, and `format`, a suffix.
+        settings: those of `How`; `adapter`, `room`, `clean`, and `format`, a suffix.
         wardrobe: the models.
         tell: what is done so far.
     """
@@ -36,6 +38,8 @@ def run(source: Path, settings: dict[str, Any], wardrobe: Wardrobe, tell: Tell) 
     how = How(**given)
     target = source.parents[1] / f"{source.stem}.{settings['format']}"
     enhancer = wardrobe.enhancer(settings["adapter"], settings["room"])
+    if settings["clean"]:
+        enhancer = Cleaned(wardrobe.enhancer(AUTO, cleaning_room()), settings["clean"], enhancer)
     notes = Notes(lambda path: path.name)
     most = Most(wardrobe.limits.pixels, wardrobe.limits.result_pixels)
     with notes.of(source, target):

@@ -13,11 +13,11 @@ from torch import nn
 from lorgnette.checkpoint import load, load_recipe
 from lorgnette.common.devices import to_device
 from lorgnette.common.identity import lasting_identity
-from lorgnette.enhancer import AUTO, NONE, Chosen, Enhancer, One
+from lorgnette.enhancing.enhancer import AUTO, NONE, Enhancer, One, chosen
 from lorgnette.images.choosing import BASE
 from lorgnette.lora.several.named import add_adapter, remove_adapter, set_adapter
 from lorgnette.recipe import build
-from lorgnette.shipped import Chooser, adapter_path, load_shipped
+from lorgnette.shipped import adapter_path, load_shipped
 from lorgnette.systems import room, rooms_with
 from lorgnette.train.task import Task
 from lorgnette.web.offered import Offer, offer, offers
@@ -52,7 +52,7 @@ class Wardrobe:
         self._models: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()  # by what each is without adapters
 
     def enhancer(self, adapter: str, of: str | None) -> Enhancer:
-        """What enhances pictures, as `lorgnette.enhancer.enhancer`; of folders only those that are offered.
+        """What enhances pictures, as `lorgnette.enhancing.enhancer.enhancer`; of folders only those that are offered.
 
         Raises:
             ValueError: there is no such adapter or room, in one line.
@@ -61,7 +61,7 @@ class Wardrobe:
         if home not in rooms_with("enhance"):
             raise ValueError(f"room: {home} does not enhance images; {', '.join(rooms_with('enhance'))} do")
         if adapter == AUTO and room(home).ABOUT.shipped:
-            return Chosen(Chooser(home, self.device, lambda name: self.task(Offer(name, home))))
+            return chosen(home, self.device, lambda home, name: self.task(Offer(name, home)))
         if adapter in (AUTO, NONE):
             return One(home, self.task(Offer(BASE, home)))
         found = self.offer(adapter, of, "enhance")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from lorgnette.enhancer import Enhancer
+    from lorgnette.enhancing.enhancer import Enhancer
     from lorgnette.images.file import Image
     from lorgnette.images.framing import Shape
 
@@ -104,7 +104,7 @@ def enhance_file(
     Args:
         source: the picture.
         target: its suffix chooses the format.
-        enhancer: from `lorgnette.enhancer.enhancer`.
+        enhancer: from `lorgnette.enhancing.enhancer.enhancer`.
         how: size, strength and the like.
         progress: wraps the list of tiles of each page.
         most: what is refused.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,12 +83,12 @@ def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
         return FromFile(adapter, of, device)
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
-    from lorgnette.shipped import Chooser, load_shipped, rooms_with_adapter
+    from lorgnette.shipped import load_shipped, rooms_with_adapter
     from lorgnette.systems import room_name
 
     usual = rooms_with("enhance")[0]
     if adapter == AUTO and room(of or usual).ABOUT.shipped:
-        return Chosen(Chooser(of or usual, device))
+        return chosen(of or usual, device)
     if adapter in (AUTO, NONE):
         return One(of or usual, to_device(load_shipped(of or usual), device))
     homes = [] if Path(adapter).exists() else rooms_with_adapter(adapter)
@@ -99,6 +101,23 @@ def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
     if home not in rooms_with("enhance"):
         raise ValueError(f"--adapter: {adapter} is of the room {home}, which does not enhance images")
     return One(home, to_device(load(adapter), device))
+
+
+def chosen(of: str, device: str, task: Callable[[str, str], Task] | None = None) -> Chosen:
+    """For each picture what suits it, of a room with adapters that ship.
+
+    Args:
+        of: the room's name.
+        device: as for `lorgnette.common.devices.to_device`.
+        task: gives the task of a room with `base` or an adapter; unset: each is loaded once, and kept.
+    """
+    from lorgnette.enhancing.cleaned import cleaning_room
+    from lorgnette.shipped import Chooser
+
+    def chooser(home: str) -> Chooser:
+        return Chooser(home, device, task and partial(task, home))
+
+    return Chosen(chooser(of), None if of == cleaning_room() else chooser(cleaning_room()))
 
 
 class One:
@@ -157,14 +176,39 @@ class FromFile:
         return {}
 
 
-class Chosen:
-    """For each picture the model that suits it."""
+WORTH = 2.0
+"""dB that a denoiser must be expected to bring before it is used where nobody asked for it. Of white noise 5 to 6 are
+expected, of counted light 1."""
 
-    def __init__(self, chooser: Any):
-        self.chooser, self.of = chooser, chooser.of
+
+class Chosen:
+    """For each picture the model that suits it.
+
+    Args:
+        chooser: a `lorgnette.shipped.Chooser`.
+        cleaner: that of a room that cleans. Where no network of the chooser's room helps, but the cleaner's base, which
+            learnt white noise, that is used first: it is the noise that keeps the others from helping.
+    """
+
+    def __init__(self, chooser: Any, cleaner: Any = None):
+        self.chooser, self.cleaner, self.of = chooser, cleaner, chooser.of
         self._found: dict[Path, Choice] = {}
+        self._noisy: dict[Path, Choice] = {}
 
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
+        from lorgnette.enhancing.cleaned import Cleaned
+        from lorgnette.images.choosing import BASE
+        from lorgnette.shipped import scale_of
+
+        choice = self.chooser.choose(image.pixels, scale_of(image.pixels.shape, settings))
+        if choice.network is None and self.cleaner:
+            noisy = self.cleaner.choose(image.pixels)
+            if noisy.gains[BASE] >= WORTH:
+                alone = Chosen(self.chooser)
+                enhanced = Cleaned(One(self.cleaner.of, self.cleaner.task(BASE)), 1.0, alone)(image, source, **settings)
+                self._noisy[source] = replace(noisy, name=BASE)
+                self._found |= alone._found
+                return enhanced
         enhanced, self._found[source] = self.chooser.enhance(image, **settings)
         return enhanced
 
@@ -182,11 +226,22 @@ class Chosen:
         return f"{base} and what ships with {__version__}"
 
     def said(self, *sources: Path) -> list[str]:
-        chosen = [self._found[source] for source in sources if source in self._found]
-        if len(sources) == 1:
-            return [str(choice) for choice in chosen]
-        counts = Counter(choice.name for choice in chosen)
-        return [", ".join(f"{name} {count}" for name, count in counts.most_common())] if counts else []
+        first = [f"cleaned first: {said}" for said in _said(self._noisy, sources)]
+        return first + _said(self._found, sources)
 
     def choices(self) -> dict[str, Any]:
-        return {str(path): {"chosen": choice.name, "expected": choice.gains} for path, choice in self._found.items()}
+        own, first = _as_json(self._found), _as_json(self._noisy)
+        return own | {path: own[path] | {"cleaned by": cleaned} for path, cleaned in first.items()}
+
+
+def _said(found: Mapping[Path, Choice], sources: Sequence[Path]) -> list[str]:
+    """A line for one picture; how often each choice was made for several."""
+    chosen = [found[source] for source in sources if source in found]
+    if len(sources) == 1:
+        return [str(choice) for choice in chosen]
+    counts = Counter(choice.name for choice in chosen)
+    return [", ".join(f"{name} {count}" for name, count in counts.most_common())] if counts else []
+
+
+def _as_json(found: Mapping[Path, Choice]) -> dict[str, Any]:
+    return {str(path): {"chosen": choice.name, "expected": choice.gains} for path, choice in found.items()}
