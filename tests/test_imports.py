@@ -41,13 +41,14 @@ TOP = {
     "shipped": "common images systems recipe checkpoint",
     "federate": "version common settings lora report train systems recipe checkpoint",
     "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
+    "sharing": "version common lora train systems checkpoint",
     "enhancer": "version common lora images systems checkpoint shipped export",
     "enhance_file": "images enhancer",
     "compat": "common settings lora images nn train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancer enhance_file",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " enhancer enhance_file export demo web",
+    " enhancer enhance_file export sharing demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -148,6 +149,7 @@ ONLY = {
     "onnx": "export systems.faceview",
     "onnxscript": "export",
     "accelerate": "train",
+    "huggingface_hub": "common.hub systems.clip",
     "jsonargparse": "settings",
     "tifffile": "images",
 }

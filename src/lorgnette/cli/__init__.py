@@ -29,6 +29,7 @@ VERBS = {
     "serve": "a page and an HTTP API on this machine, for all of it",
     "merge": "fold an adapter into its model for good",
     "export": "write a model as a file that other programs run",
+    "push": "share an adapter or a model on the Hugging Face Hub",
     "info": "say what an adapter or a weight file holds",
     "doctor": "say what is installed, what is missing, and where files lie",
 }

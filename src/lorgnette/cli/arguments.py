@@ -157,10 +157,13 @@ def given_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kept_folder(text: str) -> str:
-    """The folder of an adapter or a whole model; that of its run will do."""
+    """The folder of an adapter or a whole model; that of its run will do, and `hub:user/name@revision`."""
     from lorgnette.lora import adapter_folder
 
-    return str(adapter_folder(text))
+    try:
+        return str(adapter_folder(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:
