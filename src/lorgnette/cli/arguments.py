@@ -12,7 +12,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from lorgnette import settings
 from lorgnette.common.parts import LeftOut
@@ -27,6 +27,9 @@ class Arguments(argparse.ArgumentParser):
         example: a command that somebody would type, shown first.
         about: what the verb does.
     """
+
+    instead_of_help: ClassVar[Callable[[Arguments], object] | None] = None
+    """Is called where the help would be printed: `lorgnette completion` asks the parsers for their options so."""
 
     def __init__(self, verb: str, example: str, about: str):
         super().__init__(
@@ -60,6 +63,10 @@ class Arguments(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return f"{self.example}\n\n{super().format_help()}"
+
+    def print_help(self, file: Any = None) -> None:
+        asked = type(self).instead_of_help
+        super().print_help(file) if asked is None else asked(self)
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The values; a one-line ValueError where the words are wrong."""
