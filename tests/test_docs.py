@@ -139,6 +139,7 @@ def test_command_lines_are_understood(lines: list[str], monkeypatch: pytest.Monk
         raise Understood(read(parser, words))
 
     monkeypatch.setattr(Arguments, "read", read_only)
+    monkeypatch.setattr("lorgnette.lora.files.commit.is_hub", lambda name: False)  # nothing is fetched here
     monkeypatch.chdir(ROOT)  # where the recipes are
     for line in lines:
         words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line, comments=True)]

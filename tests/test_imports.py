@@ -42,11 +42,12 @@ TOP = {
     "federate": "version common settings lora report train systems recipe checkpoint",
     "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
     "enhancing": "version common lora images systems checkpoint shipped export",
+    "sharing": "version common lora train systems checkpoint",
     "compat": "common settings lora images nn train systems recipe video checkpoint federate",
     "demo": "common settings lora images report train systems recipe checkpoint",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancing",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " enhancing export demo web",
+    " enhancing export sharing demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -147,6 +148,7 @@ ONLY = {
     "onnx": "export systems.faceview",
     "onnxscript": "export",
     "accelerate": "train",
+    "huggingface_hub": "common.hub systems.clip",
     "jsonargparse": "settings",
     "tifffile": "images",
 }

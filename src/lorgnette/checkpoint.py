@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from lorgnette import lora
 from lorgnette.common.files import atomic_write, make_folder, write_text
+from lorgnette.common.hub import is_hub, pinned
 from lorgnette.common.parts import FILE as PARTS_FILE, Parts
 from lorgnette.common.tensors import read_tensors
 from lorgnette.lora.wrappers import unwrapped
@@ -89,21 +90,23 @@ def what_was_learnt(end: Finished, batches: Batches, test: HeldOut, seconds: flo
     }
 
 
-def load(folder: str | os.PathLike[str], strict: bool = True) -> Task:
+def load(folder: str | os.PathLike[str], strict: bool = True, *, revision: str | None = None) -> Task:
     """The task that `save` kept, in eval mode on the CPU.
 
     Args:
-        folder: an adapter folder or the folder of a whole model; or the folder of the run that made it.
+        folder: an adapter folder or the folder of a whole model; or the folder of the run that made it; or
+            `hub:user/name`, what somebody shared.
         strict: also refuse an adapter that was trained on other base weights.
+        revision: of what is shared: a branch, a tag or a commit. Unset: the main branch, as it is now.
 
     Raises:
         FileNotFoundError: no such folder, or no recipe in it.
         ValueError: tensors that do not fit, or another base, in one line.
     """
-    folder = lora.adapter_folder(folder)
+    folder = lora.adapter_folder(folder, revision)
     recipe = load_recipe(folder)
     if recipe.lora is None:  # the folder itself is the base
-        return build(replace(recipe, model=replace(recipe.model, base=str(folder))))
+        return build(_with_base(recipe, str(folder)))
     task = build(replace(recipe, lora=None))
     lora.load_adapter(task.model, folder, strict=strict)  # the adapter's own files say which layers it has
     return task.eval()
@@ -119,8 +122,14 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def recipe_text(recipe: RoomRecipe) -> str:
-    """A recipe as YAML."""
+    """A recipe as YAML; a base on the hub is named with its commit."""
+    if is_hub(recipe.model.base):
+        recipe = _with_base(recipe, pinned(recipe.model.base))
     return yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _with_base(recipe: Any, base: str) -> Any:
+    return replace(recipe, model=replace(recipe.model, base=base))
 
 
 def load_recipe(folder: str | os.PathLike[str]) -> Any:

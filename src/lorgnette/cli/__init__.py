@@ -29,8 +29,10 @@ VERBS = {
     "serve": "a page and an HTTP API on this machine, for all of it",
     "merge": "fold an adapter into its model for good",
     "export": "write a model as a file that other programs run",
+    "push": "share an adapter or a model on the Hugging Face Hub",
     "info": "say what an adapter or a weight file holds",
     "doctor": "say what is installed, what is missing, and where files lie",
+    "completion": "write a script by which your shell completes these words",
 }
 
 PAGE = """\
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(PAGE.format(verbs="\n".join(f"  {name:<9} {about}" for name, about in VERBS.items())))
+        print(PAGE.format(verbs="\n".join(f"  {name:<10} {about}" for name, about in VERBS.items())))
         return 0 if words else 2
     verb = words[0]
     if verb in ("--version", "version"):

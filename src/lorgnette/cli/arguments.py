@@ -12,7 +12,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from lorgnette import settings
 from lorgnette.common.parts import LeftOut
@@ -27,6 +27,9 @@ class Arguments(argparse.ArgumentParser):
         example: a command that somebody would type, shown first.
         about: what the verb does.
     """
+
+    instead_of_help: ClassVar[Callable[[Arguments], object] | None] = None
+    """Is called where the help would be printed: `lorgnette completion` asks the parsers for their options so."""
 
     def __init__(self, verb: str, example: str, about: str):
         super().__init__(
@@ -60,6 +63,10 @@ class Arguments(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return f"{self.example}\n\n{super().format_help()}"
+
+    def print_help(self, file: Any = None) -> None:
+        asked = type(self).instead_of_help
+        super().print_help(file) if asked is None else asked(self)
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """The values; a one-line ValueError where the words are wrong."""
@@ -157,10 +164,13 @@ def given_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kept_folder(text: str) -> str:
-    """The folder of an adapter or a whole model; that of its run will do."""
+    """The folder of an adapter or a whole model; that of its run will do, and `hub:user/name@revision`."""
     from lorgnette.lora import adapter_folder
 
-    return str(adapter_folder(text))
+    try:
+        return str(adapter_folder(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorgnette.cli.arguments import Arguments, add_json
 from lorgnette.common.files import read_json, write_json
+from lorgnette.common.hub import is_hub
 from lorgnette.common.text import duration, nearest, number, size
 from lorgnette.export.manifest import SUFFIXES, read_manifest
 
@@ -27,7 +28,9 @@ def run(words: list[str]) -> int:
         "Says what an adapter, a whole model, a safetensors file or an exported model holds. No weights are loaded.",
     )
     parser.add_argument(
-        "path", metavar="PATH", help="folder of an adapter or a model, a .safetensors file, or an exported file"
+        "path",
+        metavar="PATH",
+        help="folder of an adapter or a model, hub:user/name, a .safetensors file, or an exported file",
     )
     parser.add_argument(
         "--plan", action="store_true", help="PATH is a room, a recipe.yaml or its folder: list what it adapts"
@@ -37,6 +40,10 @@ def run(words: list[str]) -> int:
     if options.plan:
         return _plan(options.path, options.json)
     path = Path(options.path)
+    if is_hub(path):
+        from lorgnette.lora.files.commit import adapter_folder
+
+        path = adapter_folder(path)
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
     for title, value in facts.items():
         print(f"{title:<13} {_shown(title, value)}".rstrip())

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lorgnette.common.hub import is_hub
 from lorgnette.common.text import nearest
 from lorgnette.systems import room, rooms_with
 
@@ -55,12 +56,14 @@ def adapter(text: str) -> str:
     """What --adapter takes: auto, none, the name of an adapter that ships, a folder, or an exported file."""
     from lorgnette.lora import adapter_folder
 
-    if Path(text).suffix == EXPORTED:
+    if Path(text).suffix == EXPORTED and not is_hub(text):
         return text
     names = [name for of in rooms_with("enhance") for name in room(of).ABOUT.shipped]
     if Path(text).exists() or text not in (AUTO, NONE, *names):
         try:
             return str(adapter_folder(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
         except FileNotFoundError as error:
             if "/" in text or not nearest(text, names):
                 raise

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -123,6 +124,51 @@ def test_strengths_in_the_files_metadata(tmp_path):
     save_file(named(WORDS["of now"]), file, metadata=other)
     with pytest.raises(ValueError, match=r"metadata have unet.alpha_pattern"):
         import_adapter(unet(), file)
+
+
+def in_metadata(folder, **options):
+    """A file of now, with settings of PEFT's as diffusers keeps them beside each part of a pipeline."""
+    told = LoraConfig(r=2, lora_alpha=5, target_modules=["to_q"], **options).to_dict()
+    told["target_modules"] = ["to_q"]
+    text = json.dumps({f"unet.{name}": value for name, value in told.items()})
+    file = folder / "pytorch_lora_weights.safetensors"
+    save_file(named(WORDS["of now"]), file, metadata={"lora_adapter_metadata": text})
+    return file
+
+
+def test_settings_in_the_metadata_mean_what_they_mean_to_peft(tmp_path):
+    model = unet()
+    assert import_adapter(model, in_metadata(tmp_path)).complete
+    torch.testing.assert_close(model(X), wanted(5))
+    model = unet()
+    assert import_adapter(model, in_metadata(tmp_path, use_rslora=True)).complete
+    torch.testing.assert_close(model(X), wanted(5 * 2**0.5))  # alpha / sqrt(r) in place of alpha / r
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"alpha_pattern": {"to_q": 3}}, "alpha_pattern"),
+    ],
+)
+def test_settings_that_change_what_is_computed_are_refused_by_name(options, named, tmp_path):
+    model = unet()
+    with pytest.raises(ValueError, match=f"its metadata .*{named}") as refusal:
+        import_adapter(model, in_metadata(tmp_path, **options))
+    assert "\n" not in str(refusal.value)
+    assert type(model.attn1.to_q) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    "part", ["transformer_2", "transformer_ref", "connectors", "text_conditioner", "diffusion_model"]
+)
+def test_parts_of_newer_pipelines_are_known(part):
+    model = unet()
+    assert import_adapter(model, named(WORDS["of now"], f"{part}.")).complete
+    torch.testing.assert_close(model(X), wanted())
 
 
 def test_one_part_of_a_pipeline_is_taken():

@@ -226,6 +226,14 @@ KOHYA_MISTAKES = {
         kohya("lora_unet_conv_in", *FACTORS, None) | {"lora_unet_conv_in.dora_scale": FACTORS[0]},
         "'lora_unet_conv_in.dora_scale' belongs to another method",
     ),
+    **{
+        f"{name} of LyCORIS or of a split layer": (
+            Unet,
+            kohya("lora_unet_conv_in", *FACTORS, None) | {f"lora_unet_down_blocks_0_to_q.{name}": FACTORS[0]},
+            f"'lora_unet_down_blocks_0_to_q.{name}' belongs to another method",
+        )
+        for name in ("hada_w1_a", "lokr_w1", "oft_blocks", "diff", "w_norm", "scalar", "lora_down.0.weight")
+    },
     "a core in the middle": (
         Unet,
         kohya("lora_unet_conv_in", torch.zeros(2, 4, 1, 1), torch.zeros(4, 2, 1, 1), None)

@@ -163,6 +163,19 @@ def test_factors_that_started_from_the_base_are_read(start, alpha, tmp_path):
     torch.testing.assert_close(merge_lora_weights(mine)(X), model(X))
 
 
+def test_mica_is_a_plain_adapter_whose_b_was_not_trained(tmp_path):
+    model = theirs(init_lora_weights="mica", target_modules=["first", "bare"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_A." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    model.save_pretrained(tmp_path)
+    mine = base()
+    assert load_adapter(mine, tmp_path).complete
+    torch.testing.assert_close(mine(X), model(X))
+    assert not torch.allclose(mine(X), base()(X))
+
+
 def test_starts_drawn_by_chance_are_refused(tmp_path):
     theirs(init_lora_weights="pissa_niter_4", target_modules=["first"]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="init_lora_weights = 'pissa_niter_4' changed base weights"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorgnette.common.files import atomic_write, make_folder, read_json
+from lorgnette.common.hub import downloaded, is_hub
 
 WEIGHTS = "adapter_model.safetensors"
 MODEL = "model.safetensors"  # of a whole model
@@ -47,8 +48,26 @@ def current_file(folder: str | os.PathLike[str], name: str) -> Path:
     return pending if pending.is_file() and (Path(folder) / (MANIFEST + _PENDING)).is_file() else final
 
 
-def adapter_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder of an adapter or a whole model: `folder` itself, or what lies in it where it is that of a run."""
+def finished_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Name -> where the present contents are, of every file in the folder itself."""
+    names = {path.name.removesuffix(_PENDING) for path in Path(folder).iterdir() if path.is_file()}
+    return {name: path for name in names if (path := current_file(folder, name)).is_file()}
+
+
+def adapter_folder(folder: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of an adapter or a whole model: `folder` itself, or what lies in it where it is that of a run.
+
+    Args:
+        folder: a folder, or `hub:user/name@revision`, which is brought here.
+        revision: the same, apart: a branch, a tag or a commit of the hub's.
+
+    Raises:
+        ValueError: it cannot be had from the hub, or a folder was given a revision; in one line.
+    """
+    if is_hub(folder):
+        folder = downloaded(folder, revision)
+    elif revision is not None:
+        raise ValueError(f"revision={revision!r}: {folder} is a folder; hub:user/name has revisions")
     folder = Path(folder)
     of_run = folder / "adapter"
     holds_none = not any(current_file(folder, name).is_file() for name in (WEIGHTS, MANIFEST, MODEL))

@@ -13,7 +13,7 @@ from lorgnette.common.tensors import read_tensors
 from lorgnette.common.text import nearest
 from lorgnette.lora.config import LoRAConfig
 from lorgnette.lora.files.adapter import load_adapter
-from lorgnette.lora.files.diffusers import is_diffusers, read_diffusers, strengths_of
+from lorgnette.lora.files.diffusers import is_diffusers, read_diffusers, settings_of
 from lorgnette.lora.files.kohya import read_kohya
 from lorgnette.lora.files.loading import load_onto
 from lorgnette.lora.files.loralib import read_loralib
@@ -76,8 +76,8 @@ def import_adapter(
         state = plain_state(model, state)
         kind = _recognised(state, wrapped) if format == "auto" else format
         if kind == "diffusers":
-            strengths = {} if isinstance(source, Mapping) else strengths_of(Path(source))
-            targets, tensors = read_diffusers(model, state, alpha, prefix, strengths)
+            settings = {} if isinstance(source, Mapping) else settings_of(Path(source))
+            targets, tensors = read_diffusers(model, state, alpha, prefix, settings)
             tensors = biases_folded(model, targets, tensors)
         elif kind == "kohya":
             targets, tensors = read_kohya(model, state, alpha, prefix)

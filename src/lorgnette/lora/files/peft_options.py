@@ -34,7 +34,7 @@ _WITHOUT_MEANING = (
     "runtime_config", "qalora_group_size", "ensure_weight_tying", "megatron_config", "megatron_core", "enable_lora",
     "merge_weights",
 )  # fmt: skip
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base weights
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")  # the others change the base weights
 
 
 def check_options(config: Any) -> None:
