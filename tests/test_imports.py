@@ -32,6 +32,7 @@ TOP = {
     "report": "common",
     "nn": "common lora",
     "train": "common lora report",
+    "prune": "common lora train",
     "tiles": "common images",
     "systems": "common settings lora images report nn train tiles",
     "recipe": "common settings lora train systems",
@@ -46,7 +47,7 @@ TOP = {
     "demo": "common settings lora images report train systems recipe checkpoint",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancer enhance_file",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " enhancer enhance_file export demo web",
+    " enhancer enhance_file export prune demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -146,6 +147,7 @@ ONLY = {
     "onnxruntime": "export systems.faceview",
     "onnx": "export systems.faceview",
     "onnxscript": "export",
+    "torch_pruning": "prune",
     "accelerate": "train",
     "jsonargparse": "settings",
     "tifffile": "images",
