@@ -32,6 +32,7 @@ TOP = {
     "report": "common",
     "nn": "common lora",
     "train": "common lora report",
+    "prune": "common lora train",
     "tiles": "common images",
     "peers": "common images",
     "systems": "common settings lora images report nn train tiles peers",
@@ -47,7 +48,7 @@ TOP = {
     "demo": "common settings lora images report train systems recipe checkpoint",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancing",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
-    " enhancing export sharing demo web",
+    " enhancing export sharing prune demo web",
 }
 
 # The same inside folders whose parts have an order of their own. In every other folder there is no circle.
@@ -147,6 +148,7 @@ ONLY = {
     "onnxruntime": "export systems.faceview",
     "onnx": "export systems.faceview",
     "onnxscript": "export",
+    "torch_pruning": "prune",
     "accelerate": "train",
     "huggingface_hub": "common.hub systems.clip",
     "jsonargparse": "settings",

@@ -28,6 +28,7 @@ VERBS = {
     "federate": "train one adapter over data that stays with its holders",
     "serve": "a page and an HTTP API on this machine, for all of it",
     "merge": "fold an adapter into its model for good",
+    "prune": "make a network narrower and quicker, and let it learn again",
     "export": "write a model as a file that other programs run",
     "push": "share an adapter or a model on the Hugging Face Hub",
     "info": "say what an adapter or a weight file holds",

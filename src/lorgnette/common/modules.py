@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -48,3 +48,34 @@ def with_module(module: ModuleT, name: str, part: nn.Module) -> ModuleT:
     other = copy.copy(module)
     other._modules = {**module._modules, name: part}
     return other
+
+
+def narrow(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Make convolutions and products as narrow as their tensors in a state dict, as pruning leaves them.
+
+    Nothing is made wider, nothing is loaded, and what other layers have in the state dict is not looked at.
+    """
+    for name, layer in module.named_modules():
+        weight = state.get(f"{name}.weight")
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or weight is None or weight.ndim != layer.weight.ndim:
+            continue
+        if weight.shape == layer.weight.shape or any(
+            n > m for n, m in zip(weight.shape, layer.weight.shape, strict=True)
+        ):
+            continue
+        layer.weight = nn.Parameter(layer.weight.new_zeros(weight.shape), layer.weight.requires_grad)
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.new_zeros(len(weight)), layer.bias.requires_grad)
+        if isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = weight.shape
+        else:
+            layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * layer.groups
+
+
+def check_fits(module: nn.Module, inputs: tuple[Any, ...], source: str) -> None:
+    """A one-line ValueError unless its layers fit each other, so that it takes these inputs."""
+    try:
+        with evaluating(module), torch.no_grad():
+            module(*inputs)
+    except RuntimeError as error:
+        raise ValueError(f"{source}: its layers do not fit each other ({str(error).splitlines()[0]})") from None

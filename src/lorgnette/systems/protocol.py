@@ -119,6 +119,9 @@ class About:
     """Whether it reads option files of its original program (`OptionFiles`)."""
     prepares: bool = False
     """Whether what training reads can be computed before (`Prepares`)."""
+    prunes: bool = False
+    """Whether its networks can be made narrower: `Model` has a setting `pruned`, and with it `base` is a folder of a
+    whole network whose widths are those of its tensors."""
     extra: str = ""
     """What is installed for it beside the package: `pip install 'lorgnette[EXTRA]'`."""
 

@@ -32,6 +32,7 @@ ABOUT = About(
     shipped=("jpeg", "camera", "counts", "photo"),
     cleans=True,
     option_files=True,
+    prunes=True,
 )
 
 
@@ -42,6 +43,8 @@ class Model:
     base: str = "shipped"
     """'shipped' (the denoiser in this package, whose settings then hold), 'none' (untrained), or a file: an
     upstream checkpoint (.pth, .pt, .safetensors) or a folder that `save` wrote."""
+    pruned: bool = False
+    """The base is narrower than these settings say, as `lorgnette prune` leaves it: widths are those of its tensors."""
     in_chans: int = 3
     """3 for colour, 1 for grey."""
     embed_dim: int = 64

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lorgnette.common.modules import check_fits, narrow
 from lorgnette.common.tensors import check_state, float_state, read_tensors
 from lorgnette.lora import adapter_folder
 from lorgnette.systems.restore.model import MambaIR
@@ -31,7 +33,9 @@ def load_base(settings: Model) -> MambaIR:
         FileNotFoundError: no such weight file.
     """
     given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    base = given.pop("base")
+    base, pruned = given.pop("base"), given.pop("pruned")
+    if pruned and base in ("none", "shipped"):
+        raise ValueError(f"model.pruned: {base!r} is not pruned; model.base is a folder that holds what is")
     if base == "none":
         return MambaIR(**given)
     if base == "shipped":
@@ -46,10 +50,12 @@ def load_base(settings: Model) -> MambaIR:
             raise FileNotFoundError(f"model.base: no weights are shipped in {SHIPPED}; give a checkpoint")
         return from_upstream(SHIPPED / "model.safetensors", **given)
     path = adapter_folder(base)
-    return from_upstream(path / "model.safetensors" if path.is_dir() else path, **given)
+    return from_upstream(path / "model.safetensors" if path.is_dir() else path, pruned, **given)
 
 
-def from_upstream(path_or_state: str | os.PathLike[str] | Mapping[str, Any], **settings: Any) -> MambaIR:
+def from_upstream(
+    path_or_state: str | os.PathLike[str] | Mapping[str, Any], pruned: bool = False, **settings: Any
+) -> MambaIR:
     """A network with published weights.
 
     Understands `{"params_ema": ..., "params": ...}` as BasicSR writes it (the averaged weights are preferred), a bare
@@ -57,6 +63,7 @@ def from_upstream(path_or_state: str | os.PathLike[str] | Mapping[str, Any], **s
 
     Args:
         path_or_state: a file (.pth, .pt, .safetensors) or what `torch.load` would give.
+        pruned: the tensors are of such a network that was made narrower since.
         settings: of `MambaIR`. What is not given is read off the tensors: in_chans, embed_dim, depths, d_state,
             mlp_ratio, upsampler, upscale, resi_connection, patch_norm. `img_range` cannot be, and is 1.
 
@@ -72,9 +79,13 @@ def from_upstream(path_or_state: str | os.PathLike[str] | Mapping[str, Any], **s
     inner = raw.get("params_ema", raw.get("params", raw))
     state = float_state(inner, source)
     model = MambaIR(**(deduced(state, source) | settings))
+    if pruned:
+        narrow(model, state)
     own = model.state_dict()
     check_state(state, {name: t for name, t in own.items() if name in state or not ADDED.fullmatch(name)}, source)
     model.load_state_dict(state, strict=not settings.get("use_lora_cache"))
+    if pruned:
+        check_fits(model, (torch.zeros(1, model.in_chans, 8, 8),), source)
     return model.eval()
 
 

@@ -33,6 +33,7 @@ ABOUT = About(
     crop="test_crop",
     shipped=("photo", "phone", "web", "screen", "art"),
     usual_scale=2,
+    prunes=True,
 )
 
 
@@ -48,7 +49,8 @@ class Model:
     base: str = "shipped"
     """'shipped' (the network in this package), 'none' (untrained), or a file: an upstream checkpoint (.pth, .pt,
     .safetensors) or a folder that `save` wrote."""
-
+    pruned: bool = False
+    """The base is narrower than its names say, as `lorgnette prune` leaves it: widths are those of its tensors."""
     use_checkpoint: bool = False
     """Make the encoder's activations again in the backward pass instead of keeping them: less memory, more time."""
 

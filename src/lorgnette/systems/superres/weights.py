@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lorgnette.common.modules import check_fits, narrow
 from lorgnette.common.tensors import check_state, float_state, read_tensors
 from lorgnette.lora import adapter_folder
 from lorgnette.systems.superres.decoders import ContinuousImage
@@ -20,7 +21,7 @@ from lorgnette.systems.superres.names import METHODS, method_name
 from lorgnette.systems.superres.recipe import Model
 
 SHIPPED = Path(__file__).parent / "base"
-SHIPPED_NETWORK = {"method": "lm-lte", "encoder": "edsr-baseline"}
+SHIPPED_NETWORK: dict[str, Any] = {"method": "lm-lte", "encoder": "edsr-baseline"}
 
 
 def load_base(settings: Model) -> ContinuousImage:
@@ -37,6 +38,8 @@ def load_base(settings: Model) -> ContinuousImage:
 
 
 def _base(settings: Model) -> ContinuousImage:
+    if settings.pruned and settings.base in ("none", "shipped"):
+        raise ValueError(f"model.pruned: {settings.base!r} is not pruned; model.base is a folder that holds what is")
     if settings.base == "none":
         model = make_network(settings.method, settings.encoder)
         model.start_as_bilinear()
@@ -51,13 +54,14 @@ def _base(settings: Model) -> ContinuousImage:
         return from_upstream(SHIPPED / "model.safetensors", **SHIPPED_NETWORK)
     path = adapter_folder(settings.base)
     file = path / "model.safetensors" if path.is_dir() else path
-    return from_upstream(file, settings.method, settings.encoder)
+    return from_upstream(file, settings.method, settings.encoder, settings.pruned)
 
 
 def from_upstream(
     path_or_state: str | os.PathLike[str] | Mapping[str, Any],
     method: str | None = None,
     encoder: str | None = None,
+    pruned: bool = False,
 ) -> ContinuousImage:
     """A network with published weights.
 
@@ -70,6 +74,7 @@ def from_upstream(
         method: 'lm-lte', 'lm-liif', 'lm-ciaosr', 'lte' or 'liif', also spelled as 'LMLTE'. None: deduced from the
             names of the tensors.
         encoder: a name in `ENCODERS`. None: deduced from the tensors (their number of blocks and channels).
+        pruned: the tensors are of a network of these names that was made narrower since; `encoder` must be given.
 
     Returns:
         A network in eval mode.
@@ -87,10 +92,14 @@ def from_upstream(
     found = _deduced_method(state, source)
     if wanted not in (None, found):
         raise ValueError(f"{source} holds weights of {found}, not of {wanted}; leave the method out, or say {found}")
-    its = _encoder(state, source, encoder)
+    its = encoder if pruned and encoder else _encoder(state, source, encoder)
     model = make_network(found, its, **_settings(found, said, state))
+    if pruned:
+        narrow(model, state)
     check_state(state, model.state_dict(), source)
     model.load_state_dict(state)
+    if pruned:
+        check_fits(model, model.example_inputs(), source)
     return model.eval()
 
 

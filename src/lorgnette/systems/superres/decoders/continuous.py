@@ -77,6 +77,12 @@ class ContinuousImage(nn.Module, ABC):
         """Input pixels, to each side, that a rendered point can depend on."""
         return self.encoder.receptive_radius + 1 + 1  # the decoder looks at 3x3 features; the four neighbours
 
+    def example_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Arguments of `forward`: a small picture, enlarged x2."""
+        inp = torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        coord = torch.stack(torch.meshgrid(axis_coords(32), axis_coords(24), indexing="ij"), -1).view(1, -1, 2)
+        return inp, coord, render_cell(inp, (32, 24)).expand_as(coord)
+
     def start_as_bilinear(self) -> None:
         """Zero the last render layer: an untrained network then gives the bilinear enlargement.
 

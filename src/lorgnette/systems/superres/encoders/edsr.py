@@ -45,7 +45,7 @@ class EDSR(nn.Module):
 
     Args:
         n_resblocks: number of residual blocks.
-        n_feats: channels of every feature map, which is also `out_dim`.
+        n_feats: channels of every feature map.
         res_scale: factor on each residual branch.
     """
 
@@ -58,7 +58,11 @@ class EDSR(nn.Module):
         self.head = nn.Sequential(conv3x3(3, n_feats))
         blocks: list[nn.Module] = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv3x3(n_feats, n_feats))
-        self.out_dim = n_feats
+
+    @property
+    def out_dim(self) -> int:
+        """Channels of the features."""
+        return self.body[-1].out_channels  # pyright: ignore[reportReturnType]
 
     @property
     def receptive_radius(self) -> int:
