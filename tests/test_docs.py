@@ -116,7 +116,7 @@ def command_lines(page: Path) -> list[str]:
     shell = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
     candidates = [part for line in shell.splitlines() for part in line.split("&&")] + inline(page)
     found = [re.match(r"\s*(?:accelerate launch -m |\.venv/bin/)?lorgnette (.+)", text) for text in candidates]
-    return [match[1] for match in found if match and "VERB" not in match[1]]
+    return [re.split(r" >>? ", match[1])[0] for match in found if match and "VERB" not in match[1]]
 
 
 class Understood(Exception):

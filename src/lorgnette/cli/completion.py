@@ -67,7 +67,12 @@ def run(words: list[str]) -> int:
 
 def commands() -> Iterator[Command]:
     """All that can be typed, from the parsers themselves."""
-    rooms = {"train": list(ROOMS), "federate": list(ROOMS), "prepare": [r for r in ROOMS if room(r).ABOUT.prepares]}
+    rooms = {
+        "train": list(ROOMS),
+        "federate": list(ROOMS),
+        "prepare": [name for name in ROOMS if room(name).ABOUT.prepares],
+        "prune": [name for name in ROOMS if room(name).ABOUT.prunes],
+    }
     for verb in VERBS:
         if verb not in rooms:
             yield command((verb,))
