@@ -100,9 +100,13 @@ def tests_by_line(coverage_file: Path) -> dict[str, dict[int, list[str]]]:
 
 
 def nearest_first(fault: Fault, lines: dict[int, list[str]]) -> list[str]:
-    """The tests that run the line of a fault; where that is done at import, all those of its file."""
-    tests = lines.get(fault.line) or sorted({test for of_line in lines.values() for test in of_line})
+    """The tests that run the line of a fault; where that is done at import, all those of its file.
+
+    What runs in other processes or in compiled kernels is not seen: of that, the test file that bears its name.
+    """
     own = Path(fault.file).relative_to("src/lorgnette")
+    tests = lines.get(fault.line) or sorted({test for of_line in lines.values() for test in of_line})
+    tests = tests or [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob(f"test_{own.stem}.py")]
 
     def distance(test: str) -> tuple[int, str]:
         file = Path(test.split("::")[0]).relative_to("tests")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -187,3 +189,9 @@ def test_settings_and_options_name_the_same_kinds():
     assert [kind(word) for word in ("none", *DAMAGES)] == list(get_args(Kind))
     with pytest.raises(ValueError, match="damage: 'fone' is not known; none, photo"):
         kind("fone")
+
+
+def test_the_page_says_how_much_each_kind_leaves_as_it_is():
+    page = (Path(__file__).parents[2] / "docs/damage.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) % \|$", page, re.MULTILINE)
+    assert {name: int(share) for name, share in rows} == {name: round(100 * d.clean) for name, d in DAMAGES.items()}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
+from lorgnette.common.store import ENTRY
 from lorgnette.tiles.cache import TileCache
 from lorgnette.tiles.near import NearReuse, enlarged, least_cosine, noise_power
 from lorgnette.tiles.plan import Tile, Tiling, covering, joined, plan_tiles, process_in_tiles
@@ -245,3 +246,14 @@ def test_what_is_kept_is_the_tile_alone_and_two_anchors_of_it():
     for anchor in (anchor for anchors in kept for anchor in anchors):
         assert anchor.output.untyped_storage().nbytes() == anchor.output.nbytes
         assert anchor.input.untyped_storage().nbytes() == anchor.input.nbytes
+
+
+def test_what_is_kept_is_counted_whole():
+    network = Network()
+    for level in (0.2, 0.5):
+        frame = picture(96, 96)
+        frame[..., 20:44, 24:60] = level
+        network(frame)
+    kept = [anchor for _, anchors in network.cache.store.items() for anchor in anchors]
+    tensors = [tensor for anchor in kept for tensor in (anchor.input, anchor.output, *anchor.means)]
+    assert network.cache.store.bytes == sum(t.nbytes for t in tensors) + ENTRY * len(network.cache.store)

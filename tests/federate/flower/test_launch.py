@@ -96,3 +96,39 @@ def test_a_node_s_key_is_its_owner_s_alone(tmp_path: Path):
     (site / "node.key").chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
         launch.run_node(site, {})
+
+
+class Ending(Hanging):
+    """A run that Flower says is pending, and then over, while the rounds go on or not."""
+
+    def __init__(self, file: Path, finishes: bool):
+        self.file, self.finishes, self.asked = file, finishes, 0
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        self.asked += 1
+        if self.asked < 4:
+            return {"status": "pending"}
+        board = Board.read(self.file)
+        if self.finishes and not board.is_over:
+            board.phase = "finished"
+            board.keep()
+        return {"status": "finished:completed", "network-traffic": {"total-bytes": 7}}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("finishes", [True, False])
+def test_rounds_that_flower_ends_are_told_and_those_it_leaves_alone_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: bool
+):
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(launch, "ASK_FLOWER_SECONDS", 0.02)
+    file = tmp_path / "board.json"
+    Board.of(file, 3, ["north"], serving="this start").keep()
+    flower: Any = Ending(file, finishes)
+    if finishes:
+        board = launch._watch(flower, "1", (file, "this start"), lambda board: None)
+        assert board.wire_bytes == 7
+    else:
+        with pytest.raises(ValueError, match=r"Flower ended the rounds \(finished:completed\)"):
+            launch._watch(flower, "1", (file, "this start"), lambda board: None)
+    assert flower.asked >= 4
