@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from PIL.JpegImagePlugin import JpegImageFile
 
 from lorgnette.common.parts import LeftOut
 from lorgnette.images.file import read_image
@@ -65,7 +66,9 @@ def test_size_and_thumbnail_are_those_of_the_upright_picture(suffix: str, tmp_pa
         assert np.corrcoef(look.thumbnail.ravel(), np.asarray(grey).ravel())[0, 1] > 0.97, file
 
 
-def test_what_is_far_too_large_is_found_by_its_header(tmp_path: Path):
+def test_what_is_far_too_large_is_found_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    decoded = []
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: decoded.append(1))
     content = io.BytesIO()
     scene().save(content, "JPEG")
     data = bytearray(content.getvalue())
@@ -73,6 +76,7 @@ def test_what_is_far_too_large_is_found_by_its_header(tmp_path: Path):
     data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"  # 65535 x 65535
     (tmp_path / "huge.jpg").write_bytes(bytes(data))
     assert "65535 x 65535 pixels" in look_at([tmp_path / "huge.jpg"])[tmp_path / "huge.jpg"].problem
+    assert not decoded
 
 
 def test_the_same_content_has_the_same_digest(tmp_path: Path):
