@@ -253,3 +253,17 @@ def test_eval_refuses_what_it_does_not_know_before_it_works(adapter: Path, photo
     assert "colour: 'lab' does not work; 'y' or 'rgb' does" in refused(*words, "--colour", "lab")
     assert "peers: 'DAT-heavy' is not known" in refused(*words, "--peers", "DAT-heavy")
     assert "--colour: means nothing in the room clip" in refused("eval", "--room", "clip", *words[2:], "--colour", "y")
+
+
+def test_eval_of_faces_writes_its_plots(tmp_path: Path):
+    from lorgnette.images import read_image
+    from lorgnette.systems import faceview
+
+    words = ["eval", "--room", "faceview", "--data", "points", "--device", "cpu", "--report", tmp_path / "report"]
+    assert main(list(map(str, words))) == 0
+    assert faceview.ABOUT.plots
+    written = {file.name for file in (tmp_path / "report").iterdir()}
+    assert {"scores.md", "scores.json", "similarity.png", "roc.png", "cosines-as-they-are.png"} <= written
+    page = (tmp_path / "report" / "scores.md").read_text()
+    assert all(f"]({name})" in page for name in written if name.endswith(".png"))
+    assert read_image(tmp_path / "report" / "roc.png").pixels.shape == (320, 480, 3)

@@ -63,10 +63,13 @@ def _folder(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
     tasks = {name: to_device(task, options.device) for name, task in tasks.items()}
     if options.report:  # before minutes of work
         make_folder(options.report)
-    scores, gallery = {}, Gallery()
+    scores, plots, gallery = {}, {}, Gallery()
     if options.report and home.ABOUT.crop:
         tests["seen"] = lambda batch, made: gallery.add(batch["label"], batch["name"], as_pictures(batch, made))
     for folder in options.data:
+        if options.report and home.ABOUT.plots:
+            start = "" if len(options.data) == 1 else f"{Path(folder).name} "
+            tests["plot"] = lambda name, picture, start=start: plots.update({f"{start}{name}": picture})
         rows = home.evaluation(tasks, folder, **tests, progress=progress_bar)
         print(metrics_table(rows, Path(folder).name if len(options.data) == 1 else folder), flush=True)
         scores[folder] = rows
@@ -79,13 +82,18 @@ def _folder(options: argparse.Namespace, gathered: Sequence[LeftOut]) -> None:
     if options.json:
         write_json(options.json, what)
     if options.report:
-        _write_report(Path(options.report), options, scores, what, gallery)
+        _write_report(Path(options.report), options, scores, what, plots, gallery)
 
 
 def _write_report(
-    place: Path, options: argparse.Namespace, scores: Mapping[str, Any], what: Mapping[str, Any], gallery: Gallery
+    place: Path,
+    options: argparse.Namespace,
+    scores: Mapping[str, Any],
+    what: Mapping[str, Any],
+    plots: Mapping[str, Any],
+    gallery: Gallery,
 ) -> None:
-    """scores.md, scores.json and, of pictures, pictures.png in the folder `place`."""
+    """scores.md, scores.json, plots and, of pictures, pictures.png in the folder `place`."""
     from lorgnette.images import Image, write_image
     from lorgnette.report.scores import markdown
 
@@ -93,6 +101,10 @@ def _write_report(
     parts += [f"## {folder}\n\n{markdown(rows)}" for folder, rows in scores.items()]
     if what["left_out"]:
         parts.append(f"Left out: {', '.join(what['left_out'])}.")
+    for name, pixels in plots.items():
+        file = f"{name.replace(' ', '-')}.png"
+        write_image(place / file, Image(pixels))
+        parts.append(f"![{name}]({file})")
     if gallery.shown:
         write_image(place / "pictures.png", Image(gallery.grid()))
         parts.append("![The busiest part of some pictures, by every method](pictures.png)")
@@ -188,6 +200,6 @@ def _arguments() -> Arguments:
     parser.add_argument(
         "--report",
         metavar="FOLDER",
-        help="write scores.md, scores.json and a grid of pictures into this folder",
+        help="write scores.md, scores.json, plots and a grid of pictures into this folder",
     )
     return parser

@@ -108,6 +108,8 @@ class About:
     crop: str = ""
     """The data setting that says to which side pictures are cut when a training is scored; `evaluation` takes it as
     `crop`, where 0 means whole."""
+    plots: bool = False
+    """Whether `evaluation` takes `plot`, which is given the name of each plot of scores and (H, W, 3) uint8."""
     shipped: tuple[str, ...] = ()
     """Adapters in the room's folder `adapters`, beside `judge.safetensors`, which chooses among them by looking
     (`lorgnette.images.choosing`). Such a room offers `plain(image, scale, size)` too: what needs no network."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lorgnette.systems.faceview.curves import histogram_picture, roc_picture, similarity_picture
+from lorgnette.systems.faceview.curves import COLOURS, Axes, histogram_picture, roc_picture, similarity_picture
 from lorgnette.systems.faceview.scores import (
     BUCKETS,
     Trials,
@@ -136,3 +136,51 @@ def test_pictures():
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
     assert (similarity_picture(rows) != similarity_picture({"as they are": rows["as they are"]})).any()
     assert similarity_picture({"one": random_trials().turned(0, 25)}).any()
+
+
+def lined(picture: np.ndarray, axes: Axes, x: float, y: float, row: int = 0) -> bool:
+    """Whether a curve of that row goes through a point, give or take a pixel."""
+    across, down = axes.at(x, y)
+    near = picture[down - 1 : down + 2, across - 1 : across + 2].reshape(-1, 3).astype(int)
+    return bool((np.abs(near - COLOURS[row]).max(-1) < 40).any())
+
+
+def by_hand(genuine: list[float], impostor: float, yaw: float) -> Trials:
+    """Each person once, alike to itself as said, and to all others the same."""
+    cosine = np.full((len(genuine), len(genuine)), impostor)
+    np.fill_diagonal(cosine, genuine)
+    return Trials(cosine, np.arange(len(genuine)), np.full(len(genuine), yaw))
+
+
+def test_the_roc_goes_through_the_shares_that_are_accepted():
+    """Strangers at 0.2; three of four right persons above, one below them."""
+    found = by_hand([0.9, 0.8, 0.7, 0.1], impostor=0.2, yaw=0)
+    axes = Axes("", (-4, 0), (0, 1), "")
+    picture = roc_picture({"one": found, "other": by_hand([0.9] * 4, 0.2, 0)})
+    for far in (-3.9, -2, -0.5):
+        assert lined(picture, axes, far, 0.75)
+        assert not lined(picture, axes, far, 0.5)
+        assert lined(picture, axes, far, 1.0, row=1)
+
+
+def test_the_histogram_peaks_where_the_cosines_are():
+    picture = histogram_picture(by_hand([0.9, 0.9, 0.62, 0.62], impostor=0.22, yaw=0))
+    axes = Axes("", (-0.4, 1), (0, 0.5), "")
+    assert lined(picture, axes, 0.9, 0.48, row=1)
+    assert lined(picture, axes, 0.62, 0.48, row=1)
+    assert lined(picture, axes, 0.22, 0.48, row=0)
+    assert not lined(picture, axes, 0.22, 0.48, row=1)
+    assert not lined(picture, axes, 0.4, 0.25, row=0)
+
+
+def test_similarity_stands_over_the_range_of_the_yaw():
+    near, far = by_hand([0.8] * 4, 0.1, yaw=-10), by_hand([0.4] * 4, 0.1, yaw=70)
+    both = Trials(
+        np.concatenate([near.cosine, far.cosine]), np.tile(np.arange(4), 2), np.concatenate([near.yaw, far.yaw])
+    )
+    picture = similarity_picture({"one": both})
+    axes = Axes("", (0, 90), (-0.2, 1), "")
+    assert lined(picture, axes, 12.5, 0.8)
+    assert lined(picture, axes, 70, 0.4)
+    assert lined(picture, axes, (12.5 + 70) / 2, 0.6), "a straight line between them"
+    assert not lined(picture, axes, 12.5, 0.4)

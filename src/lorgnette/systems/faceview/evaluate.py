@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from lorgnette.common.modules import moved
+from lorgnette.systems.faceview.curves import Picture, histogram_picture, roc_picture, similarity_picture
 from lorgnette.systems.faceview.data import HeldOutFaces, test_people
 from lorgnette.systems.faceview.recipe import Data
 from lorgnette.systems.faceview.scores import (
     BUCKETS,
+    Trials,
     bucket_name,
     calibrated,
     false_acceptance,
@@ -30,6 +32,7 @@ def evaluation(
     folder: str,
     intervals: int = 0,
     progress: Callable[[HeldOutFaces], Iterable[dict[str, Any]]] = iter,
+    plot: Callable[[str, Picture], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Verification and identification of each network, beside the embeddings as they are.
 
@@ -42,6 +45,7 @@ def evaluation(
         intervals: bootstrap draws over persons for `tar@1e-3` of each range, which then has a low and a high row in the
             table; 0: none.
         progress: wraps the batches that the loop runs over, such as `tqdm.tqdm`.
+        plot: is given similarity against yaw and the ROC of all rows, and a histogram of cosines of each row.
 
     Returns:
         Row name -> metric -> value.
@@ -53,9 +57,10 @@ def evaluation(
     data = next(iter(tasks.values())).recipe.data if tasks else Data()
     (batch,) = progress(HeldOutFaces(test_people(folder, data)))
     rows: dict[str, dict[str, float]] = {}
+    trials: dict[str, Trials] = {}
     for name, task in {AS_THEY_ARE: None, **tasks}.items():
         mapped = batch["src"] if task is None else task.predict(moved(batch, next(task.parameters()).device))
-        found = compared(mapped, batch)
+        found = trials[name] = compared(mapped, batch)
         limit = calibrated(found).overall
         rows[name] = scores(found)
         rows[name] |= {f"far@1e-3 {label}": rate for label, rate in false_acceptance(found, limit).items()}
@@ -65,4 +70,9 @@ def evaluation(
                 ends = interval(part, lambda trials: tar_at(trials, 1e-3), intervals)
                 label = f"tar@1e-3 {bucket_name(low, high)}"
                 rows[name] |= {f"{label} {end}": value for end, value in zip(("low", "high"), ends, strict=True)}
+    if plot:
+        plot("similarity", similarity_picture(trials))
+        plot("roc", roc_picture(trials))
+        for name, found in trials.items():
+            plot(f"cosines {name}", histogram_picture(found))
     return rows

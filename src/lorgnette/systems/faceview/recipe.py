@@ -18,6 +18,7 @@ ABOUT = About(
             "intervals", "of faceview: bootstrap draws over persons for intervals; unset: none", whole(), "N"
         )
     },
+    plots=True,
     extra="faceview",
 )
 
