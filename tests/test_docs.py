@@ -185,6 +185,25 @@ def test_relative_links_resolve(page: Path):
             assert anchor in {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}, target
 
 
+HEADINGS = (
+    "What it is", "Try it", "Adapt", "Prove", "Keep", "Use", "From Python", "Files and formats", "Limits",
+)  # fmt: skip
+TUTORIALS = ("super-resolution", "restoration", "classification", "mesh", "face-views", "video", "federation")
+
+
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_tutorials_have_the_same_headings_in_the_same_order(name: str):
+    """Others may stand between them."""
+    text = FENCE.sub("", (ROOT / f"docs/tutorials/{name}.md").read_text(encoding="utf-8"))
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert [title for title in titles if title in HEADINGS] == list(HEADINGS)
+
+
+def test_every_page_of_the_documentation_is_in_its_table_of_contents():
+    listed = set(re.findall(r": ([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} == listed
+
+
 def test_files_named_in_the_house_rules_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = re.findall(r"`((?:src|tests|docs|benchmarks|recipes|examples)/[\w./-]+)`", text)

@@ -87,7 +87,7 @@ def main() -> int:
     pages = [page.resolve() for page in options.pages] or PAGES
     if options.here:
         return sum(not run(block, options.short) for block in blocks(pages[0]) if block.why is None)
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each page is one thread where OMP_NUM_THREADS=1
         results = list(pool.map(lambda page: in_own_folder(page, options.short), pages))
     skipped = [block for page in pages for block in blocks(page) if block.why is not None]
     failed = [page for page, status in zip(pages, results, strict=True) if status]

@@ -44,7 +44,7 @@ class _Storages(TorchDispatchMode):
         return result
 
 
-def peak_bytes(step: Callable[[], None], on_cuda: bool) -> int | None:
+def peak_bytes(step: Callable[[], object], on_cuda: bool) -> int | None:
     """What `step` adds at most to the memory in use; None where it cannot be told."""
     gc.collect()
     if on_cuda:
