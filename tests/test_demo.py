@@ -46,6 +46,7 @@ def test_what_it_writes_can_be_used(outcome: demo.Outcome):
     small = read_image(outcome.enlarged.parent / "images" / "test" / "photos" / "chelsea.png").pixels
     assert read_image(outcome.enlarged).pixels.shape[:2] == tuple(round(3.3 * n) for n in small.shape[:2])
     assert read_image(outcome.comparison).pixels.shape[1] > 5 * 200
+    assert read_image(outcome.any_picture).pixels.shape[1] > 4 * 160, "given, base, chosen by looking, truth"
     assert "non-local means" in outcome.report.read_text()
     steps = [line for line in read_metrics(outcome.adapter.parent / "metrics.jsonl") if line["event"] == "step"]
     assert [line["step"] for line in steps] == [1, 2, 3]

@@ -45,7 +45,7 @@ TOP = {
     "enhancing": "version common lora images systems checkpoint shipped export",
     "sharing": "version common lora train systems checkpoint",
     "compat": "common settings lora images nn train systems recipe video checkpoint federate",
-    "demo": "common settings lora images report train systems recipe checkpoint",
+    "demo": "common settings lora images report train systems recipe checkpoint enhancing",
     "web": "version common settings lora images report train systems recipe checkpoint shipped enhancing",
     "cli": "version common settings lora images report train tiles systems recipe video checkpoint shipped federate"
     " enhancing export sharing prune demo web",

@@ -20,6 +20,7 @@ from torch import Tensor
 from lorgnette import lora
 from lorgnette.checkpoint import RunFolder, load, recipe_text, save, what_was_learnt
 from lorgnette.common.files import make_folder
+from lorgnette.enhancing.showing import shown
 from lorgnette.images.evaluation import image_scores, interpolated
 from lorgnette.images.file import Image, read_image, write_image
 from lorgnette.images.folders import find_items
@@ -42,6 +43,8 @@ from lorgnette.train.loop import evaluate, fit
 TRAINING_SCENES = ("astronaut", "motorcycle_left", "motorcycle_right", "immunohistochemistry", "retina")
 HELD_OUT_SCENES = ("chelsea", "coffee", "rocket", "hubble_deep_field")
 LARGEST = 512  # scenes are cut to this side around their centre
+SHOWN = ("camera noise", "scan", "screenshot")
+"""Other pictures, which are enhanced by what ships."""
 STEPS = 250
 
 
@@ -63,6 +66,7 @@ class Outcome:
     rows: list[Row]
     adapter: Path
     comparison: Path
+    any_picture: Path
     enlarged: Path
     report: Path
     base_parameters: int
@@ -190,14 +194,24 @@ def run(
         for b, a in zip(predictions(build(recipe), test), predictions(merged, test), strict=True)
     ]
     write_image(comparison, Image(side_by_side(test, seen)))
-    outcome = Outcome(rows, adapter, comparison, enlarged, report, parameters.total - parameters.lora)
+    say(f"Enhancing {', '.join(SHOWN)} with what suits each.")
+    looked = list(shown(SHOWN, seed))
+    any_picture = out / "any-picture.png"
+    captions = [f"{one.kind}: {one.choice}, {one.scores['given']:.1f} -> {one.chosen:.1f} dB" for one in looked]
+    write_image(any_picture, Image(labelled_grid([one.pictures for one in looked], 1, captions)))
+    base_parameters = parameters.total - parameters.lora
+    outcome = Outcome(rows, adapter, comparison, any_picture, enlarged, report, base_parameters)
     write_report(
         report,
         title="An adapter for one camera",
         recipe_text=recipe_text(recipe),
         metrics=read_metrics(folder.metrics_file) if folder.metrics_file.exists() else [],
         table=[table_row(row) for row in rows],
-        pictures=[("Held-out scenes", comparison), *map(before_and_after, test, seen)],
+        pictures=[
+            ("Held-out scenes", comparison),
+            ("Other pictures, with what suits each of what ships", any_picture),
+            *map(before_and_after, test, seen),
+        ],
         summary=(
             f"{outcome.in_words()}\n\nCamera: {camera}. "
             f"Adapted on {', '.join(TRAINING_SCENES)}; judged on {', '.join(HELD_OUT_SCENES)}."

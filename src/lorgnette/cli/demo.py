@@ -29,6 +29,7 @@ def run(words: list[str]) -> int:
     for title, path in (
         ("adapter", outcome.adapter),
         ("side by side", outcome.comparison),
+        ("other pictures", outcome.any_picture),
         ("enlarged x3.3", outcome.enlarged),
         ("report", outcome.report),
     ):
@@ -43,7 +44,8 @@ def _arguments() -> Arguments:
         "demo",
         "lorgnette demo",
         "Plays a stated camera on real photographs, adapts the shipped model to it on some scenes, and "
-        "compares on others: bicubic, denoised bicubic, the frozen model, LoRA. Needs no network.",
+        "compares on others: bicubic, denoised bicubic, the frozen model, LoRA. Then enhances a noisy photo, a scan and a "
+        "screenshot with what suits each. Needs no network.",
     )
     parser.add_argument("--full", action="store_true", help="fine-tune the whole network as well, to compare")
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of noise and training; unset: 0")
@@ -75,6 +77,9 @@ def _table(outcome: Outcome) -> str:
 def _figures(outcome: Outcome, seed: int) -> dict[str, Any]:
     from lorgnette.train.listeners.record import finite
 
-    paths = {name: str(Path(getattr(outcome, name))) for name in ("adapter", "comparison", "enlarged", "report")}
+    paths = {
+        name: str(Path(getattr(outcome, name)))
+        for name in ("adapter", "comparison", "any_picture", "enlarged", "report")
+    }
     rows = [asdict(row) | {"metrics": finite(row.metrics)} for row in outcome.rows]
     return {"seed": seed, "base_parameters": outcome.base_parameters, "rows": rows} | paths
