@@ -44,8 +44,8 @@ def _arguments() -> Arguments:
         "demo",
         "lorgnette demo",
         "Plays a stated camera on real photographs, adapts the shipped model to it on some scenes, and "
-        "compares on others: bicubic, denoised bicubic, the frozen model, LoRA. Then enhances a noisy photo, a scan and a "
-        "screenshot with what suits each. Needs no network.",
+        "compares on others: bicubic, denoised bicubic, the frozen model, LoRA. Then enhances a noisy photo, a scan "
+        "and a screenshot with what suits each. Needs no network.",
     )
     parser.add_argument("--full", action="store_true", help="fine-tune the whole network as well, to compare")
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of noise and training; unset: 0")
