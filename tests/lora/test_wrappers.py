@@ -36,6 +36,7 @@ from lorgnette.lora import (
     unmerge_lora_weights,
     verify,
 )
+from lorgnette.lora.wrappers import plain_name
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
 
@@ -279,6 +280,13 @@ def test_a_childs_own_name_is_kept():
     wrapped = nn.DataParallel(model)
     assert set(get_lora_state_dict(wrapped)) == {"module.0.lora_A", "module.0.lora_B"}
     assert set(get_lora_state_dict(Holder(model))) == {"module.module.0.lora_A", "module.module.0.lora_B"}
+
+
+def test_a_name_that_means_nothing_stays_as_it_is():
+    """An error then says the name that was given."""
+    wrapped = AveragedModel(nn.Sequential(nn.Linear(3, 3)))
+    assert plain_name(wrapped, "0.weight") == "module.0.weight"
+    assert plain_name(wrapped, "nothing.weight") == "nothing.weight"
 
 
 def test_a_model_that_has_run_compiled_is_adapted():
