@@ -147,6 +147,7 @@ WRONG = {
     "axis: 3 is not known; 0, 1 and 2 are": {"axis": 3},
     "method: 'net' is not known": {"method": "net"},
     "scan: 4 dimensions of float64; three of numbers work": {"scan": np.zeros((3, 3, 3, 3))},
+    "scan: some of its voxels are no numbers": {"scan": np.where(MASK, np.nan, 1.0)},
     "affine: singular or not finite": {"affine": np.diag([1.0, 1, np.nan, 1])},
 }
 

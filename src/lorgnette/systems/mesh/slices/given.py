@@ -60,6 +60,8 @@ def given_slices(
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if scan.ndim != 3 or scan.dtype.kind not in "iufb":
         raise ValueError(f"scan: {scan.ndim} dimensions of {scan.dtype}; three of numbers work")
+    if scan.dtype.kind == "f" and not np.isfinite(scan).all():
+        raise ValueError("scan: some of its voxels are no numbers")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9 * max(1e-9, spacing.prod()):
         raise ValueError("affine: singular or not finite, so nobody knows where the scan's voxels are")
     if axis not in (None, 0, 1, 2):
