@@ -104,6 +104,7 @@ INSIDE = {
         "trunk": "structure model",
         "weights": "recipe model",
         "samples": "cube_cases lattice flexicubes",
+        "slices": "volumes lattice samples",
         "cases": "volumes recipe samples",
         "data": "recipe samples cases",
         "losses": "lattice flexicubes samples",

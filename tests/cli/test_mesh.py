@@ -125,3 +125,39 @@ def test_wrong_words(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> tuple[Path, Path, float]:
+    """(a file with two slices of a bright ball, the scan, the ball's volume in ml)."""
+    whole = ball(16, (20, 20, 24), 20, (2, 2, 3))
+    some = np.zeros(whole.shape, np.uint8)
+    some[..., [6, 10]] = whole[..., [6, 10]]
+    scan = save(tmp_path / "ct.nii.gz", np.where(whole, 150, -50).astype(np.int16))
+    return save(tmp_path / "slices.nii.gz", some), scan, whole.sum() * 12 / 1000
+
+
+@pytest.mark.parametrize("by", ["network", "interpolate", "extrude"])
+def test_slices_become_a_whole_organ(
+    by: str, slices: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    some, scan, volume = slices
+    words = [some, "--complete", scan, *(["--by", by] if by != "network" else [])]
+    assert mesh(*words, "-o", tmp_path / "out", "--json", tmp_path / "facts.json") == 0
+    assert f"guessed from 2 of 20 axial slices, by {by}" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["organs"][0]["closed"]
+    assert facts["organs"][0]["volume ml"] == pytest.approx(volume, rel=0.3)
+    assert any("guessed from" in note for note in facts["notes"])
+    other = "extrude" if by != "extrude" else "interpolate"
+    assert mesh(some, "--complete", scan, "--by", other, "-o", tmp_path / "out") == 2
+    assert "made with another by" in capsys.readouterr().err
+
+
+def test_wrong_words_about_slices(slices: tuple[Path, Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    some, _, _ = slices
+    assert mesh(some, "-o", tmp_path / "a.stl", "--by", "extrude") == 2
+    assert "--by: says how --complete guesses, which is not given" in capsys.readouterr().err
+    other = save(tmp_path / "other.nii.gz", np.zeros((20, 20, 19), np.int16))
+    assert mesh(some, "-o", tmp_path / "a.stl", "--complete", other) == 2
+    assert "--complete: the scan has (20, 20, 19) voxels on another grid than the slices'" in capsys.readouterr().err

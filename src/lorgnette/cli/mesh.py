@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lorgnette.systems.mesh.surface import Mesh
     from lorgnette.systems.mesh.volumes import Labels
 
+BY = ("network", "interpolate", "extrude")
 FORMATS = ("stl", "ply", "obj", "glb", "vtp")
 
 
@@ -29,11 +30,15 @@ def run(words: list[str]) -> int:
     mask, out = Path(options.mask), Path(options.out)
     scene = out.suffix.lower().removeprefix(".") in FORMATS and not out.is_dir()
     settings = _settings(options, scene)
+    if options.by and not options.complete:
+        raise ValueError("--by: says how --complete guesses, which is not given")
     _check_output(out, scene, options)
     from lorgnette.systems.mesh.volumes import read_labels
 
     names = Path(options.names) if options.names else None
     labels = read_labels(mask, names, options.only or (), lambda files: progress_bar(files, "mask"))
+    if options.complete:
+        labels = _completed(labels, options)
     for note in labels.notes:
         print(f"lorgnette: {note}", file=sys.stderr)
     run = _Run(mask, labels, settings, options)
@@ -60,6 +65,17 @@ def _arguments() -> Arguments:
         help="shared: organs that touch have one wall, without gap or overlap; own: each is made by itself, and is "
         "smoother; unset: shared in a file of several organs, own in a folder",
     )
+    parser.add_argument(
+        "--complete",
+        metavar="SCAN",
+        help="MASK holds a few slices of each organ: guess the rest, from this CT or MR that they were drawn on",
+    )
+    parser.add_argument(
+        "--by",
+        choices=BY,
+        help="with --complete: how. network: a net looks at the scan; interpolate, extrude: from the slices alone; "
+        "unset: network",
+    )
     parser.add_argument("--largest", action="store_true", help="only the largest part of each organ; unset: all parts")
     parser.add_argument("--error", type=float, metavar="MM", help="save triangles: surfaces move by no more than this")
     parser.add_argument(
@@ -82,6 +98,17 @@ def _settings(options: argparse.Namespace, scene: bool) -> Surface:
         return Surface(shared, options.largest, options.error, options.triangles)
     except ValueError as error:
         raise ValueError(f"--{str(error).replace('shared_walls', '--walls shared')}") from None
+
+
+def _completed(labels: Labels, options: argparse.Namespace) -> Labels:
+    from lorgnette.systems.mesh.slices import complete_labels
+    from lorgnette.systems.mesh.volumes import read_image
+
+    scan = read_image(Path(options.complete))
+    try:
+        return complete_labels(labels, scan, options.by or BY[0], lambda organs: progress_bar(organs, "organ"))
+    except ValueError as error:
+        raise ValueError(f"--complete: {error}") from None
 
 
 def _check_output(out: Path, scene: bool, options: argparse.Namespace) -> None:
@@ -165,9 +192,10 @@ class _Run:
 
     def _job(self) -> dict[str, Any]:
         """How results are made, by the names of the options."""
-        mask, settings = self.mask, self.settings
+        mask, settings, scan = self.mask, self.settings, self.options.complete
         return {
-            "mask": [digest(path) for path in sorted(mask.rglob("*"))] if mask.is_dir() else digest(mask),
+            **({"complete": _digests(Path(scan)), "by": self.options.by or BY[0]} if scan else {}),
+            "mask": _digests(mask),
             "walls": [organ.name for organ in self.labels.organs] if settings.shared_walls else "own",
             **{"largest": settings.largest, "error": settings.error, "triangles": settings.triangles},
         }
@@ -196,6 +224,10 @@ class _Run:
         if self.options.json:
             write_json(self.options.json, {"organs": self.facts, "notes": list(self.labels.notes)})
         return 0
+
+
+def _digests(path: Path) -> str | list[str]:
+    return [digest(file) for file in sorted(path.rglob("*"))] if path.is_dir() else digest(path)
 
 
 def _cell(value: Any) -> str:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from lorgnette.systems.mesh.lattice import Lattice as Lattice
     from lorgnette.systems.mesh.miniature import tiny as tiny
     from lorgnette.systems.mesh.model import SLatMeshDecoder as SLatMeshDecoder
-    from lorgnette.systems.mesh.predict import decode as decode
+    from lorgnette.systems.mesh.predict import decode as decode, decode_sample as decode_sample
+    from lorgnette.systems.mesh.slices.predict import complete as complete
     from lorgnette.systems.mesh.surface.mesh import Mesh as Mesh
     from lorgnette.systems.mesh.task import MeshDecoding as MeshDecoding, make_task as make_task
     from lorgnette.systems.mesh.trunk import Places as Places, Trunk as Trunk, places as places

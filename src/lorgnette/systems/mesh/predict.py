@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lorgnette.common.modules import evaluating
 from lorgnette.systems.mesh.flexicubes import extract
-from lorgnette.systems.mesh.samples import collate, make_sample, world
+from lorgnette.systems.mesh.samples import Sample, collate, make_sample, world
 from lorgnette.systems.mesh.surface import Mesh
 from lorgnette.systems.mesh.task import MeshDecoding
 
@@ -46,6 +46,16 @@ def decode(
     sample = make_sample(
         inside, np.asarray(affine, float), scan, settings.resolution, settings.features, settings.window
     )
+    return decode_sample(task, sample, name)
+
+
+@torch.no_grad()
+def decode_sample(task: MeshDecoding, sample: Sample, name: str = "organ") -> Mesh:
+    """The mesh that the decoder makes of what it sees of an organ, in millimetres; `decode` tells the rest.
+
+    Raises:
+        ValueError: nothing was found inside.
+    """
     batch, device = collate([sample]), next(task.parameters()).device
     with evaluating(task):
         coords = batch["coords"].to(device)

@@ -58,6 +58,7 @@ def make_sample(
     features: Literal["mask", "scan"] = "scan",
     window: tuple[float, float] | None = (-160.0, 240.0),
     name: str = "",
+    found: NDArray[np.bool_] | None = None,
 ) -> Sample:
     """An organ of a volume.
 
@@ -69,36 +70,33 @@ def make_sample(
         features: 'mask': -1 and 1 by whether a part of a voxel lies inside; 'scan': its value in `window`, as -1 to 1.
         window: see `Data.window`.
         name: what it is called.
+        found: a mask that says where the organ is looked for instead of `mask`, which stays the truth: the grid, the
+            active voxels and, with features 'mask', those.
 
     Raises:
         ValueError: an empty mask, a scan that is missing or on another grid, an affine that is no place in space.
     """
-    if not mask.any():
+    if not mask.any() or (found is not None and not found.any()):
         raise ValueError(f"{name}: the mask is empty")
     if features == "scan" and (scan is None or scan.shape != mask.shape):
         raise ValueError(f"{name}: the scan has shape {getattr(scan, 'shape', None)}, the mask {mask.shape}")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9 * max(1e-9, spacing.prod()):
         raise ValueError(f"{name}: the affine is singular or not finite")
-    to_world = _grid(mask, affine, resolution)
+    to_world = _grid(mask if found is None else found, affine, resolution)
     to_voxel = np.linalg.inv(affine) @ to_world
-    corners = np.linspace(-0.5, 0.5, FINE * resolution + 1)
-    millimetres = _distances(mask, spacing, to_voxel, corners)
-    side = np.linalg.norm(to_world[:3, 0])
-    # Between voxels the surface cuts the mask's corners off: it is moved out until the volume is the mask's.
-    millimetres -= np.quantile(millimetres, min(1.0, mask.sum() * abs(np.linalg.det(affine[:3, :3])) / side**3))
-    cube = side / (FINE * resolution)
-    distances = np.clip(millimetres / (CUT_OFF * cube), -1, 1)
-    coords = _active(distances, resolution)
-    parts = (2 * coords[:, None] + np.indices((2, 2, 2)).reshape(3, 8).T + 0.5) / (2 * resolution) - 0.5
+    distances = _cut_off(mask, affine, to_world, resolution)
+    seen = distances if found is None else _cut_off(found, affine, to_world, resolution)
+    coords = _active(seen, resolution)
+    parts = octants(coords, resolution)
     if features == "mask":
-        feats = np.where(_sampled(distances, parts * FINE * resolution + FINE * resolution / 2) < 0, 1.0, -1.0)
+        feats = np.where(_sampled(seen, parts * FINE * resolution + FINE * resolution / 2) < 0, 1.0, -1.0)
     else:
         assert scan is not None
         low, high = window if window is not None else np.percentile(scan, (1, 99))
         values = _sampled(scan.astype(np.float32), _moved(parts, to_voxel))
         feats = np.clip(2 * (values - low) / max(high - low, 1e-6) - 1, -1, 1)
-    points = _surface_points(distances, coords, resolution)
+    points = _surface_points(distances, coords if found is None else _active(distances, resolution), resolution)
     return Sample(coords, feats.astype(np.float32), distances.astype(np.float16), points, to_world, name)
 
 
@@ -114,6 +112,11 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         "to_world": torch.from_numpy(np.stack([sample.to_world for sample in samples])),
         "name": [sample.name for sample in samples],
     }
+
+
+def octants(coords: NDArray[np.int32], resolution: int) -> NDArray[np.float64]:
+    """(N, 8, 3): the middle of each voxel's eight parts, z fastest, in [-0.5, 0.5]."""
+    return (2 * coords[:, None] + np.indices((2, 2, 2)).reshape(3, 8).T + 0.5) / (2 * resolution) - 0.5
 
 
 def world(vertices: Tensor, to_world: Tensor) -> Tensor:
@@ -144,6 +147,17 @@ def _grid(mask: NDArray[np.bool_], affine: Affine, resolution: int) -> Affine:
     to_world = np.diag([side, side, side, 1.0])
     to_world[:3, 3] = (least + most) / 2
     return to_world
+
+
+def _cut_off(mask: NDArray[np.bool_], affine: Affine, to_world: Affine, resolution: int) -> NDArray[np.float64]:
+    """(S, S, S) signed distances at the corners in units of `CUT_OFF` fine cubes, in [-1, 1]."""
+    side, corners = np.linalg.norm(to_world[:3, 0]), np.linspace(-0.5, 0.5, FINE * resolution + 1)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    millimetres = _distances(mask, spacing, np.linalg.inv(affine) @ to_world, corners)
+    # Between voxels the surface cuts the mask's corners off: it is moved out until the volume is the mask's.
+    within = (np.abs(_moved(np.argwhere(mask), np.linalg.inv(to_world) @ affine)) <= 0.5).all(1).sum()
+    millimetres -= np.quantile(millimetres, min(1.0, within * abs(np.linalg.det(affine[:3, :3])) / side**3))
+    return np.clip(millimetres / (CUT_OFF * side / (FINE * resolution)), -1, 1)
 
 
 def _distances(
