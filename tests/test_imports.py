@@ -150,6 +150,8 @@ ONLY = {
     "onnx": "export systems.faceview",
     "onnxscript": "export",
     "torch_pruning": "prune",
+    "executorch": "export",
+    "torchao": "export",
     "accelerate": "train",
     "huggingface_hub": "common.hub systems.clip",
     "jsonargparse": "settings",

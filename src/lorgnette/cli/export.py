@@ -54,9 +54,15 @@ def _arguments() -> Arguments:
     )
     about = f"folder of an adapter, a whole model or a run; the NAME of an adapter that ships; {BASE}: as shipped"
     parser.add_argument("adapter", metavar="ADAPTER", help=about)
-    parser.add_argument("out", metavar="OUT", help="file to write; its suffix chooses the format: .onnx, .pt2, .ts")
+    parser.add_argument(
+        "out", metavar="OUT", help="file to write; its suffix chooses the format: .onnx, .pt2, .ts, .pte"
+    )
     parser.add_argument("--room", choices=list(ROOMS), help="of what ships; unset: superres, or whose NAME it is")
-    parser.add_argument("--format", choices=("onnx", "program", "torchscript"), help="unset: what the suffix says")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "program", "torchscript", "executorch", "inductor"),
+        help="unset: what the suffix says",
+    )
     about = "held-out data as `lorgnette eval --data` takes it, to score network and file on; unset: no scores"
     parser.add_argument("--test", metavar="FOLDER", help=about)
     how = parser.add_mutually_exclusive_group()

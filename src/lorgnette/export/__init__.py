@@ -1,4 +1,4 @@
-"""Trained models as files that other programs run: ONNX, torch.export."""
+"""Trained models as files that other programs run: ONNX, torch.export, TorchScript, ExecuTorch, AOTInductor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lorgnette.common.lazy import lazy
 from lorgnette.export.manifest import Manifest as Manifest, read_manifest as read_manifest
 
 if TYPE_CHECKING:
+    from lorgnette.export.executorch import convert_for_mobile as convert_for_mobile
     from lorgnette.export.pictures import Exported as Exported
     from lorgnette.export.quantize import QuantizedModel as QuantizedModel, quantize_model as quantize_model
     from lorgnette.export.torchscript import export_torchscript as export_torchscript

@@ -1,7 +1,8 @@
 """What an exported file says of itself, and how it is read: without running or even parsing the program in it.
 
 The manifest is JSON: in an ONNX file its metadata under `lorgnette`, in what torch writes (which are zip archives) the
-file `extra/lorgnette.json`. Imports neither torch nor numpy.
+file `extra/lorgnette.json`, and behind the end of an ExecuTorch program, which says itself where that is. Imports
+neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ KEY = "lorgnette"
 ARCHIVED = f"{KEY}.json"
 MAX_BYTES = 16 * 2**20
 ZIPPED = (".pt2", ".pt", ".ts")
-SUFFIXES = (".onnx", *ZIPPED)
+SUFFIXES = (".onnx", *ZIPPED, ".pte")
+MAGIC = b"lorgnette.json\n\n"
+"""The last bytes of a file with the manifest at its end; before them stand its length, 8 bytes, and itself."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ def read_manifest(file: str | os.PathLike[str]) -> Manifest | None:
             text = dict(_onnx_metadata(file)).get(KEY)
         elif file.suffix in ZIPPED:
             text = _archived(file)
+        elif file.suffix == ".pte":
+            text = _at_the_end(file)
         else:
             raise ValueError(f"{', '.join(SUFFIXES)} files are read")
     except (ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
@@ -119,6 +124,26 @@ def _archived(file: Path) -> bytes | None:
                 with archive.open(entry) as opened:
                     return opened.read(MAX_BYTES)
     return None
+
+
+def with_tail(content: bytes, manifest: Manifest) -> bytes:
+    """A file's content with a manifest behind it."""
+    text = manifest.to_json().encode()
+    return content + text + len(text).to_bytes(8, "little") + MAGIC
+
+
+def _at_the_end(file: Path) -> bytes | None:
+    size, tail = file.stat().st_size, 8 + len(MAGIC)
+    with file.open("rb") as opened:
+        opened.seek(max(0, size - tail))
+        length, magic = opened.read(8), opened.read()
+        if magic != MAGIC:
+            return None
+        count = int.from_bytes(length, "little")
+        if count > min(MAX_BYTES, size - tail):
+            raise ValueError(f"its manifest has {count} bytes; {min(MAX_BYTES, size - tail)} are the most")
+        opened.seek(size - tail - count)
+        return opened.read(count)
 
 
 # ------------------------------------------------------------- protocol buffers, as far as ONNX's ModelProto needs them

@@ -14,6 +14,8 @@ from lorgnette.systems.protocol import Program
 
 UNSEEN = 5  # sizes that are compared beside the one it was exported by
 REPEATS = 5
+TOLERANCE = 1e-4
+"""Largest difference that is taken for rounding, as a share of the largest output."""
 
 
 @torch.no_grad()

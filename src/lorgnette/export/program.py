@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,33 @@ from lorgnette.systems.protocol import Program
 SUFFIXES = (".pt2",)
 
 
-def traced(program: Program) -> ExportedProgram:
+def traced(program: Program, most: Mapping[str, int] | None = None) -> ExportedProgram:
     """The graph of a program, its free axes free.
+
+    Args:
+        program: of a room.
+        most: by the name of an axis, how long it may be. None: as long as it likes.
 
     Raises:
         ValueError: PyTorch cannot make one of this network, in one line.
     """
-    free = [dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in program.inputs.values()]
+    any_length: Any = torch.export.Dim.DYNAMIC
+    free = [
+        {axis: any_length if most is None else any_length(max=most[name]) for axis, name in axes.items()} or None
+        for axes in program.inputs.values()
+    ]
     return _traced(program.module, program.example(0), free)
 
 
-def traced_freely(module: nn.Module, arguments: tuple[Tensor, ...]) -> ExportedProgram:
-    """The graph of any module: an axis is free where the module leaves it so.
+def traced_freely(module: nn.Module, arguments: tuple[Tensor, ...], most: int | None = None) -> ExportedProgram:
+    """The graph of any module: an axis is free where the module leaves it so, up to a length of `most`.
 
     Raises:
         ValueError: PyTorch cannot make one, in one line.
     """
-    return _traced(module, arguments, [dict.fromkeys(range(x.ndim), torch.export.Dim.AUTO) for x in arguments])
+    auto: Any = torch.export.Dim.AUTO
+    free = auto if most is None else auto(max=most)
+    return _traced(module, arguments, [dict.fromkeys(range(x.ndim), free) for x in arguments])
 
 
 def _traced(module: nn.Module, arguments: tuple[Tensor, ...], free: Sequence[Any]) -> ExportedProgram:

@@ -16,7 +16,7 @@ from lorgnette import lora
 from lorgnette.common.files import atomic_write
 from lorgnette.common.identity import lasting_identity
 from lorgnette.export.manifest import Manifest
-from lorgnette.export.parity import differences, time_ratio
+from lorgnette.export.parity import TOLERANCE, differences, time_ratio
 from lorgnette.recipe import recipe_to_dict
 from lorgnette.systems import room_name, room_of
 from lorgnette.systems.protocol import Program, RoomRecipe, without_own
@@ -27,10 +27,10 @@ TARGETS = {
     "onnx": "lorgnette.export.onnx",
     "program": "lorgnette.export.program",
     "torchscript": "lorgnette.export.torchscript",
+    "executorch": "lorgnette.export.executorch",
+    "inductor": "lorgnette.export.inductor",
 }
 """Name -> the module that writes it; of one suffix, the first is meant where nobody says."""
-TOLERANCE = 1e-4
-"""Largest difference that is taken for rounding, as a share of the largest output."""
 Scored = Mapping[str, Mapping[str, float]]
 
 

@@ -78,6 +78,7 @@ def program(task: SuperResolution) -> Program:
         output="enlarged",
         example=example,
         answering=answering,
+        largest={"n": 4, "height": 128, "width": 128, "rows": 512, "columns": 512},
         pictures=OnPictures(
             tile=TILE,
             halo=model.receptive_radius,

@@ -1,0 +1,132 @@
+"""ExecuTorch (`.pte`): what runs on phones and in other small machines, by XNNPACK where it can.
+
+Memory is planned when the file is written, for the largest sizes that it will see: a free axis has at most `LARGEST`
+entries, or as many as the room says (`Program.largest`) or its examples have.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lorgnette import lora
+from lorgnette.common.files import atomic_write
+from lorgnette.export.manifest import Manifest, with_tail
+from lorgnette.export.parity import TOLERANCE, UNSEEN
+from lorgnette.export.program import first_line, quietly, traced, traced_freely
+from lorgnette.systems.protocol import Program
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+SUFFIXES = (".pte",)
+LARGEST = 256
+PRODUCTS = ("Addmm", "Convolution", "Linear")
+ELEMENTWISE = (
+    "Add",
+    "Clamp",
+    "DeQuantizedPerTensor",
+    "Gelu",
+    "LeakyReLU",
+    "Mul",
+    "QuantizedPerTensor",
+    "ReLU",
+    "Sigmoid",
+    "Sub",
+)
+"""What XNNPACK computes: it refuses to give more than one free axis another place, as views of pictures do."""
+
+
+def write(program: Program, manifest: Manifest, file: Path) -> None:
+    """Write a `.pte` file.
+
+    Raises:
+        ValueError: ExecuTorch is not installed, or cannot express the network, in one line.
+    """
+    check_installed()
+    examples = [program.example(number) for number in range(1 + UNSEEN)]
+    most: dict[str, int] = {}
+    for number, axes in enumerate(program.inputs.values()):
+        for axis, name in axes.items():
+            seen = max(example[number].shape[axis] for example in examples)
+            most[name] = max(program.largest.get(name, LARGEST), most.get(name, 0), seen)
+    plain: Any = copy.deepcopy(program.module)
+    plain.to(memory_format=torch.contiguous_format)  # XNNPACK chooses itself what is channels_last
+    file.write_bytes(with_tail(lowered(traced(replace(program, module=plain), most)), manifest))
+
+
+def check_installed() -> None:
+    """Refuse to work without ExecuTorch, in one line."""
+    try:
+        import executorch.exir  # noqa: F401
+    except ImportError:
+        raise ValueError("executorch is not installed: pip install 'lorgnette[mobile]'") from None
+
+
+def lowered(graph: ExportedProgram) -> bytes:
+    """A graph of torch.export as ExecuTorch has it."""
+    try:
+        with quietly(), torch.no_grad():
+            from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            kinds = [getattr(gemm_configs, f"{name}Config") for name in PRODUCTS]
+            kinds += [getattr(generic_node_configs, f"{name}Config") for name in ELEMENTWISE]
+            return to_edge_transform_and_lower(graph, partitioner=[XnnpackPartitioner(kinds)]).to_executorch().buffer
+    except Exception as error:  # of many kinds, and none of them promised
+        root: Any = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        raise ValueError(f"ExecuTorch cannot express this network: {first_line(root)}") from error
+
+
+def runner(file: Path) -> Callable[..., Tensor]:
+    """The program of a file as a function."""
+    with quietly():
+        from executorch.runtime import Runtime
+
+        forward: Any = Runtime.get().load_program(file).load_method("forward")
+
+    def run(*inputs: Tensor) -> Tensor:
+        return forward.execute([x.detach().contiguous() for x in inputs])[0].clone()
+
+    return run
+
+
+def convert_for_mobile(model: nn.Module | str | Path, example_input: Any, output_path: str | Path) -> str | Path:
+    """Write a network as an ExecuTorch program, adapters folded in, compared with the network before it is kept.
+
+    Args:
+        model: a network, which stays as it is; or the folder of an adapter or a whole model.
+        example_input: a tensor, or a tuple of the arguments. An axis is free that is longer than 1 and that the network
+            leaves free: up to `LARGEST`, or to its length here.
+        output_path: to be written.
+
+    Returns:
+        `output_path`.
+
+    Raises:
+        ValueError: ExecuTorch is missing or cannot express the network, or answers otherwise, in one line.
+    """
+    check_installed()
+    if not isinstance(model, nn.Module):
+        from lorgnette.checkpoint import load
+
+        model = load(model).model
+    merged: Any = lora.merge_lora_weights(model, inplace=False).cpu().float().eval().requires_grad_(False)
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    longest = max((length for x in arguments for length in x.shape), default=1)
+    with atomic_write(output_path) as temporary:
+        temporary.write_bytes(lowered(traced_freely(merged, arguments, max(LARGEST, longest))))
+        with torch.no_grad():
+            wanted, got = merged(*arguments), runner(temporary)(*arguments)
+        if not (apart := float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1))) <= TOLERANCE:
+            raise ValueError(f"{output_path}: not written: its answers differ by {apart:.1e} from the network's")
+    return output_path
