@@ -184,6 +184,7 @@ STAGED: dict[str, dict[str, Callable[[Path], None]]] = {
         **pairs("test-10x", "test-40x", 4),
         "test-images": pictures(2, 128, first=50),
         "test-photos": pictures(2, 128, first=60),
+        **every(pictures(1, 128, first=80), ("Set5", "Set14")),
         "scan.tif": file(40),
         "scans": pictures(2, 40),
     },
@@ -214,7 +215,7 @@ STAGED: dict[str, dict[str, Callable[[Path], None]]] = {
         "held-out": faces(12, 2),
         "video_anna.npz": face,
     },
-    "mesh": {"CASES": organs(3), "segmentation.nii.gz": labels, "names.json": names},
+    "mesh": {"CASES": organs(2), "segmentation.nii.gz": labels, "names.json": names},
     "federation": every(classes("cat", "dog"), ("sites/north", "sites/south", "sites/west")),
 }
 """By page, name -> what makes it."""
