@@ -13,7 +13,18 @@ import pytest
 import tifffile
 from tests.images.files import ICC, XMP, bytes_of, exif, png, scene
 
-from lorgnette.images import About, Image, ImageError, ImageWarning, find_images, read_image, to_uint8, write_image
+from lorgnette.images import (
+    About,
+    Image,
+    ImageError,
+    ImageWarning,
+    find_images,
+    read_image,
+    read_images,
+    to_uint8,
+    write_image,
+    write_images,
+)
 from lorgnette.images.folders import written_as
 from lorgnette.images.formats import pillow
 
@@ -174,6 +185,20 @@ def test_bigtiff_is_read_as_tiff_is(kind: type, order: str, tmp_path: Path):
     assert big.about.dpi == (300, 300)
     write_image(tmp_path / "a.jpg", big)
     assert b"A. Painter" in (tmp_path / "a.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_every_page_is_linked_to_the_next(big: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if big:
+        monkeypatch.setattr("lorgnette.images.formats.tiff.LARGEST", 0)
+    pages = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 3)).astype(np.uint8)
+    write_images(tmp_path / "a.tif", [Image(page) for page in pages])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff == big
+        for page, samples in zip(file.pages, pages, strict=True):
+            np.testing.assert_array_equal(page.asarray(), samples)
+    for image, samples in zip(read_images(tmp_path / "a.tif"), pages, strict=True):
+        np.testing.assert_array_equal(to_uint8(image.pixels), samples)
 
 
 @pytest.mark.parametrize("big", [False, True])
