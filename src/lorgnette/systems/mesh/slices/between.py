@@ -8,7 +8,7 @@ from lorgnette.systems.mesh.slices.given import Array, Given, Mask
 
 
 def extruded(given: Given, at: Array) -> Array:
-    """Each place has the nearest slice's section, as far as `reach` goes.
+    """Each place has the nearest slice's section, between the `ends`.
 
     Args:
         given: the slices.

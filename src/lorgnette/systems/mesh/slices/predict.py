@@ -91,8 +91,11 @@ def completed(given: Given, method: Method = "network", network: Completer | Non
     if method == "network":
         found = _found(given, load_completer() if network is None else network)
         return _joined(_corrected(found, given), given)
-    at = np.arange(given.scan.shape[2]) * given.spacing[2]
-    return (interpolated if method == "interpolate" else extruded)(given, at) < 0
+    part, at = _rectangle(np.logical_or.reduce(given.sections)), np.arange(given.scan.shape[2]) * given.spacing[2]
+    near = replace(given, scan=given.scan[part], sections=given.sections[:, *part])
+    result = np.zeros(given.scan.shape, bool)
+    result[part] = (interpolated if method == "interpolate" else extruded)(near, at) < 0
+    return result
 
 
 def log_odds(given: Given, network: Completer) -> Values:
@@ -119,9 +122,7 @@ def _corrected(found: Mask, given: Given) -> Mask:
     What is added to the signed distances in each slice, so that the given ones come out right, is interpolated between
     them, and fades away beyond them.
     """
-    marked = np.argwhere(np.logical_or(found.any(2), given.sections.any(0)))
-    low, high = np.maximum(marked.min(0) - 2, 0), marked.max(0) + 3
-    part = slice(low[0], high[0]), slice(low[1], high[1])
+    part = _rectangle(np.logical_or(found.any(2), given.sections.any(0)))
     sections, place = given.sections[:, *part], given.positions
     truth = np.stack([signed(section, given.pixel) for section in sections])
     own = np.stack([signed(section, given.pixel) for section in np.moveaxis(found[part], 2, 0)])
@@ -135,6 +136,13 @@ def _corrected(found: Mask, given: Given) -> Mask:
     result[part] = ndimage().gaussian_filter(moved, SMOOTH) < 0
     result[:, :, given.numbers] = np.moveaxis(given.sections, 0, 2)
     return result
+
+
+def _rectangle(mask: NDArray[Any]) -> tuple[slice, slice]:
+    """The part of a plane that holds a mask (X, Y), with two pixels around."""
+    found = np.argwhere(mask)
+    low, high = np.maximum(found.min(0) - 2, 0), found.max(0) + 3
+    return slice(low[0], high[0]), slice(low[1], high[1])
 
 
 def _joined(found: Mask, given: Given) -> Mask:
