@@ -19,9 +19,7 @@ ROOT = Path(__file__).parents[1]
 MUST_HOLD = (
     "lorgnette/py.typed",
     "lorgnette/report/report.css",
-    "lorgnette/systems/superres/base/model.safetensors",
-    "lorgnette/systems/restore/base/model.safetensors",
-    "lorgnette/systems/clip/base/model.safetensors",
+    *(file.relative_to(ROOT / "src").as_posix() for file in (ROOT / "src").rglob("*.safetensors")),
 )
 PICTURE = "import numpy, PIL.Image; PIL.Image.fromarray(numpy.full((24, 32, 3), 90, numpy.uint8)).save('small.png')"
 COMMANDS = (
