@@ -191,7 +191,21 @@ def test_settings_and_options_name_the_same_kinds():
         kind("fone")
 
 
-def test_the_page_says_how_much_each_kind_leaves_as_it_is():
+def test_the_page_says_what_each_kind_does():
+    """Electrons at white, the qualities of JPEG, and the share that is left as it is."""
     page = (Path(__file__).parents[2] / "docs/damage.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) % \|$", page, re.MULTILINE)
-    assert {name: int(share) for name, share in rows} == {name: round(100 * d.clean) for name, d in DAMAGES.items()}
+    rows = {
+        row[0].strip("`"): row[1:]
+        for row in re.findall(r"^\| (`\w+`) " + r"\| ([^|]+) " * 5 + r"\|$", page, re.MULTILINE)
+    }
+    assert rows.keys() == DAMAGES.keys()
+
+    def ends(text: str) -> tuple[float, ...] | None:
+        found = re.match(r"([\d,]+) to ([\d,]+)", text)
+        return tuple(float(end.replace(",", "")) for end in found.groups()) if found else None
+
+    for name, (_, noise, _, quality, share) in rows.items():
+        assert ends(noise) == (DAMAGES[name].photons if "electrons" in noise else None), name
+        assert "electrons" in noise or DAMAGES[name].photons is None, name
+        assert ends(quality) == DAMAGES[name].quality, name
+        assert share == f"{round(100 * DAMAGES[name].clean)} %", name

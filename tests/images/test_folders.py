@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorgnette.images.folders import PassedOver, find_images, pair_images, walk
+from lorgnette.images.folders import PassedOver, by_folder, find_images, pair_images, walk
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -92,3 +92,13 @@ def test_pictures_that_are_not_read_are_told(tmp_path: Path):
     (folder / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"no images in .*; passed over in .*: 5 that cannot be read"):
         find_images(folder)
+
+
+def test_a_file_belongs_to_the_innermost_of_the_folders(tmp_path: Path):
+    files = [tmp_path / "all" / "a.png", tmp_path / "all" / "north" / "b.png", tmp_path / "south" / "c.png"]
+    for folders in (["all", "all/north", "south"], ["all/north", "south", "all"]):
+        found = by_folder(files, [str(tmp_path / folder) for folder in folders])
+        assert found == {"all": [0], "north": [1], "south": [2]}
+    assert by_folder(files, [str(tmp_path)]) is None
+    same = by_folder([tmp_path / "x/a/1.png"], [str(tmp_path / "x/a"), str(tmp_path / "y/A")])
+    assert same == {"1-a": [0], "2-A": []}
