@@ -56,7 +56,7 @@ def write(program: Program, manifest: Manifest, file: Path) -> None:
         for axis, name in axes.items():
             seen = max(example[number].shape[axis] for example in examples)
             most[name] = max(program.largest.get(name, LARGEST), most.get(name, 0), seen)
-    plain: Any = copy.deepcopy(program.module)
+    plain: Any = copy.deepcopy(program.without_loops or program.module)
     plain.to(memory_format=torch.contiguous_format)  # XNNPACK chooses itself what is channels_last
     file.write_bytes(with_tail(lowered(traced(replace(program, module=plain), most)), manifest))
 
@@ -71,6 +71,8 @@ def check_installed() -> None:
 
 def lowered(graph: ExportedProgram) -> bytes:
     """A graph of torch.export as ExecuTorch has it."""
+    if any(node.target is torch.ops.higher_order.scan for node in graph.graph.nodes):
+        raise ValueError("ExecuTorch cannot run this network: its loops need sizes that are known when it is written")
     try:
         with quietly(), torch.no_grad():
             from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs
