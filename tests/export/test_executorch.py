@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests.export.test_manifest import MANIFEST
 from tests.export.test_torchscript import adapted
-from tests.prune.shaken import shaken
 from tests.systems.sixth.recipe import Recipe
 from torch import nn
 
@@ -20,7 +19,6 @@ from lorgnette.export import convert_for_mobile, export, read_manifest
 from lorgnette.export.executorch import lowered, runner
 from lorgnette.export.manifest import MAGIC, with_tail
 from lorgnette.export.program import traced_freely
-from lorgnette.export.writing import exportable
 from lorgnette.nn.loop import loop
 from lorgnette.recipe import build
 from lorgnette.systems import ROOMS, room
@@ -86,16 +84,6 @@ def test_loops_are_refused_by_name():
     graph = traced_freely(Looped(), (torch.rand(3, 4),))
     with pytest.raises(ValueError, match=r"^ExecuTorch cannot run this network: its loops need sizes that are known"):
         lowered(graph)
-
-
-def test_super_resolution_without_loops_is_the_same():
-    recipe, _, _ = room("superres").tiny()
-    program = exportable(shaken(build(recipe)), recipe)
-    assert program.without_loops is not None
-    with torch.no_grad():
-        for number in range(6):
-            inputs = program.example(number)
-            torch.testing.assert_close(program.without_loops(*inputs), program.module(*inputs))
 
 
 def test_the_manifest_behind_a_program(tmp_path: Path):

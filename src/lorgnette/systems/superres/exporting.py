@@ -29,15 +29,11 @@ class Enlargement(nn.Module):
     """What `ContinuousImage.render_window` does, as one graph: rows are rendered one after the other, in a loop.
 
     image (B, 3, h, w) in [0, 1], y (H,), x (W,), cell (2,) -> (B, 3, H, W), not clamped.
-
-    Args:
-        model: the network.
-        looped: False: all rows at once, which takes much memory, and no loop.
     """
 
-    def __init__(self, model: ContinuousImage, looped: bool = True):
+    def __init__(self, model: ContinuousImage):
         super().__init__()
-        self.model, self.looped = model, looped
+        self.model = model
 
     def forward(self, image: Tensor, y: Tensor, x: Tensor, cell: Tensor) -> Tensor:
         inp, model, b = to_network(image), self.model, image.shape[0]
@@ -47,15 +43,11 @@ class Enlargement(nn.Module):
             coord = torch.stack([at.expand(x.shape[0]), x], -1)
             return carried.clone(), model._query(mod, coord.expand(b, -1, -1), cell.expand(b, 2))
 
-        grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).expand(b, -1, -1, 2)
-        if self.looped:
-            _, colours = loop(row, torch.zeros(1), [y])
-            assert colours is not None
-        else:
-            every = model._query(mod, grid.flatten(1, 2), cell.expand(b, 2))
-            colours = every.unflatten(1, (y.shape[0], x.shape[0])).transpose(0, 1)
+        _, colours = loop(row, torch.zeros(1), [y])
+        assert colours is not None
         if not model.skip:
             return from_network(colours.permute(1, 3, 0, 2))
+        grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).expand(b, -1, -1, 2)
         skip = F.grid_sample(inp, grid.flip(-1), padding_mode="border", align_corners=False)
         return from_network(colours.permute(1, 3, 0, 2) + skip)
 
@@ -82,12 +74,10 @@ def program(task: SuperResolution) -> Program:
 
     return Program(
         module=Enlargement(model),
-        without_loops=Enlargement(model, looped=False),
         inputs={"image": {0: "n", 2: "height", 3: "width"}, "y": {0: "rows"}, "x": {0: "columns"}, "cell": {}},
         output="enlarged",
         example=example,
         answering=answering,
-        largest={"n": 4, "height": 64, "width": 64, "rows": 128, "columns": 128},
         pictures=OnPictures(
             tile=TILE,
             halo=model.receptive_radius,
