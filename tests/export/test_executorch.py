@@ -16,7 +16,10 @@ from lorgnette import lora
 from lorgnette.checkpoint import save
 from lorgnette.cli import main
 from lorgnette.export import convert_for_mobile, export, read_manifest
+from lorgnette.export.executorch import lowered, runner
 from lorgnette.export.manifest import MAGIC, with_tail
+from lorgnette.export.program import traced_freely
+from lorgnette.nn.loop import loop
 from lorgnette.recipe import build
 from lorgnette.systems import ROOMS, room
 from lorgnette.train.loop import fit
@@ -53,8 +56,6 @@ def test_a_room_s_file_runs_and_says_what_it_is(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_as_the_requirement_calls_it(tmp_path: Path):
     needs_executorch()
-    from lorgnette.export.executorch import runner
-
     net, path = adapted(), tmp_path / "a.pte"
     assert convert_for_mobile(net, torch.rand(2, 3, 12, 10), path) == path
     assert lora.is_adapted(net)
@@ -73,6 +74,16 @@ def test_as_the_requirement_calls_it(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no such folder: nothing"):
         convert_for_mobile("nothing", torch.rand(4, 4), tmp_path / "b.pte")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pte"]
+
+
+def test_loops_are_refused_by_name():
+    class Looped(nn.Module):
+        def forward(self, x):
+            return loop(lambda carried, row: (carried + row, carried * row), torch.zeros(4), [x])[1]
+
+    graph = traced_freely(Looped(), (torch.rand(3, 4),))
+    with pytest.raises(ValueError, match=r"^ExecuTorch cannot run this network: its loops need sizes that are known"):
+        lowered(graph)
 
 
 def test_the_manifest_behind_a_program(tmp_path: Path):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.cli.pictures import TINY, picture
+from tests.prune.shaken import shaken
 from torch import Tensor
 
 from lorgnette.checkpoint import load, load_recipe, save
@@ -24,15 +25,6 @@ from lorgnette.systems.superres.model import make_network
 pytest.importorskip("torch_pruning", reason="pip install 'lorgnette[prune]'")
 
 PRUNED = [name for name in ROOMS if room(name).ABOUT.prunes]
-
-
-def shaken(task: Any) -> Any:
-    """With no layer of zeros."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in task.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return task
 
 
 @pytest.mark.parametrize("name", PRUNED)
@@ -63,7 +55,7 @@ def test_pruned_kept_and_loaded(name: str, tmp_path: Path):
         build(pruned)
 
 
-@pytest.mark.parametrize("method", ["lm-liif", "lm-ciaosr", "lte", "liif"])
+@pytest.mark.parametrize("method", ["lm-liif", pytest.param("lm-ciaosr", marks=pytest.mark.slow), "lte", "liif"])
 def test_every_method_loses_channels_and_is_read_again(method: str):
     torch.manual_seed(0)
     network = make_network(method, "edsr-tiny").eval()

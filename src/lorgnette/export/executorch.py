@@ -1,7 +1,7 @@
 """ExecuTorch (`.pte`): what runs on phones and in other small machines, by XNNPACK where it can.
 
 Memory is planned when the file is written, for the largest sizes that it will see: a free axis has at most `LARGEST`
-entries, or as many as the room says (`Program.largest`) or its examples have.
+entries, or as many as the room's own examples have.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write(program: Program, manifest: Manifest, file: Path) -> None:
     for number, axes in enumerate(program.inputs.values()):
         for axis, name in axes.items():
             seen = max(example[number].shape[axis] for example in examples)
-            most[name] = max(program.largest.get(name, LARGEST), most.get(name, 0), seen)
+            most[name] = max(LARGEST, most.get(name, 0), seen)
     plain: Any = copy.deepcopy(program.module)
     plain.to(memory_format=torch.contiguous_format)  # XNNPACK chooses itself what is channels_last
     file.write_bytes(with_tail(lowered(traced(replace(program, module=plain), most)), manifest))
@@ -71,6 +71,8 @@ def check_installed() -> None:
 
 def lowered(graph: ExportedProgram) -> bytes:
     """A graph of torch.export as ExecuTorch has it."""
+    if any(node.target is torch.ops.higher_order.scan for node in graph.graph.nodes):
+        raise ValueError("ExecuTorch cannot run this network: its loops need sizes that are known when it is written")
     try:
         with quietly(), torch.no_grad():
             from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs
@@ -95,7 +97,11 @@ def runner(file: Path) -> Callable[..., Tensor]:
         forward: Any = Runtime.get().load_program(file).load_method("forward")
 
     def run(*inputs: Tensor) -> Tensor:
-        return forward.execute([x.detach().contiguous() for x in inputs])[0].clone()
+        try:
+            return forward.execute([x.detach().contiguous() for x in inputs])[0].clone()
+        except RuntimeError as error:
+            sizes = ", ".join("x".join(map(str, x.shape)) for x in inputs)
+            raise ValueError(f"ExecuTorch cannot run the program on {sizes}: {first_line(error)}") from None
 
     return run
 

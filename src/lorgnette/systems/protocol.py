@@ -168,8 +168,6 @@ class Program:
     """Inputs like those it is for: number 0 to export by, others, of other sizes, to compare by."""
     answering: Callable[[Callable[..., Tensor]], Task]
     """The task with a function of the same inputs in place of the network, to be scored."""
-    largest: Mapping[str, int] = field(default_factory=dict)
-    """By the name of a free axis, how long it may be where memory is planned before: pictures are quadratic."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else must be known to use it, such as names of classes: plain containers."""
     pictures: OnPictures | None = None

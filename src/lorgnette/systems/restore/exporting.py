@@ -38,7 +38,6 @@ def program(task: Restoration) -> Program:
         output="restored",
         example=example,
         answering=answering,
-        largest={"n": 4, "height": 128, "width": 128},
         pictures=OnPictures(
             tile=USUAL.tile,
             halo=USUAL.halo,

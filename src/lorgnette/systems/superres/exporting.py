@@ -78,7 +78,6 @@ def program(task: SuperResolution) -> Program:
         output="enlarged",
         example=example,
         answering=answering,
-        largest={"n": 4, "height": 128, "width": 128, "rows": 512, "columns": 512},
         pictures=OnPictures(
             tile=TILE,
             halo=model.receptive_radius,
