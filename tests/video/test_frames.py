@@ -33,6 +33,8 @@ def test_colours_of_a_clip_that_was_rgb_are_said_as_players_guess_them(size: tup
     clip = Clip(Path("x"), (240, 320), 1, Fraction(1, 25), Fraction(25), colour=colour)
     assert clip.enhanced_colour(size, rgb=False) == Colour(range=LIMITED, matrix=matrix, primaries=9)
     assert clip.enhanced_colour(size, rgb=True) == Colour(range=0, matrix=0, primaries=9)
+    usual = replace(clip, colour=Colour(range=LIMITED, matrix=1, primaries=9))
+    assert usual.enhanced_colour(size, rgb=True) == Colour(range=0, matrix=0, primaries=9)
 
 
 def test_frames_are_what_the_room_makes_of_them(room: ModuleType, task: Task, tmp_path: Path):

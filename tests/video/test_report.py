@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 from tests.video.clips import make_clip, scene
 
 from lorgnette.tiles.cache import TileCache
@@ -21,6 +22,13 @@ def test_the_report_shows_times_and_pictures(room: ModuleType, task: Task, tmp_p
     assert "seconds per frame, median" in text
     assert "The first frame, before" in text
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_a_report_that_cannot_be_written_is_known_before_the_work(task: Task, tmp_path: Path):
+    source = make_clip(tmp_path / "in.mp4", scene(3, (36, 48)))
+    with pytest.raises(ValueError, match="cannot make the folder .*: a file of that name exists"):
+        enhance_video(task, source, tmp_path / "out.mp4", report=source / "report.html")
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_the_report_of_a_cache_has_its_figures_and_a_heat_map(cleaner: Task, tmp_path: Path):

@@ -64,7 +64,7 @@ def write(program: Program, manifest: Manifest, file: Path) -> None:
 def check_installed() -> None:
     """Refuse to work without ExecuTorch, in one line."""
     try:
-        import executorch.exir  # noqa: F401
+        import executorch.exir  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("executorch is not installed: pip install 'lorgnette[mobile]'") from None
 
@@ -75,9 +75,9 @@ def lowered(graph: ExportedProgram) -> bytes:
         raise ValueError("ExecuTorch cannot run this network: its loops need sizes that are known when it is written")
     try:
         with quietly(), torch.no_grad():
-            from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
+            from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs  # pyright: ignore[reportMissingImports]
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
+            from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
 
             kinds = [getattr(gemm_configs, f"{name}Config") for name in PRODUCTS]
             kinds += [getattr(generic_node_configs, f"{name}Config") for name in ELEMENTWISE]
@@ -92,7 +92,7 @@ def lowered(graph: ExportedProgram) -> bytes:
 def runner(file: Path) -> Callable[..., Tensor]:
     """The program of a file as a function."""
     with quietly():
-        from executorch.runtime import Runtime
+        from executorch.runtime import Runtime  # pyright: ignore[reportMissingImports]
 
         forward: Any = Runtime.get().load_program(file).load_method("forward")
 

@@ -156,9 +156,9 @@ def check_tile(tile: int, halo: int) -> tuple[int, int]:
 def plan_tiles(
     in_size: tuple[int, int],
     out_size: tuple[int, int],
-    tile: int = 192,
-    halo: int = 32,
-    blend: int = 8,
+    tile: int,
+    halo: int,
+    blend: int,
     align: int = 1,
 ) -> list[Tile]:
     """Cut an image into about equal tiles, row by row.
