@@ -26,7 +26,7 @@ def test_the_report_shows_times_and_pictures(room: ModuleType, task: Task, tmp_p
 
 def test_a_report_that_cannot_be_written_is_known_before_the_work(task: Task, tmp_path: Path):
     source = make_clip(tmp_path / "in.mp4", scene(3, (36, 48)))
-    with pytest.raises(ValueError, match="cannot make the folder .*: a file of that name exists"):
+    with pytest.raises(ValueError, match=r"cannot make the folder .*: a file of that name exists"):
         enhance_video(task, source, tmp_path / "out.mp4", report=source / "report.html")
     assert list(tmp_path.iterdir()) == [source]
 
