@@ -102,11 +102,13 @@ def tests_by_line(coverage_file: Path) -> dict[str, dict[int, list[str]]]:
 def nearest_first(fault: Fault, lines: dict[int, list[str]]) -> list[str]:
     """The tests that run the line of a fault; where that is done at import, all those of its file.
 
-    What runs in other processes or in compiled kernels is not seen: of that, the test file that bears its name.
+    What runs in compiled kernels is not seen: of those, the tests of the folder nearest to them.
     """
     own = Path(fault.file).relative_to("src/lorgnette")
     tests = lines.get(fault.line) or sorted({test for of_line in lines.values() for test in of_line})
-    tests = tests or [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob(f"test_{own.stem}.py")]
+    if not lines.get(fault.line) and any(f"import {way}" in fault.source for way in ("numba", "triton")):
+        folder = next(place for place in (ROOT / "tests" / own).parents if place.is_dir())
+        tests = [path.relative_to(ROOT).as_posix() for path in sorted(folder.rglob("test_*.py"))]
 
     def distance(test: str) -> tuple[int, str]:
         file = Path(test.split("::")[0]).relative_to("tests")
