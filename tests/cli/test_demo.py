@@ -26,7 +26,7 @@ def test_options_reach_the_demo_and_its_rows_the_table(
             demo.Row("LoRA", {"psnr": 28.1, "ssim": 0.81}, trained=5000, file_bytes=21_000, seconds=12.5),
             demo.Row("full fine-tuning", {"psnr": 29.0, "ssim": 0.82}, trained=100_000),
         ]
-        files = [tmp_path / name for name in ("adapter", "side.png", "large.png", "report.html")]
+        files = [tmp_path / name for name in ("adapter", "side.png", "others.png", "large.png", "report.html")]
         return demo.Outcome(rows, *files, base_parameters=100_000)
 
     monkeypatch.setattr(demo, "run", run)

@@ -162,7 +162,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path):
     [
         ("a.tflite", None, r"a\.tflite: its suffix says no format; there is \.onnx \(onnx\), \.pt2 \(program\), "),
         ("a.onnx", "program", r"a\.onnx: a program file ends in \.pt2"),
-        ("a.onnx", "onxn", r"format: 'onxn' is not known; onnx, program, torchscript are"),
+        ("a.onnx", "onxn", r"format: 'onxn' is not known; onnx, program, torchscript, executorch, inductor are"),
     ],
 )
 def test_formats_that_do_not_do(file: str, format: str | None, said: str, tmp_path: Path):

@@ -35,7 +35,7 @@ class Stepped:
     lr: float
     seconds: float
     snapshot: Snapshot
-    applied: bool  # False: its gradients were not finite, and nothing was changed
+    applied: bool = True  # False: its gradients were not finite, and nothing was changed
 
 
 @dataclass(frozen=True)
