@@ -142,3 +142,8 @@ def test_a_large_picture_takes_no_longer_than_its_windows():
         return min(times)
 
     assert seconds(large) < 3 * seconds(small)
+
+
+@pytest.mark.parametrize(("h", "w"), [(3, 60), (60, 3), (5, 5), (9, 70)])
+def test_strips_are_looked_at(h: int, w: int):
+    assert np.isfinite(looks(np.random.default_rng(0).random((h, w, 3), dtype=np.float32))).all()

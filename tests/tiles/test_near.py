@@ -257,3 +257,15 @@ def test_what_is_kept_is_counted_whole():
     kept = [anchor for _, anchors in network.cache.store.items() for anchor in anchors]
     tensors = [tensor for anchor in kept for tensor in (anchor.input, anchor.output, *anchor.means)]
     assert network.cache.store.bytes == sum(t.nbytes for t in tensors) + ENTRY * len(network.cache.store)
+
+
+def test_an_error_is_that_of_a_block_over_all_colours():
+    """A pattern without a mean, in one block of four, is as large there as it is."""
+    frame = torch.full((1, 3, 16, 16), 0.5)
+    changed = frame.clone()
+    changed[..., :8, :8] += 0.1 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2).mul(2).sub(1)
+    for share, hits in ((0.6, 0), (1.5, 1)):
+        network = Network(tolerance=-10 * np.log10(share * 0.1**2), cosine=-1.0)
+        network(frame)
+        network(changed)
+        assert network.hits() == hits
