@@ -192,7 +192,7 @@ def test_settings_and_options_name_the_same_kinds():
 
 
 def test_the_page_says_what_each_kind_does():
-    """Electrons at white, the qualities of JPEG, and the share that is left as it is."""
+    """Blur, electrons at white, the qualities of JPEG, and the share that is left as it is."""
     page = (Path(__file__).parents[2] / "docs/damage.md").read_text(encoding="utf-8")
     rows = {
         row[0].strip("`"): row[1:]
@@ -204,7 +204,9 @@ def test_the_page_says_what_each_kind_does():
         found = re.match(r"([\d,]+) to ([\d,]+)", text)
         return tuple(float(end.replace(",", "")) for end in found.groups()) if found else None
 
-    for name, (_, noise, _, quality, share) in rows.items():
+    for name, (lens, noise, _, quality, share) in rows.items():
+        blur = re.match(r"blur (?:([\d.]+) to|up to) ([\d.]+) px", lens)
+        assert DAMAGES[name].blur == ((float(blur[1] or 0), float(blur[2])) if blur else (0, 0)), name
         assert ends(noise) == (DAMAGES[name].photons if "electrons" in noise else None), name
         assert "electrons" in noise or DAMAGES[name].photons is None, name
         assert ends(quality) == DAMAGES[name].quality, name
