@@ -152,3 +152,18 @@ def test_without_pyav_one_line_says_how_to_get_it(cleaner: Task, tmp_path: Path,
     monkeypatch.setitem(sys.modules, "av", None)
     line = refusal(lambda: enhance_video(cleaner, source, tmp_path / "out.mp4"))
     assert line == "clips need PyAV: pip install 'lorgnette[video]'"
+
+
+def test_another_clip_of_the_same_length_is_another_clip(tmp_path: Path):
+    """What is looked at are the first and the last megabyte."""
+    source = VideoSource(make_clip(tmp_path / "a.mp4", scene(3, (64, 64))))
+    content = source.clip.path.read_bytes() + bytes(3 * 2**20)
+    source.clip.path.write_bytes(content)
+    before, n = source.identity(), len(content)
+    for place in (0, 1000, 2**20 - 1, n - 2**20, n - 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        source.clip.path.write_bytes(changed)
+        assert source.identity() != before, place
+    source.clip.path.write_bytes(content)
+    assert source.identity() == before
