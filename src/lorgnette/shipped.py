@@ -81,11 +81,15 @@ class Chooser:
 
         Settings are those of the room's `enhance`.
         """
-        home: Any = room(self.of)
         choice = self.choose(image.pixels, scale_of(image.pixels.shape, settings))
+        return self.enhance_by(choice, image, **settings), choice
+
+    def enhance_by(self, choice: Choice, image: Any, **settings: Any) -> Any:
+        """The picture enhanced by what was chosen for it."""
+        home: Any = room(self.of)
         if choice.network is None:
-            return home.plain(image, settings.get("scale"), settings.get("size")), choice
-        return home.enhance(self.task(choice.network), image, **settings), choice
+            return home.plain(image, settings.get("scale"), settings.get("size"))
+        return home.enhance(self.task(choice.network), image, **settings)
 
 
 def scale_of(shape: tuple[int, ...], settings: dict[str, Any]) -> float | None:

@@ -23,6 +23,12 @@ def cleaning_room() -> str:
     return next(name for name in rooms_with("enhance") if room(name).ABOUT.cleans)
 
 
+def check_not_cleaning(of: str) -> None:
+    """Refuse to clean before a room that cleans by itself, in one line."""
+    if of == cleaning_room():
+        raise ValueError(f"clean: the room {of} cleans by itself; leave it out (strength says how much)")
+
+
 class Cleaned:
     """An enhancer of pictures that others have cleaned.
 
@@ -32,14 +38,13 @@ class Cleaned:
         then: enhances what the first one made; what suits it is chosen by looking at that.
 
     Raises:
-        ValueError: both are of one room, or the strength does not work, in one line.
+        ValueError: the second is of the room that cleans, or the strength does not work, in one line.
     """
 
     def __init__(self, first: Enhancer, strength: float, then: Enhancer):
         if not 0 <= strength <= MOST:  # nan compares false
             raise ValueError(f"clean: {strength:g} does not work; 0 to {MOST} does")
-        if first.of == then.of:
-            raise ValueError(f"clean: the room {then.of} cleans by itself; leave it out (strength says how much)")
+        check_not_cleaning(then.of)
         self.first, self.strength, self.then = first, strength, then
         self.of = then.of
 

@@ -212,7 +212,8 @@ class Chosen:
                 self._noisy[source] = replace(noisy, name=BASE)
                 self._found |= alone._found
                 return enhanced
-        enhanced, self._found[source] = self.chooser.enhance(image, **settings)
+        enhanced = self.chooser.enhance_by(choice, image, **settings)
+        self._found[source] = choice
         return enhanced
 
     def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from lorgnette.enhancing.cleaned import cleaning_room
+from lorgnette.enhancing.cleaned import check_not_cleaning
 from lorgnette.enhancing.enhancer import AUTO, NONE
 from lorgnette.enhancing.file import How
 from lorgnette.images.formats.table import BY_SUFFIX
@@ -141,8 +141,8 @@ def enhancing(asked: Enhancing, offers: Iterable[Offer]) -> dict[str, Any]:
         raise ValueError("black and white belong together")
     if asked.adapter not in (AUTO, NONE):
         offer(asked.adapter, asked.room, offers, "enhance")
-    if asked.clean and (asked.room or rooms_with("enhance")[0]) == cleaning_room():
-        raise ValueError(f"clean: the room {cleaning_room()} cleans by itself; leave it out (strength says how much)")
+    if asked.clean:
+        check_not_cleaning(asked.room or rooms_with("enhance")[0])
     how = How(
         scale=asked.scale,
         size=(asked.height, asked.width) if asked.height and asked.width else None,
