@@ -216,6 +216,13 @@ def test_noise_is_not_taken_for_change(sigma):
     assert strict.hits() == (30 if sigma == 0 else 0)
 
 
+def test_noise_is_measured_where_there_is_little_else():
+    """In a part of the rows, or of the columns."""
+    calm, noise = picture(80, 96), torch.randn(1, 3, 40, 96, generator=torch.Generator().manual_seed(0))
+    calm[..., 40:, :] += 25 / 255 * noise
+    assert all(255 * noise_power(turned) ** 0.5 <= 2 for turned in (calm, calm.mT))
+
+
 def test_a_frame_may_be_changed_in_place():
     """A pattern that leaves all means as they were: only pixels of its own tell an anchor from it."""
     network, frame = Network(corrected=True), picture(48, 48)

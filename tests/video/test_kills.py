@@ -56,11 +56,12 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(name: str, what: str,
     target = tmp_path / "out.mp4"
     kill_on_the_way(name, source, target, what, stop)
     assert not target.exists()
-    seen: list[tuple[str, int]] = []
-    done = enhance_video(task, source, target, progress=lambda what, n, total: seen.append((what, n)))
+    seen: list[tuple[str, int, int]] = []
+    done = enhance_video(task, source, target, progress=lambda *told: seen.append(told))
     ready = stop if what == "frame" else 9
     assert done.resumed == ready
-    assert [n for what, n in seen if what == "frame"] == list(range(ready + 1, 10))  # none is done twice
+    assert [n for what, n, _ in seen if what == "frame"] == list(range(ready + 1, 10))  # none is done twice
+    assert {total for what, _, total in seen if what == "frame"} <= {9}
     assert same_frames(whole.path, target)
     assert whole.path.read_bytes() == target.read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.mp4", "out.mp4", "whole.mp4"]
