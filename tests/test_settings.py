@@ -86,6 +86,8 @@ def test_a_saved_recipe_comes_back(recipe: Recipe):
         (("data.scales", "1"), "--data.scales: '1' does not work; a list of 2 values does"),
         (("lora.r", "null"), "--lora.r: 'null' does not work; a whole number does"),
         (("lora.r", "-3"), "lora.r: -3 is not a whole number of at least 1; 8 is usual"),
+        (("train.lr", "0"), "train.lr: 0.0 is not a positive number; 0.001 is usual"),
+        (("train.lora_plus_ratio", "-1"), "train.lora_plus_ratio: -1.0 is not a positive number; 16 is usual"),
     ],
 )
 def test_wrong_options(option: tuple[str, ...], says: str):

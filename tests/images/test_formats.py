@@ -274,6 +274,12 @@ def test_floats_of_any_range_come_back_as_they_were(least, most, span, grey: boo
     np.testing.assert_allclose(read_image(tmp_path / "b.png").pixels, image.pixels, atol=1e-5)
 
 
+def test_alpha_of_floats_is_not_rounded(tmp_path: Path):
+    values = np.random.default_rng(0).random((4, 5, 4), np.float32)
+    write_image(tmp_path / "a.tif", Image(values[..., :3], alpha=values[..., 3], bits=32))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), values)
+
+
 def test_alpha_is_no_number_of_the_picture(tmp_path: Path):
     values = np.concatenate([np.full((4, 5, 3), 700.0), np.full((4, 5, 1), 0.5)], -1).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["unassalpha"])

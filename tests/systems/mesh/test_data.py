@@ -19,7 +19,7 @@ from lorgnette.federate.settings import FederateConfig
 from lorgnette.images.folders import PassedOver
 from lorgnette.systems import mesh
 from lorgnette.systems.mesh.cases import find_cases, organs_of
-from lorgnette.systems.mesh.samples import make_sample, world
+from lorgnette.systems.mesh.samples import MARGIN, make_sample, world
 from lorgnette.train.config import TrainConfig
 
 SMALL = {"resolution": 4, "min_voxels": 100}
@@ -129,6 +129,21 @@ def test_a_volume_gives_the_same_organ_however_it_is_stored(axes: tuple[int, ...
     np.testing.assert_array_equal(one.coords, other.coords)
     np.testing.assert_allclose(one.feats, other.feats, atol=1e-4)
     np.testing.assert_allclose(one.distances, other.distances, atol=2e-3)
+
+
+def test_the_grid_is_a_cube_around_the_organ_with_room_at_each_side():
+    """Of an organ that is neither a cube nor in the middle, in a volume that is turned."""
+    mask = np.zeros((20, 24, 16), bool)
+    mask[2:14, 15:19, 3:9] = True
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn @ np.diag([1.5, 2, 3]), (10, -20, 5)
+    corners = np.stack(np.meshgrid([1.5, 13.5], [14.5, 18.5], [2.5, 8.5]), -1).reshape(-1, 3)
+    places = corners @ affine[:3, :3].T + affine[:3, 3]
+    sample = make_sample(mask, affine, None, 8, features="mask")
+    own = (places - sample.to_world[:3, 3]) / sample.side_mm
+    np.testing.assert_allclose(own.max(0), -own.min(0), atol=1e-9)
+    assert own.max() == pytest.approx(0.5 - MARGIN)
 
 
 def test_parts_of_voxels_are_inside_or_not():
