@@ -158,6 +158,19 @@ def test_forgetting_removes_everything(tmp_path: Path):
     assert jobs.counts() == {"waiting": 0, "running": 0, "known": 0, "stored_bytes": 0}
 
 
+def test_what_runs_is_not_told_of_once_it_is_forgotten_and_goes_when_it_has_ended(tmp_path: Path):
+    jobs = Jobs(Limits())
+    running = submitted(jobs, tmp_path)
+    assert jobs.take(NEVER) is running
+    jobs.forget(running)
+    assert jobs.get(running.id) is None
+    jobs.give_back(running, None)
+    assert running.state is State.CANCELLED
+    assert jobs.get(running.id) is None
+    submitted(jobs, tmp_path)
+    assert jobs.counts()["known"] == 1
+
+
 def test_stopping_lets_what_runs_end_and_takes_no_more(tmp_path: Path):
     jobs = Jobs(Limits())
     running, waiting = submitted(jobs, tmp_path), submitted(jobs, tmp_path)

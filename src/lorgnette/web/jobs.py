@@ -205,9 +205,8 @@ class Jobs:
         """End a job, and remove what it left."""
         self.cancel(job)
         with self._changed:
-            if job.held or not job.over.is_set():
-                job.ended = -self._limits.kept_seconds  # at the next occasion
-                job.forgotten = job.over.is_set()  # somebody reads its files just now: nobody else shall
+            if job.held or not job.over.is_set():  # somebody reads its files just now, or it is still being ended
+                job.ended, job.forgotten = -self._limits.kept_seconds, True  # it goes at the next occasion
             else:
                 self._remove(job)
 
@@ -277,7 +276,8 @@ class Jobs:
         return self._reserved + sum(job.bytes for job in self._known.values())
 
     def _ended(self, job: Job) -> None:
-        job.ended = time.monotonic()
+        if not job.forgotten:
+            job.ended = time.monotonic()
         if job.state is not State.DONE:
             shutil.rmtree(job.folder, ignore_errors=True)
             job.bytes = 0
