@@ -187,7 +187,7 @@ class HeadNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(heads, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (F.normalize(x.float(), dim=-1) * self.gamma * x.shape[-1] ** 0.5).to(x.dtype)
+        return (F.normalize(_at_least_single(x), dim=-1) * self.gamma * x.shape[-1] ** 0.5).to(x.dtype)
 
 
 class SubdivideBlock(nn.Module):
@@ -235,7 +235,12 @@ class ItemNorm(nn.Module):
 
 
 def _normed(x: Tensor) -> Tensor:
-    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6).to(x.dtype)
+    return F.layer_norm(_at_least_single(x), x.shape[-1:], eps=1e-6).to(x.dtype)
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    """In 32 bits where it had 16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _positions(coords: Tensor, width: int) -> Tensor:
