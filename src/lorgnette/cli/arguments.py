@@ -10,13 +10,18 @@ import contextlib
 import re
 import shutil
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, ClassVar, NoReturn
 
 from lorgnette import settings
 from lorgnette.common.parts import LeftOut
+from lorgnette.common.text import duration
 from lorgnette.systems import room
+
+LOOK_SECONDS, MINUTE = 3.0, 60.0
+"""After how long it is said what long work takes, and what is long."""
 
 
 class Arguments(argparse.ArgumentParser):
@@ -213,9 +218,23 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def progress_bar(items: Any, unit: str = "image") -> Any:
-    """The items, with a bar on a terminal while they are gone through."""
+    """The items, with a bar on a terminal while they are gone through; elsewhere long work is announced."""
+    if not sys.stderr.isatty():
+        return _announced(items, unit) if isinstance(items, Sized) else items
     try:
         from tqdm import tqdm
     except ImportError:  # where an exported model runs there may be little else
         return items
-    return tqdm(items, unit=unit, disable=None, leave=False)
+    return tqdm(items, unit=unit, leave=False)
+
+
+def _announced(items: Any, unit: str) -> Iterator[Any]:
+    """The items; once it is known that they take over a minute, a line on stderr says about how long."""
+    start, due = time.monotonic(), True
+    for done, item in enumerate(items):
+        spent = time.monotonic() - start
+        if due and done and spent >= LOOK_SECONDS:
+            left, due = spent / done * (len(items) - done), False
+            if left > MINUTE:
+                print(f"{len(items):,} {unit}s: about {duration(left)} left", file=sys.stderr, flush=True)
+        yield item
