@@ -10,6 +10,7 @@ import pytest
 
 from lorgnette import cli
 from lorgnette.cli import VERBS, main
+from lorgnette.cli.arguments import tile_bar
 from lorgnette.common.text import one_line
 from lorgnette.version import __version__
 
@@ -112,3 +113,19 @@ def test_a_reader_that_leaves_early_is_no_error(words: str, reader: str):
     command = f"(sleep 0.3; exec env -u PYTHONUNBUFFERED {sys.executable} -m lorgnette {words}) | {reader}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1.5, ""), (90, "about 60 minutes more for this picture")])
+def test_what_takes_long_is_said_after_the_first_tile(
+    seconds: float, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    now = [0.0]
+    monkeypatch.setattr("lorgnette.cli.arguments.time.monotonic", lambda: now[0])
+    done = []
+    for tile in tile_bar(list(range(41))):
+        assert capsys.readouterr().err.strip().removeprefix("lorgnette: ").partition(" (")[0] == (
+            said if tile == 1 else ""
+        )
+        now[0] += seconds
+        done.append(tile)
+    assert done == list(range(41))

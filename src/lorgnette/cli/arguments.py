@@ -10,6 +10,7 @@ import contextlib
 import re
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NoReturn
@@ -17,6 +18,9 @@ from typing import Any, ClassVar, NoReturn
 from lorgnette import settings
 from lorgnette.common.parts import LeftOut
 from lorgnette.systems import room
+
+TRIED, LONG = 1, 60
+"""Tiles after which it is known how long the others take; seconds from which on that is said."""
 
 
 class Arguments(argparse.ArgumentParser):
@@ -210,6 +214,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option --json."""
     parser.add_argument("--json", metavar="FILE", help="write the figures to this file as well")
+
+
+def tile_bar(tiles: Sequence[Any]) -> Iterator[Any]:
+    """The tiles of a picture, with a bar on a terminal; where they take long, it is said how long."""
+    begin = time.monotonic()
+    for done, tile in enumerate(progress_bar(tiles, unit="tile")):
+        left = (time.monotonic() - begin) / max(done, 1) * (len(tiles) - done)
+        if done == TRIED and left > LONG:
+            line = f"lorgnette: about {left / 60:.0f} minutes more for this picture (--preview shows parts in seconds)"
+            print(f"\r{line}", file=sys.stderr, flush=True)
+        yield tile
 
 
 def progress_bar(items: Any, unit: str = "image") -> Any:

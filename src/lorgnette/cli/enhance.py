@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorgnette.cli.arguments import Arguments, add_device, progress_bar
+from lorgnette.cli.arguments import Arguments, add_device, tile_bar
 from lorgnette.cli.sizes import add_sizes, check_sizes, how
 from lorgnette.common.files import check_free, check_writable
 from lorgnette.common.values import whole
@@ -35,8 +34,8 @@ def run(words: list[str]) -> int:
     if enhance_clip.is_clip(source, out, options):
         return enhance_clip.run(source, out, options, lambda: _load(options))
 
-    def enlarge(source: Path, target: Path, enhancer: Enhancer, bar: bool = False) -> None:
-        _enlarge(source, target, enhancer, options, bar)
+    def enlarge(source: Path, target: Path, enhancer: Enhancer) -> None:
+        enhance_file(source, target, enhancer, how(options), tile_bar)
 
     if options.preview and source.is_dir():
         raise ValueError(f"--preview: is for one picture, and {source} is a folder")
@@ -51,7 +50,7 @@ def run(words: list[str]) -> int:
 
             write_preview(source, target, enhancer, options)
         else:
-            enlarge(source, target, enhancer, bar=True)
+            enlarge(source, target, enhancer)
     for said in enhancer.said(source):
         print(said)
     if options.levels:
@@ -154,7 +153,3 @@ def _levels(options: argparse.Namespace, of: str) -> Any:
     beside = options.adapter if Path(options.adapter).is_dir() else None
     loss = {} if options.max_loss is None else {"max_loss": options.max_loss}
     return home.read_tables(options.cmsr or beside).levels(**loss)
-
-
-def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.Namespace, bar: bool) -> None:
-    enhance_file(source, target, enhancer, how(options), partial(progress_bar, unit="tile") if bar else iter)
