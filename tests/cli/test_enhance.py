@@ -410,7 +410,13 @@ def test_a_name_that_ships_with_one_room_needs_no_room(sprites: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--adapter", "jpegs"], "jpeg"),
+        (
+            ["--adapter", "scren"],
+            "no such folder: scren (did you mean 'screen'?); photo, phone, web, screen, art, jpeg",
+        ),
+        (["--adapter", "mine"], "no such folder: mine; photo, phone"),
+        (["--adapter", "runs/art"], "no such folder: runs/art"),
+        (["--room", "restore", "--scale", "2"], "keeps the size, and less by bicubic after it; the room superres"),
         (["--adapter", "jpeg", "--room", "superres"], "photo, phone, web, screen, art"),
         (["--strength", "2"], "0 to 1.5"),
         (["--strength", "nan"], "0 to 1.5"),

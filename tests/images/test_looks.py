@@ -147,3 +147,13 @@ def test_a_large_picture_takes_no_longer_than_its_windows():
 @pytest.mark.parametrize(("h", "w"), [(3, 60), (60, 3), (5, 5), (9, 70)])
 def test_strips_are_looked_at(h: int, w: int):
     assert np.isfinite(looks(np.random.default_rng(0).random((h, w, 3), dtype=np.float32))).all()
+
+
+def test_a_border_and_blank_paper_tell_nothing_of_a_picture():
+    photo = drawn("specimen", 3, (128, 128))
+    wide = np.ones((700, 700, 3), np.float32)
+    wide[280:408, 280:408] = photo  # the middle window of nine
+    np.testing.assert_allclose(looks(wide), looks(photo), atol=1e-5)
+    wide += np.random.default_rng(0).integers(-1, 2, wide.shape) / 255 * (wide == 1)  # what JPEG leaves
+    np.testing.assert_allclose(looks(wide), looks(photo), atol=1e-5)
+    assert np.isfinite(looks(np.ones((700, 700, 3), np.float32))).all()

@@ -143,3 +143,27 @@ def test_every_verb_says_it_in_one_line(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.gif"], capture_output=True, text=True, check=True)
     assert done.stderr == f"lorgnette: {tmp_path}/a.gif: only the first of its 3 pictures is read\n"
+
+
+def test_a_raw_file_of_a_camera_is_refused_rather_than_its_preview_enlarged(tmp_path: Path):
+    preview, sensor = np.zeros((20, 30, 3), np.uint8), np.zeros((200, 300), np.uint16)
+    with tifffile.TiffWriter(tmp_path / "a.dng") as file:  # as Nikon's, Sony's and Adobe's: the preview comes first
+        file.write(preview, photometric="rgb", subifds=1, subfiletype=1)
+        file.write(sensor, photometric="cfa")
+    with tifffile.TiffWriter(tmp_path / "b.dng") as file:  # the sensor's numbers first
+        file.write(sensor, photometric="cfa")
+    dng = [(50706, 1, 4, bytes([1, 4, 0, 0]), True)]  # its version
+    tifffile.imwrite(tmp_path / "c.dng", preview, photometric="rgb", extratags=dng)
+    tifffile.imwrite(tmp_path / "d.cr2", preview, photometric="rgb")
+    written = (tmp_path / "d.cr2").read_bytes()  # Canon's mark stands where tifffile puts the directory: to the end
+    directory = written[8 : 8 + 2 + 12 * int.from_bytes(written[8:10], "little") + 4]
+    head = written[:4] + len(written).to_bytes(4, "little") + b"CR"
+    (tmp_path / "d.cr2").write_bytes(head + written[10:] + directory)
+    for name in ("a.dng", "b.dng", "c.dng", "d.cr2"):
+        for look in (read_image, count_images):
+            with pytest.raises(ImageError, match="raw file of a camera: develop it first"):
+                look(tmp_path / name)
+    with tifffile.TiffWriter(tmp_path / "e.tif") as file:  # a smaller version below a picture is no reason
+        file.write(preview, photometric="rgb", subifds=1)
+        file.write(preview[::2, ::2], photometric="rgb", subfiletype=1)
+    assert read_image(tmp_path / "e.tif").pixels.shape == (20, 30, 3)

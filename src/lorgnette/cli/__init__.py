@@ -89,5 +89,5 @@ def _dispatch(words: list[str]) -> int:
         print(f"lorgnette {__version__}")
         return 0
     if verb not in VERBS:
-        raise ValueError(f"unknown verb {verb}" + (nearest(verb, VERBS) or f"; there is {', '.join(VERBS)}"))
+        raise ValueError(f"unknown verb {verb}{nearest(verb, VERBS)}; there is {', '.join(VERBS)}")
     return import_module(f"lorgnette.cli.{verb}").run(words[1:])

@@ -35,8 +35,8 @@ def run(words: list[str]) -> int:
     if enhance_clip.is_clip(source, out, options):
         return enhance_clip.run(source, out, options, lambda: _load(options))
 
-    def enlarge(source: Path, target: Path, enhancer: Enhancer, bar: bool = False) -> None:
-        _enlarge(source, target, enhancer, options, bar)
+    def enlarge(source: Path, target: Path, enhancer: Enhancer) -> None:
+        enhance_file(source, target, enhancer, how(options), partial(progress_bar, unit="tile"))
 
     if options.preview and source.is_dir():
         raise ValueError(f"--preview: is for one picture, and {source} is a folder")
@@ -51,7 +51,7 @@ def run(words: list[str]) -> int:
 
             write_preview(source, target, enhancer, options)
         else:
-            enlarge(source, target, enhancer, bar=True)
+            enlarge(source, target, enhancer)
     for said in enhancer.said(source):
         print(said)
     if options.levels:
@@ -154,7 +154,3 @@ def _levels(options: argparse.Namespace, of: str) -> Any:
     beside = options.adapter if Path(options.adapter).is_dir() else None
     loss = {} if options.max_loss is None else {"max_loss": options.max_loss}
     return home.read_tables(options.cmsr or beside).levels(**loss)
-
-
-def _enlarge(source: Path, target: Path, enhancer: Enhancer, options: argparse.Namespace, bar: bool) -> None:
-    enhance_file(source, target, enhancer, how(options), partial(progress_bar, unit="tile") if bar else iter)

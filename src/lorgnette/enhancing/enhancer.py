@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,13 +61,13 @@ def adapter(text: str) -> str:
     names = [name for of in rooms_with("enhance") for name in room(of).ABOUT.shipped]
     if Path(text).exists() or text not in (AUTO, NONE, *names):
         try:
-            return str(adapter_folder(text))
+            folder = adapter_folder(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
-        except FileNotFoundError as error:
-            if "/" in text or not nearest(text, names):
-                raise
-            raise argparse.ArgumentTypeError(f"{error}; {', '.join(dict.fromkeys(names))} ship") from None
+        if not folder.exists() and "/" not in text:
+            ship = ", ".join(dict.fromkeys(names))
+            raise argparse.ArgumentTypeError(f"no such folder: {text}{nearest(text, names)}; {ship} ship")
+        return str(folder)
     return text
 
 
@@ -195,8 +195,8 @@ class Chosen:
 
     def __init__(self, chooser: Any, cleaner: Any = None):
         self.chooser, self.cleaner, self.of = chooser, cleaner, chooser.of
-        self._found: dict[Path, Choice] = {}
-        self._noisy: dict[Path, Choice] = {}
+        self._found: Found = defaultdict(list)
+        self._noisy: Found = defaultdict(list)
 
     def __call__(self, image: Image, source: Path, **settings: Any) -> Image:
         from lorgnette.enhancing.cleaned import Cleaned
@@ -209,17 +209,18 @@ class Chosen:
             if noisy.gains[BASE] >= WORTH:
                 alone = Chosen(self.chooser)
                 enhanced = Cleaned(One(self.cleaner.of, self.cleaner.task(BASE)), 1.0, alone)(image, source, **settings)
-                self._noisy[source] = replace(noisy, name=BASE)
-                self._found |= alone._found
+                self._noisy[source].append(replace(noisy, name=BASE))
+                self._found[source] += alone._found[source]
                 return enhanced
         enhanced = self.chooser.enhance_by(choice, image, **settings)
-        self._found[source] = choice
+        self._found[source].append(choice)
         return enhanced
 
     def for_all_of(self, source: Path, pixels: Callable[[], Any]) -> Task:
         from lorgnette.images.choosing import BASE
 
-        choice = self._found[source] = self.chooser.choose(pixels())
+        choice = self.chooser.choose(pixels())
+        self._found[source].append(choice)
         return self.chooser.task(choice.network or BASE)
 
     def identity(self) -> str:
@@ -235,17 +236,27 @@ class Chosen:
 
     def choices(self) -> dict[str, Any]:
         own, first = _as_json(self._found), _as_json(self._noisy)
-        return own | {path: own[path] | {"cleaned by": cleaned} for path, cleaned in first.items()}
+        return {path: own[path] | ({"cleaned by": first[path]} if path in first else {}) for path in own}
 
 
-def _said(found: Mapping[Path, Choice], sources: Sequence[Path]) -> list[str]:
-    """A line for one picture; how often each choice was made for several."""
-    chosen = [found[source] for source in sources if source in found]
-    if len(sources) == 1:
-        return [str(choice) for choice in chosen]
+Found = defaultdict[Path, list["Choice"]]
+"""For each file what was chosen: one choice, or one for each of its pages."""
+
+
+def _said(found: Found, sources: Sequence[Path]) -> list[str]:
+    """A line for one picture; how often each choice was made for several, be they files or pages."""
+    chosen = [choice for source in sources if source in found for choice in found[source]]
+    if len(chosen) == len(sources) == 1:
+        return [str(chosen[0])]
     counts = Counter(choice.name for choice in chosen)
-    return [", ".join(f"{name} {count}" for name, count in counts.most_common())] if counts else []
+    pages = f"of {len(chosen)} pages: " if len(sources) == 1 else ""
+    return [pages + ", ".join(f"{name} {count}" for name, count in counts.most_common())] if counts else []
 
 
-def _as_json(found: Mapping[Path, Choice]) -> dict[str, Any]:
-    return {str(path): {"chosen": choice.name, "expected": choice.gains} for path, choice in found.items()}
+def _as_json(found: Found) -> dict[str, Any]:
+    """Of a file with several pages the first, and all of them under "pages"."""
+    said = {
+        str(path): [{"chosen": choice.name, "expected": choice.gains} for choice in chosen]
+        for path, chosen in found.items()
+    }
+    return {path: pages[0] | ({"pages": pages} if len(pages) > 1 else {}) for path, pages in said.items()}

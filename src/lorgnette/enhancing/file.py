@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from lorgnette.common.files import atomic_write
 
 if TYPE_CHECKING:
     from lorgnette.enhancing.enhancer import Enhancer
@@ -101,6 +104,8 @@ def enhance_file(
 ) -> None:
     """One file: a picture, or all pages of a TIFF into another. The new file has the date of the old one.
 
+    What is not changed at all, and stays in its format, is copied rather than packed anew; an `ImageWarning` says so.
+
     Args:
         source: the picture.
         target: its suffix chooses the format.
@@ -112,11 +117,21 @@ def enhance_file(
     Raises:
         ValueError: the picture, the settings or the format does not work, in one line.
     """
-    from lorgnette.images.file import MAX_PIXELS, check_output, count_images, read_image, read_images, write_images
+    from lorgnette.images.errors import ImageWarning
+    from lorgnette.images.file import (
+        MAX_PIXELS,
+        check_output,
+        count_images,
+        format_of,
+        read_image,
+        read_images,
+        write_images,
+    )
     from lorgnette.images.framing import framed
 
     most = most or Most()
     readable = most.pixels or MAX_PIXELS
+    changed: list[bool] = []
 
     def enlarged(image: Image) -> Image:
         settings = how.settings(*image.pixels.shape[:2])
@@ -137,14 +152,26 @@ def enhance_file(
             if size:
                 most.check(size, count)
         work = partial(enhancer, source=source, progress=begin, **settings)
-        return framed(_in_range(image, source, how, work), how.frame)
+        done = framed(_in_range(image, source, how, work), how.frame)
+        changed.append(done.pixels is not image.pixels or done.alpha is not image.alpha)
+        return done
 
     count = count_images(source, readable) if target.suffix.lower() in (".tif", ".tiff") else 1
-    if count > 1:
-        pictures: Iterable[Image] = read_images(source, readable, any_range=True)
-    else:
-        pictures = [read_image(source, readable, any_range=True)]
-    write_images(target, map(enlarged, pictures), how.quality or 95, count)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ImageWarning)
+        if count > 1:
+            pictures: Iterable[Image] = read_images(source, readable, any_range=True)
+        else:
+            pictures = [read_image(source, readable, any_range=True)]
+        write_images(target, map(enlarged, pictures), how.quality or 95, count)
+    copied = not any(changed) and not how.quality and format_of(source) == check_output(target)
+    for one in caught:
+        if not (copied and str(one.message).startswith(f"{target}: ")):  # of a copy nothing is left out
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if copied:
+        with atomic_write(target) as temporary:
+            shutil.copyfile(source, temporary)
+        warnings.warn(f"{target}: nothing is changed, so it is a copy", ImageWarning, stacklevel=2)
     times = source.stat()
     os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
 

@@ -22,7 +22,7 @@ from lorgnette.images.about import NOTHING, About, Described
 from lorgnette.images.errors import ImageError, ImageWarning
 from lorgnette.images.formats import pillow, png, tiff
 from lorgnette.images.formats.kept import kept_by
-from lorgnette.images.formats.reading import count_of, decoding, read
+from lorgnette.images.formats.reading import count_of, decoding, named, read
 from lorgnette.images.formats.table import BY_NAME, BY_SUFFIX, WRITABLE, Format
 from lorgnette.images.limits import check_fits
 from lorgnette.images.pixels import to_samples
@@ -104,6 +104,18 @@ def count_images(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
     path = Path(path)
     with decoding(path):
         return count_of(path, max_pixels)
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format of an image file by its content, named as by `check_output`; "GIF" where it is one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImageError: (a ValueError) It is no image.
+    """
+    path = Path(path)
+    with decoding(path):
+        return named(path)
 
 
 def write_image(path: str | os.PathLike[str], image: Image, quality: int = 95) -> None:

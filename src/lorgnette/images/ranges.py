@@ -28,7 +28,8 @@ def in_range(image: Image, low: float, high: float, work: Callable[[Image], Imag
     """Work done on a picture as if `low` were black and `high` white.
 
     Where the result has the size of the picture, it has its sums too, around each pixel over some pixels: a network
-    that dims a spot puts its light beside it rather than nowhere. Numbers outside the range stay as they are.
+    that dims a spot puts its light beside it rather than nowhere. Numbers outside the range stay as they are. Where the
+    work changes nothing, the picture itself comes back.
 
     Args:
         image: numbers in [0, 1].
@@ -41,7 +42,10 @@ def in_range(image: Image, low: float, high: float, work: Callable[[Image], Imag
     if not low < high:
         raise ValueError(f"range: {low:g} {high:g} does not work; the first must be below the second")
     before = image.pixels
-    done = work(replace(image, pixels=((before - low) / (high - low)).clip(0, 1).astype(np.float32)))
+    given = replace(image, pixels=((before - low) / (high - low)).clip(0, 1).astype(np.float32))
+    done = work(given)
+    if done.pixels is given.pixels:
+        return image
     pixels = done.pixels * np.float32(high - low) + np.float32(low)
     if pixels.shape == before.shape:
         cv2 = needed("cv2", "opencv-python-headless", "--range of a picture that keeps its size")

@@ -55,6 +55,14 @@ def _kind(path: Path) -> Literal["PNG", "TIFF"] | None:
     return "TIFF" if head.startswith(tiff.SIGNATURES) else None
 
 
+def named(path: Path) -> str:
+    """The format of a file, as Pillow calls it; that of a phone's JPEG with more pictures after the first is JPEG."""
+    if _kind(path):
+        return str(_kind(path))
+    with path.open("rb") as stream, pillow.open_file(path, stream, lambda size: None) as file:
+        return {"MPO": "JPEG"}.get(str(file.format), str(file.format))
+
+
 def count_of(path: Path, max_pixels: int) -> int:
     """How many pictures a file holds; smaller versions within a TIFF and its masks do not count."""
     if _kind(path) == "TIFF":

@@ -27,6 +27,7 @@ _FAR = 2**31
 _ROWS = 256  # in a strip, compressed at a time
 _LEVEL = 4  # zlib: about the size of level 6 in half the time
 _BITS, _XMP, _IPTC, _ICC = 258, 700, 33723, 34675
+_PHOTOMETRIC, _DNG, _OF_SENSORS = 262, 50706, (32803, 34892)
 # How the pixels are stored, which a new file does in its own way; and smaller versions of the picture.
 _STORAGE = {*range(254, 267), *range(273, 282), 284, 290, 291, 292, 293, 297, 317, *range(320, 326), 330}
 _STORAGE |= {332, 333, 334, 336, 338, 339, 340, 341, 347, 512, 513, 514, 529, 530, 531, 532, 559, 32997}
@@ -45,9 +46,23 @@ def _open(path: Path) -> Any:
 
 
 def pictures(path: Path) -> list[int]:
-    """Numbers of the pages that are pictures: no smaller versions of others and no masks."""
+    """Numbers of the pages that are pictures: no smaller versions of others and no masks.
+
+    A raw file of a camera is refused: what can be read of it is the small previews.
+    """
     with _open(path) as file:
+        if _is_raw(path, file):
+            raise UnsupportedTiff("it is a raw file of a camera: develop it first, into a TIFF or a JPEG")
         return [number for number, kind in enumerate(_kinds(file)) if not kind & 0b101] or [0]
+
+
+def _is_raw(path: Path, file: Any) -> bool:
+    """Whether the numbers are those of a sensor, be they beside a preview (Canon's say so in their head)."""
+    with path.open("rb") as stream:
+        head = stream.read(10)
+    first = file.pages[0]
+    kinds = [page.tags.valueof(_PHOTOMETRIC, default=0) for page in (first, *(first.pages or ()))]
+    return head[8:] == b"CR" or _DNG in first.tags or any(int(kind) in _OF_SENSORS for kind in kinds)
 
 
 def _kinds(file: Any) -> list[int]:

@@ -110,10 +110,8 @@ def _output_size(
     if scale is not None:
         scales = (scale, scale) if isinstance(scale, int | float) else scale
         if not all(math.isfinite(s) and 0.01 <= s <= factor for s in scales):
-            raise ValueError(
-                f"scale: {scale} does not work; this network gives {factor} times the size, "
-                "and less by bicubic after it"
-            )
+            gives = "keeps the size" if factor == 1 else f"gives {factor} times the size"
+            raise ValueError(f"scale: {scale} does not work; this network {gives}, and less by bicubic after it")
         scaled = max(1, round(size[0] * scales[0])), max(1, round(size[1] * scales[1]))
         if wanted not in (None, scaled):
             raise ValueError("give either scale or size")
