@@ -14,6 +14,7 @@ from lorgnette.images.choosing import BASE, Choice, Judge
 from lorgnette.systems import ROOMS, room
 
 if TYPE_CHECKING:
+    from lorgnette.images.file import Image
     from lorgnette.train.task import Task
 
 JUDGE_FILE = "judge.safetensors"
@@ -79,10 +80,18 @@ class Chooser:
     def enhance(self, image: Any, **settings: Any) -> tuple[Any, Choice]:
         """A picture (`lorgnette.images.file.Image`) enhanced by what suits it, and what that was.
 
-        Settings are those of the room's `enhance`.
+        Settings are those of the room's `enhance`. Counts are worked on in their own range, and an `ImageWarning` says
+        so; `lorgnette.images.ranges.in_range` sets another.
         """
-        choice = self.choose(image.pixels, scale_of(image.pixels.shape, settings))
-        return self.enhance_by(choice, image, **settings), choice
+        from lorgnette.images.ranges import in_own_range
+
+        choices = []
+
+        def work(own: Image) -> Image:
+            choices.append(self.choose(own.pixels, scale_of(own.pixels.shape, settings)))
+            return self.enhance_by(choices[0], own, **settings)
+
+        return in_own_range(image, work), choices[0]
 
     def enhance_by(self, choice: Choice, image: Any, **settings: Any) -> Any:
         """The picture enhanced by what was chosen for it."""

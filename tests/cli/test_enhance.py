@@ -416,7 +416,7 @@ def test_a_name_that_ships_with_one_room_needs_no_room(sprites: Path, tmp_path: 
         ),
         (["--adapter", "mine"], "no such folder: mine; photo, phone"),
         (["--adapter", "runs/art"], "no such folder: runs/art"),
-        (["--room", "restore", "--scale", "2"], "keeps the size, and less by bicubic after it; the room superres"),
+        (["--room", "restore", "--scale", "2"], "keeps the size, and less by bicubic after it"),
         (["--adapter", "jpeg", "--room", "superres"], "photo, phone, web, screen, art"),
         (["--strength", "2"], "0 to 1.5"),
         (["--strength", "nan"], "0 to 1.5"),

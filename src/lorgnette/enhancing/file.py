@@ -128,6 +128,7 @@ def enhance_file(
         write_images,
     )
     from lorgnette.images.framing import framed
+    from lorgnette.images.ranges import in_own_range
 
     most = most or Most()
     readable = most.pixels or MAX_PIXELS
@@ -152,7 +153,7 @@ def enhance_file(
             if size:
                 most.check(size, count)
         work = partial(enhancer, source=source, progress=begin, **settings)
-        done = framed(_in_range(image, source, how, work), how.frame)
+        done = framed(in_own_range(image, work, how.range, f"{source}: ", " (--range sets others)"), how.frame)
         changed.append(done.pixels is not image.pixels or done.alpha is not image.alpha)
         return done
 
@@ -174,23 +175,3 @@ def enhance_file(
         warnings.warn(f"{target}: nothing is changed, so it is a copy", ImageWarning, stacklevel=2)
     times = source.stat()
     os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def _in_range(image: Image, source: Path, how: How, work: Callable[[Image], Image]) -> Image:
-    """The work with the range that is asked for, or that of counts, which is said."""
-    from lorgnette.images.errors import ImageWarning
-    from lorgnette.images.ranges import in_range, used_range
-
-    zero, one = image.span if image.bits == 32 else (0, 2**image.bits - 1)  # what 0 and 1 are in the file
-    found = None if how.range else used_range(image)
-    about = ""
-    if found:
-        low, high = (zero + value * (one - zero) for value in found)
-        about = f"taken for counts: {low:.6g} to {high:.6g} of {one:g} are black and white"
-    elif not how.range and (zero, one) != (0, 1) and image.bits == 32:
-        about = f"floating-point numbers: {zero:g} to {one:g} are black and white"
-    if about:
-        warnings.warn(f"{source}: {about} (--range sets others)", ImageWarning, stacklevel=1)
-    low, high = found or ((value - zero) / (one - zero) for value in how.range or (zero, one))
-    whole = (low, high) == (0, 1) and image.span == (0, 1)
-    return work(image) if whole else in_range(image, low, high, work)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from lorgnette.common.lazy import needed
+from lorgnette.images.errors import ImageWarning
 from lorgnette.images.file import Image
 
 LITTLE = 0.25
@@ -22,6 +24,43 @@ def used_range(image: Image) -> tuple[float, float] | None:
     """
     most = float(image.pixels.max())
     return (0.0, most) if image.bits > 8 and 0 < most < LITTLE else None
+
+
+def in_own_range(
+    image: Image,
+    work: Callable[[Image], Image],
+    given: tuple[float, float] | None = None,
+    name: str = "",
+    hint: str = "",
+) -> Image:
+    """Work done on a picture in the range that is asked for, or in that of counts or floats, which is said.
+
+    Args:
+        image: numbers in [0, 1], and what those stand for.
+        work: takes and gives a picture in [0, 1].
+        given: the picture's own numbers for black and white. Unset: see `used_range`.
+        name: stands before what is said.
+        hint: stands behind it.
+
+    Raises:
+        ValueError: the first number is not below the second, in one line.
+
+    Warns:
+        ImageWarning: numbers other than those of the depth are taken for black and white.
+    """
+    zero, one = image.span if image.bits == 32 else (0, 2**image.bits - 1)  # what 0 and 1 are in the file
+    found = None if given else used_range(image)
+    about = ""
+    if found:
+        low, high = (zero + value * (one - zero) for value in found)
+        about = f"taken for counts: {low:.6g} to {high:.6g} of {one:g} are black and white"
+    elif not given and (zero, one) != (0, 1) and image.bits == 32:
+        about = f"floating-point numbers: {zero:g} to {one:g} are black and white"
+    if about:
+        warnings.warn(f"{name}{about}{hint}", ImageWarning, stacklevel=2)
+    low, high = found or ((value - zero) / (one - zero) for value in given or (zero, one))
+    whole = (low, high) == (0, 1) and image.span == (0, 1)
+    return work(image) if whole else in_range(image, low, high, work)
 
 
 def in_range(image: Image, low: float, high: float, work: Callable[[Image], Image]) -> Image:
