@@ -92,6 +92,7 @@ def _on_two_sides(fairing: Fairing, x: Array, towards: Array, pair: Index) -> Fl
     away, free = away.reshape(3, 6, -1), free.reshape(6, -1)
     normal = towards.take(fairing.row[side[quad], corner], axis=1)
     normal = normal[:, 0] - normal[:, 1]
+    least = np.zeros(len(pair))
     for _ in range(PLANES):
         normal -= edge * (normal * edge).sum(0)
         height = np.where(free, (away * normal[:, None]).sum(0), np.inf)
