@@ -9,6 +9,7 @@ import numpy as np
 from lorgnette.systems.mesh.surface.cells import Array, Index
 from lorgnette.systems.mesh.surface.fairing import Fairing, Flags, cross
 
+PLANES = 3  # that are tried between two quadrilaterals
 BATCH = 2**18  # pairs of triangles looked at together
 
 
@@ -41,7 +42,8 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
     pair = np.concatenate(pairs)
     one, other = sides[pair[:, 0] // 4], sides[pair[:, 1] // 4]
     of_one_organ = ((one[:, :, None] == other[:, None, :]) & (one[:, :, None] >= 0)).any((1, 2))
-    pair = pair[folded[vertex[pair[:, 0]]] | ~of_one_organ] // 4
+    pair = pair[folded[vertex[pair[:, 0]]] | ~of_one_organ]
+    pair = pair[~_on_two_sides(fairing, x, towards, pair)] // 4
     first, second = (np.stack([pair[:, k], pair[:, k] + n_quads]) for k in range(2))
     both = np.stack(np.broadcast_arrays(first[:, None], second[None]), axis=-1).reshape(-1, 2)
     return np.unique(both[crossing(x, triangles, both)].ravel() % n_quads)
@@ -70,6 +72,35 @@ def _several(fairing: Fairing) -> Flags:
     outside = np.zeros(fairing.net.corners.shape[1], bool)
     outside[fairing.net.quads[(fairing.net.sides < 0).any(1)]] = True
     return fairing.shared + outside > 2
+
+
+def _on_two_sides(fairing: Fairing, x: Array, towards: Array, pair: Index) -> Flags:
+    """Which pairs of corners (P, 2) of quadrilaterals, 4 q + k each, both at one vertex, have a plane between them
+    through that vertex and, where they share a second one, through both. The first plane that is tried lies across the
+    difference of their organs' normals, each further one is turned towards what was on the wrong side (the perceptron:
+    Rosenblatt, Psychological Review 65, 1958)."""
+    side = np.empty(len(fairing.net.quads), np.int64)
+    side[fairing.quad] = np.arange(fairing.quad.size)
+    quad, corner = np.divmod(pair.T, 4)
+    others = np.stack([fairing.net.quads[quad, (corner + k) % 4] for k in (1, 2, 3)])  # (3, 2, P)
+    both = others[:, None, 0] == others[None, :, 1]
+    away = x.take(others, axis=1) - x.take(fairing.net.quads[quad[0], corner[0]], axis=1)[:, None, None]
+    edge = (away[:, :, 0] * both.any(1)).sum(1)
+    edge /= np.maximum(np.sqrt((edge**2).sum(0)), 1e-30)
+    away[:, :, 0] *= -1  # now the plane's normal and each of these should be of one side
+    free = ~np.stack([both.any(1), both.any(0)], axis=1)
+    away, free = away.reshape(3, 6, -1), free.reshape(6, -1)
+    normal = towards.take(fairing.row[side[quad], corner], axis=1)
+    normal = normal[:, 0] - normal[:, 1]
+    least = np.zeros(len(pair))
+    for _ in range(PLANES):
+        normal -= edge * (normal * edge).sum(0)
+        height = np.where(free, (away * normal[:, None]).sum(0), np.inf)
+        worst = height.argmin(0)[None]
+        least = np.take_along_axis(height, worst, 0)[0]
+        wrong = np.take_along_axis(away, worst[None], 1)[:, 0]
+        normal -= 1.5 * np.minimum(least, 0) * wrong / np.maximum((wrong**2).sum(0), 1e-30)
+    return (least > 0) & (both.sum((0, 1)) < 2)
 
 
 def _turns(fairing: Fairing, x: Array, towards: Array) -> Index:
