@@ -164,3 +164,15 @@ def test_a_judge_of_other_measures_is_refused(tmp_path: Path):
     save_file({"mean": np.zeros(3)}, tmp_path / "j.safetensors", metadata={"names": '["nothing"]', "measures": '["x"]'})
     with pytest.raises(ValueError, match="other measures"):
         Judge(tmp_path / "j.safetensors")
+
+
+def test_what_learnt_from_grey_pictures_is_not_chosen_for_colours():
+    chooser, free = Chooser("restore", "cpu"), Judge(adapter_path("restore", "counts").parent / "judge.safetensors")
+    light = drawn("specimen", 1, (120, 120))
+    coloured = np.random.default_rng(0).poisson(light * 200 * np.array((1, 0.9, 0.8))) / 200
+    for numbers, with_colours in ((coloured[..., :1].repeat(3, -1), False), (coloured, True)):
+        counted = numbers.clip(0, 1).astype(np.float32)
+        assert free(counted).name == "counts"
+        choice = chooser.choose(counted)
+        assert (choice.name == "counts") != with_colours
+        assert ("counts" in choice.gains) != with_colours

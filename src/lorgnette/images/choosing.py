@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Choice:
     name: str
     """`NOTHING`, `BASE`, or the name of an adapter."""
     gains: dict[str, float]
-    """What each is expected to bring over `NOTHING`, in dB."""
+    """What each that may be chosen is expected to bring over `NOTHING`, in dB."""
     seen: dict[str, float]
     """The measures of the picture, by name."""
 
@@ -57,9 +58,11 @@ class Judge:
     Args:
         path: a safetensors file; its metadata has `names`, `measures`, and `doubt`, the share of the deviation between
             the nets that is taken off what they expect.
+        for_grey: names that are not chosen for pictures with colours.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], for_grey: Collection[str] = ()):
+        self._for_grey = set(for_grey)
         with safe_open(Path(path), "np") as file:
             said = file.metadata()
             self.names: list[str] = json.loads(said["names"])
@@ -72,10 +75,12 @@ class Judge:
         """Choose for a picture, (H, W, 3) in [0, 1], that is to be enlarged by `scale`."""
         seen = looks(pixels)
         given = np.append(seen, np.log2(max(scale, 1)))[None]
-        gains = self.expected(given)
-        name = self.names[int(self._best(gains)[0])]
         measures = {str(measure): float(value) for measure, value in zip(MEASURES, seen, strict=True)}
-        return Choice(name, {n: round(float(g), 2) for n, g in zip(self.names, gains[0], strict=True)}, measures)
+        barred = set() if measures["grey"] else self._for_grey
+        gains = np.where([name in barred for name in self.names], -np.inf, self.expected(given))
+        name = self.names[int(self._best(gains)[0])]
+        expected = {n: round(float(g), 2) for n, g in zip(self.names, gains[0], strict=True) if n not in barred}
+        return Choice(name, expected, measures)
 
     def chosen(self, seen: NDArray[Any]) -> NDArray[np.intp]:
         """Places in `names`, (N,); see `expected`."""

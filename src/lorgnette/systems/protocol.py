@@ -113,6 +113,8 @@ class About:
     shipped: tuple[str, ...] = ()
     """Adapters in the room's folder `adapters`, beside `judge.safetensors`, which chooses among them by looking
     (`lorgnette.images.choosing`). Such a room offers `plain(image, scale, size)` too: what needs no network."""
+    for_grey: tuple[str, ...] = ()
+    """Those of `shipped` that learnt from grey pictures alone: they are not chosen for pictures with colours."""
     usual_scale: float = 1
     """By which its `enhance` enlarges where nobody says."""
     cleans: bool = False

@@ -30,6 +30,7 @@ ABOUT = About(
     },
     crop="test_crop",
     shipped=("jpeg", "camera", "counts", "photo"),
+    for_grey=("counts",),
     cleans=True,
     option_files=True,
     prunes=True,
