@@ -14,6 +14,7 @@ from lorgnette.systems.mesh.surface.crossings import crossing_quads
 from lorgnette.systems.mesh.surface.decimate import decimate
 from lorgnette.systems.mesh.surface.diagonals import choose
 from lorgnette.systems.mesh.surface.fairing import Fairing
+from lorgnette.systems.mesh.surface.folds import unfold
 from lorgnette.systems.mesh.surface.mesh import Mesh
 from lorgnette.systems.mesh.surface.settings import Surface
 from lorgnette.systems.mesh.volumes import Labels, Organ
@@ -119,20 +120,24 @@ def _faired(fairing: Fairing, linear: Array) -> tuple[Array, Index, Index]:
     """The vertices of a net (3, N), smooth; its triangles; and the quadrilaterals that still cross."""
     x = fairing.smooth()
     diagonal = choose(fairing, linear @ x)
+    back_to = fairing.net.corners
+    if not fairing.apart:
+        back_to, x = x, unfold(fairing, x, diagonal, linear)
     x, areas = fairing.restore(x, diagonal)
     fixed = np.zeros(x.shape[1], bool)
     crossing = crossing_quads(fairing, x, diagonal, areas)
     attempt = 0
     while crossing.size and attempt < 10 * TRIES:
-        # What crosses goes half the way back to the voxels' own corners; in the end all of it, and the volume is let go
+        # What crosses goes back, with shared walls to before it was unfolded; what still does, half the way to the
+        # voxels' own corners; in the end all of it, and the volume is let go
         back = np.unique(fairing.net.quads[crossing])
-        start = fairing.net.corners[:, back]
         fixed[back] = True
+        half = 2 if back_to is fairing.net.corners and attempt < TRIES else 1
+        x[:, back] += (back_to[:, back] - x[:, back]) / half
+        back_to = fairing.net.corners
         if attempt < TRIES:
-            x[:, back] = (start + x[:, back]) / 2
             x, areas = fairing.restore(x, diagonal, fixed)
         else:
-            x[:, back] = start
             areas = fairing.at_vertices(x, fairing.cut(diagonal))
         crossing = crossing_quads(fairing, x, diagonal, areas)
         attempt += 1

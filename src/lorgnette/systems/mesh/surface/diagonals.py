@@ -30,7 +30,7 @@ def choose(fairing: Fairing, x: Array) -> Flags:
     from scipy.sparse import coo_matrix
 
     normal = _normals(x, fairing.net.quads).reshape(3, -1)  # of triangle t of quadrilateral q at 4 q + t
-    side, edge, twin_side, twin_edge = _twins(fairing)
+    side, edge, twin_side, twin_edge = twins(fairing)
     here, there = fairing.quad[side], fairing.quad[twin_side]
     sign = fairing.sign[side] * fairing.sign[twin_side]
     own = [normal.take(4 * here + _AT_EDGE[k, edge], axis=1) * sign for k in range(2)]
@@ -55,7 +55,7 @@ def choose(fairing: Fairing, x: Array) -> Flags:
     return choice
 
 
-def _twins(fairing: Fairing) -> tuple[Index, Index, Index, Index]:
+def twins(fairing: Fairing) -> tuple[Index, Index, Index, Index]:
     """Every edge of every organ, once: (side, edge of its quadrilateral, side beyond, edge of that one)."""
     here, there = fairing.edges()
     forward, backward = np.flatnonzero(here < there), np.flatnonzero(here > there)

@@ -78,7 +78,7 @@ class Fairing:
         # sparse products want the coordinates of a vertex side by side
         start, low, high = (np.ascontiguousarray(a.T) for a in (self.net.corners, self.low, self.high))
         x = _descend(start, lambda v: level @ v, low, high, LEVELLING)
-        x = self._grown(x.T, *self._volumes(x.T, (self.net.quads, self.row))).T
+        x = self.grown(x.T, (self.net.quads, self.row)).T
         x = _descend(np.ascontiguousarray(x), lambda v: flatten @ (bend @ v), low, high, STEPS)
         return np.ascontiguousarray(x.T)
 
@@ -100,6 +100,10 @@ class Fairing:
             x = self._grown(x, areas, missing, fixed)
             areas, missing = self._volumes(x, cut)
         return x, areas
+
+    def grown(self, x: Array, cut: tuple[Index, Index]) -> Array:
+        """The vertices (3, N) after one step of `restore`."""
+        return self._grown(x, *self._volumes(x, cut))
 
     def _volumes(self, x: Array, cut: tuple[Index, Index]) -> tuple[Array, Array]:
         """`at_vertices`, and what the organs' volumes lack."""
