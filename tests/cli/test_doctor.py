@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.message
 import importlib.metadata
 import json
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ def test_what_is_missing_is_named_with_what_to_do(
     }
     printed = capsys.readouterr().out
     assert "pip install 'lorgnette[video]'" in printed
+    assert f"pip of this environment: {sys.executable} -m pip" in printed
     assert "docs" not in printed
 
 
@@ -80,3 +82,10 @@ def test_of_this_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(FOR_DEVELOPERS) <= set(declared)
     assert "PyTorch" in capsys.readouterr().out
+
+
+def test_the_page_for_the_start_lists_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs" / "getting-started.md").read_text().partition("## Extras")[2].partition("\n## ")[0]
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert listed == set(project["optional-dependencies"]) - {"bench", "browser"}

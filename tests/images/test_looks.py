@@ -152,8 +152,15 @@ def test_strips_are_looked_at(h: int, w: int):
 def test_a_border_and_blank_paper_tell_nothing_of_a_picture():
     photo = drawn("specimen", 3, (128, 128))
     wide = np.ones((700, 700, 3), np.float32)
-    wide[280:408, 280:408] = photo  # the middle window of nine
-    np.testing.assert_allclose(looks(wide), looks(photo), atol=1e-5)
-    wide += np.random.default_rng(0).integers(-1, 2, wide.shape) / 255 * (wide == 1)  # what JPEG leaves
-    np.testing.assert_allclose(looks(wide), looks(photo), atol=1e-5)
+    wide[277:405, 283:411] = photo
+    np.testing.assert_allclose(looks(wide), looks(photo[3:123, 5:125]), atol=1e-5)  # the blocks within
+    bars = np.ones((420, 128, 3), np.float32)
+    bars[160:288] = photo
+    np.testing.assert_allclose(looks(bars), looks(photo[8:120]), atol=1e-5)
+    bars[:160] -= np.random.default_rng(0).integers(0, 3, (160, 128, 3)) / 255  # what JPEG leaves
+    np.testing.assert_allclose(looks(bars), looks(photo[8:120]), atol=1e-5)
+    apart = np.zeros((700, 700, 3), np.float32)
+    apart[:, :130], apart[:, 568:] = 1, 0.5  # a white border, then black and grey paper
+    apart[280:408, 352:480] = photo  # the middle window of nine; the others are flat
+    np.testing.assert_allclose(looks(apart), looks(photo), atol=1e-5)
     assert np.isfinite(looks(np.ones((700, 700, 3), np.float32))).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import socket
 import struct
 import time
@@ -19,6 +20,7 @@ import pytest
 import tifffile
 
 from lorgnette.cli import main
+from lorgnette.web.downloads import header
 
 
 def png(width: int = 40, height: int = 32, seed: int = 0) -> bytes:
@@ -117,6 +119,28 @@ def test_a_job_says_how_far_it_is_and_what_it_did(client: httpx.Client):
     assert "no network" in job["said"][0]
     assert client.delete(f"/api/jobs/{job['id']}").status_code == 204
     assert "no job" in detail(client.get(f"/api/jobs/{job['id']}"), 404)
+
+
+def test_who_waits_for_the_file_is_told_in_its_header(client: httpx.Client):
+    answer = client.post("/api/enhance", params={"adapter": "auto", "wait": True, "name": "bäume.png"}, content=png())
+    assert answer.status_code == 200
+    assert "no network" in json.loads(answer.headers["x-said"])[0]
+    job = finished(client, begun(client, png(), adapter="auto"))
+    file = client.get(f"/api/jobs/{job['id']}/files/{job['files'][0]}")
+    assert json.loads(file.headers["x-said"]) == job["said"]
+
+
+def test_a_header_holds_as_much_as_it_may():
+    said = [f"größe {n}: {'x' * 300}" for n in range(40)]
+    text = header(said)
+    assert len(text) <= 4096
+    assert text.isascii()
+    first = json.loads(text)
+    assert first[:-1] == said[: len(first) - 1]
+    assert len(first) > 10
+    assert "and more" in first[-1]
+    assert json.loads(header(said[:3])) == said[:3]
+    assert json.loads(header(["x" * 5000])) == []
 
 
 def test_adapters_are_listed_with_their_rooms(client: httpx.Client):

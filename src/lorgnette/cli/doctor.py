@@ -36,6 +36,8 @@ def run(words: list[str]) -> int:
     print("\n".join(f"{name:<18} {value}" for name, value in machine.items()))
     lines = [[name or "all", _state(lacking), _cure(name, lacking)] for name, lacking in needs.items()]
     print("\n" + table(["extra", "state", "to get it"], lines, left=3))
+    if any(needs.values()):
+        print(f"pip of this environment: {sys.executable} -m pip")
     print("\n" + "\n".join(f"{name:<18} {value}" for name, value in places.items()))
     if options.json:
         write_json(options.json, {"machine": machine, "lacking": needs, "places": places})

@@ -48,6 +48,8 @@ def looks(pixels: Pixels) -> NDArray[np.float32]:
 
 def _windows(pixels: Pixels) -> list[Pixels]:
     """Parts whose corners lie at multiples of a block, of at least two blocks a side."""
+    if max(pixels.shape[:2]) > 2 * WINDOW:
+        pixels = _within_border(pixels)
     missing = [max(0, 2 * BLOCK - n) for n in pixels.shape[:2]]
     if any(missing):
         pixels = np.pad(pixels, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="edge")
@@ -61,6 +63,19 @@ def _windows(pixels: Pixels) -> list[Pixels]:
     return [
         np.ascontiguousarray(pixels[y : y + h, x : x + w], np.float32) * 255 for y, h in starts[0] for x, w in starts[1]
     ]
+
+
+def _within_border(pixels: Pixels) -> Pixels:
+    """A picture without a border of one colour, that of its corner, and without the blocks on the border's edge, which
+    would be the strongest of all."""
+    step = max(1, min(pixels.shape[:2]) // (2 * WINDOW))
+    inner = (np.abs(pixels[::step, ::step] - pixels[0, 0]) * 255 > FLAT).any(-1)
+    box = []
+    for n, found in zip(pixels.shape[:2], (np.flatnonzero(inner.any(axis)) * step for axis in (1, 0)), strict=True):
+        start, last = (int(found[0]), int(found[-1])) if len(found) else (0, n)
+        start, end = (start // BLOCK + 1) * BLOCK if start else 0, last // BLOCK * BLOCK if last + step < n else n
+        box.append(slice(start, end) if end - start > 2 * BLOCK else slice(n))
+    return pixels[box[0], box[1]]
 
 
 def _look(levels: Pixels) -> list[float]:

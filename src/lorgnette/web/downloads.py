@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tempfile
 import zipfile
@@ -16,9 +17,15 @@ from starlette.background import BackgroundTask
 from lorgnette.web.jobs import Job
 from lorgnette.web.server import Server
 
+LONGEST = 4096
+"""Characters of a header that every client takes."""
+
 
 def sent(job: Job, name: str, forget: Callable[[Job], None] | None = None) -> FileResponse:
-    """A file of a job that is held; when it was sent the job is given free, and forgotten where that is said how."""
+    """A file of a job that is held; when it was sent the job is given free, and forgotten where that is said how.
+
+    What was chosen, left out or assumed goes along in the header `X-Said`, a JSON list in ASCII.
+    """
 
     def free() -> None:
         job.held -= 1
@@ -31,8 +38,17 @@ def sent(job: Job, name: str, forget: Callable[[Job], None] | None = None) -> Fi
         filename=name,
         media_type=None if shown else "application/octet-stream",
         content_disposition_type="inline" if shown else "attachment",
+        headers={"X-Said": header(job.result.get("said", []))},
         background=BackgroundTask(free),
     )
+
+
+def header(said: list[str]) -> str:
+    """Sentences as a JSON list in ASCII, with as many of them as a header may be long."""
+    fitting = said
+    while len(text := json.dumps(fitting)) > LONGEST:
+        fitting = [*fitting[:-2], "and more: GET /api/jobs/ID has all"] if len(fitting) > 1 else []
+    return text
 
 
 async def zipped(jobs: list[Job], server: Server) -> FileResponse:
