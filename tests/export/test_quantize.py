@@ -16,9 +16,10 @@ from torch import nn
 
 from lorgnette import lora
 from lorgnette.export import export, quantize_model, read_manifest
+from lorgnette.export.int8 import MOST, samples_of
 from lorgnette.export.onnx import converted_graph
 from lorgnette.export.program import traced_freely
-from lorgnette.export.quantize import MOST, OPS, quantised, samples_of
+from lorgnette.export.quantize import OPS, quantised
 from lorgnette.export.session import session_of
 from lorgnette.systems import room
 from lorgnette.train.loop import evaluate

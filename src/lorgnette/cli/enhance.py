@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    if words and words[0].endswith(".onnx"):  # MODEL.onnx IN OUT
+    if words and words[0].endswith((".onnx", ".pte")):  # MODEL.onnx IN OUT
         words = ["--adapter", *words]
     options = _arguments().read(words)
     source, out = Path(options.source), Path(options.out)
@@ -79,7 +79,7 @@ def _arguments() -> Arguments:
         default=AUTO,
         metavar="A",
         help="auto: what suits each picture; none: the model as shipped; a NAME that ships with it; "
-        "the FOLDER of an adapter, a whole model or a run; or an exported FILE.onnx; unset: auto",
+        "the FOLDER of an adapter, a whole model or a run; or an exported FILE.onnx or FILE.pte; unset: auto",
     )
     parser.add_argument("--room", choices=rooms_with("enhance"), help="whose model and adapters; unset: superres")
     strength = "of the adapter (superres) or of the whole change (restore), 0 to 1.5; unset: 1, as trained"

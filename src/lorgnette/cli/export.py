@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lorgnette.cli.arguments import Arguments, add_json, kept_folder, progress_bar
 from lorgnette.common.files import check_free, check_writable, write_json
 from lorgnette.common.text import metrics_table, size
+from lorgnette.common.values import factor, whole
+from lorgnette.export.manifest import SIDES
 from lorgnette.systems import ROOMS, room, room_name
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def run(words: list[str]) -> int:
         _scoring(options.test, recipe),
         int8="weights" if options.int8_weights else "static" if options.int8 else None,
         calibrate=_scoring(options.int8, recipe),
+        size=options.size,
+        scale=options.scale,
     )
     _tell(report, options.test)
     if options.json:
@@ -49,8 +53,8 @@ def _arguments() -> Arguments:
         "export",
         "lorgnette export runs/NAME/adapter model.onnx --test photos",
         "Writes a trained model, adapters folded in, as a file that other programs run: ONNX for ONNX Runtime, or a "
-        "program of torch.export. It takes inputs of any size. The file is run beside the network before it is kept: "
-        "what is printed was measured on it.",
+        "program of torch.export. It takes inputs of any size, or of one. The file is run beside the network before it "
+        "is kept: what is printed was measured on it.",
     )
     about = f"folder of an adapter, a whole model or a run; the NAME of an adapter that ships; {BASE}: as shipped"
     parser.add_argument("adapter", metavar="ADAPTER", help=about)
@@ -69,6 +73,10 @@ def _arguments() -> Arguments:
     about = "convolutions and products in 8 bits, calibrated on data like those it is for, as --test takes them"
     how.add_argument("--int8", metavar="FOLDER", help=about)
     how.add_argument("--int8-weights", action="store_true", help="weights in 8 bits, computed with in float32")
+    about = "the file takes squares of N pixels, and makes pictures of such tiles; unset: any size"
+    parser.add_argument("--size", type=whole(*SIDES), metavar="N", help=about)
+    about = "of superres with --size: by how much a square may be enlarged at once; unset: as usual"
+    parser.add_argument("--scale", type=factor, metavar="S", help=about)
     parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
     add_json(parser)
     return parser

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lorgnette.train.task import Task
 
 AUTO, NONE = "auto", "none"
-EXPORTED = ".onnx"
+EXPORTED = (".onnx", ".pte")
 
 
 class Enhancer(Protocol):
@@ -56,7 +56,7 @@ def adapter(text: str) -> str:
     """What --adapter takes: auto, none, the name of an adapter that ships, a folder, or an exported file."""
     from lorgnette.lora import adapter_folder
 
-    if Path(text).suffix == EXPORTED and not is_hub(text):
+    if Path(text).suffix in EXPORTED and not is_hub(text):
         return text
     names = [name for of in rooms_with("enhance") for name in room(of).ABOUT.shipped]
     if Path(text).exists() or text not in (AUTO, NONE, *names):
@@ -82,7 +82,7 @@ def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
     Raises:
         ValueError: the adapter is of another room, in one line.
     """
-    if Path(adapter).suffix == EXPORTED:
+    if Path(adapter).suffix in EXPORTED:
         return FromFile(adapter, of, device)
     from lorgnette.checkpoint import load, load_recipe
     from lorgnette.common.devices import to_device
@@ -149,7 +149,7 @@ class One:
 
 
 class FromFile:
-    """A file that `lorgnette export` wrote; nothing of PyTorch is imported."""
+    """A file that `lorgnette export` wrote; of `.onnx` nothing of PyTorch is imported."""
 
     def __init__(self, file: str, of: str | None, device: str):
         from lorgnette.export import Exported

@@ -7,7 +7,8 @@ entries, or as many as the room's own examples have.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,8 @@ ELEMENTWISE = (
     "Sigmoid",
     "Sub",
 )
-"""What XNNPACK computes: it refuses to give more than one free axis another place, as views of pictures do."""
+"""What XNNPACK computes where several axes are free: it refuses to give more than one another place, as views of
+pictures do."""
 
 
 def write(program: Program, manifest: Manifest, file: Path) -> None:
@@ -50,6 +52,11 @@ def write(program: Program, manifest: Manifest, file: Path) -> None:
         ValueError: ExecuTorch is not installed, or cannot express the network, in one line.
     """
     check_installed()
+    file.write_bytes(with_tail(lowered(graph_of(program)), manifest))
+
+
+def graph_of(program: Program) -> ExportedProgram:
+    """Its graph, the free axes no longer than memory is planned for."""
     examples = [program.example(number) for number in range(1 + UNSEEN)]
     most: dict[str, int] = {}
     for number, axes in enumerate(program.inputs.values()):
@@ -58,7 +65,7 @@ def write(program: Program, manifest: Manifest, file: Path) -> None:
             most[name] = max(LARGEST, most.get(name, 0), seen)
     plain: Any = copy.deepcopy(program.module)
     plain.to(memory_format=torch.contiguous_format)  # XNNPACK chooses itself what is channels_last
-    file.write_bytes(with_tail(lowered(traced(replace(program, module=plain), most)), manifest))
+    return traced(replace(program, module=plain), most)
 
 
 def check_installed() -> None:
@@ -70,18 +77,40 @@ def check_installed() -> None:
 
 
 def lowered(graph: ExportedProgram) -> bytes:
-    """A graph of torch.export as ExecuTorch has it."""
+    """A graph of torch.export as a file of ExecuTorch has it."""
+    return as_file(in_edge_form(graph))
+
+
+def in_edge_form(graph: ExportedProgram) -> Any:
+    """A graph of torch.export with what XNNPACK computes given to it."""
     if any(node.target is torch.ops.higher_order.scan for node in graph.graph.nodes):
-        raise ValueError("ExecuTorch cannot run this network: its loops need sizes that are known when it is written")
+        raise ValueError(
+            "ExecuTorch has no loops of free length, as this network needs for any size; --size 128 (size=128) works"
+        )
+    with _or_one_line():
+        from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs  # pyright: ignore[reportMissingImports]
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
+
+        kinds = [getattr(gemm_configs, f"{name}Config") for name in PRODUCTS]
+        kinds += [getattr(generic_node_configs, f"{name}Config") for name in ELEMENTWISE]
+        chosen = None if len(graph.range_constraints) <= 1 else kinds
+        # ExecuTorch 1.5 looks at the length of what `chunk` and `unbind` give to check it, which fixes a free axis.
+        unchecked = EdgeCompileConfig(_check_ir_validity=False)
+        return to_edge_transform_and_lower(graph, partitioner=[XnnpackPartitioner(chosen)], compile_config=unchecked)
+
+
+def as_file(edge: Any) -> bytes:
+    """What `in_edge_form` made as a file has it."""
+    with _or_one_line():
+        return edge.to_executorch().buffer
+
+
+@contextmanager
+def _or_one_line() -> Iterator[None]:
     try:
         with quietly(), torch.no_grad():
-            from executorch.backends.xnnpack.partition.config import gemm_configs, generic_node_configs  # pyright: ignore[reportMissingImports]
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
-            from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
-
-            kinds = [getattr(gemm_configs, f"{name}Config") for name in PRODUCTS]
-            kinds += [getattr(generic_node_configs, f"{name}Config") for name in ELEMENTWISE]
-            return to_edge_transform_and_lower(graph, partitioner=[XnnpackPartitioner(kinds)]).to_executorch().buffer
+            yield
     except Exception as error:  # of many kinds, and none of them promised
         root: Any = error
         while root.__cause__ is not None:

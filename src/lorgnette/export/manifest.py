@@ -21,6 +21,8 @@ FORMAT_VERSION = 1
 KEY = "lorgnette"
 ARCHIVED = f"{KEY}.json"
 MAX_BYTES = 16 * 2**20
+SIDES = (32, 1024)
+"""The least and the largest square that a file may be written for."""
 ZIPPED = (".pt2", ".pt", ".ts")
 SUFFIXES = (".onnx", *ZIPPED, ".pte")
 MAGIC = b"lorgnette.json\n\n"
@@ -78,9 +80,11 @@ def _pictures(given: Mapping[str, Any]) -> OnPictures:
     """Checked: the numbers decide how much memory is taken."""
     found = OnPictures(**given)
     bounds = {"tile": (16, 4096), "halo": (0, 1024), "blend": (0, 1024), "channels": (1, 3), "factor": (1, 32)}
+    bounds |= {"side": SIDES, "out_side": (1, SIDES[1] * 32)}
     for name, (low, high) in bounds.items():
         value = getattr(found, name)
-        if not (name == "factor" and value is None) and not (type(value) is int and low <= value <= high):
+        optional = name in ("factor", "side", "out_side")
+        if not (optional and value is None) and not (type(value) is int and low <= value <= high):
             raise ValueError(f"pictures.{name} is {value!r}; {low} to {high} works")
     for name in ("usual_scale", "least_scale", "most_scale", "trained_scale"):
         value = getattr(found, name)
@@ -88,6 +92,8 @@ def _pictures(given: Mapping[str, Any]) -> OnPictures:
             raise ValueError(f"pictures.{name} is {value!r}; 0.001 to 64 works")
     if found.channels == 2:
         raise ValueError("pictures.channels is 2; 1 and 3 work")
+    if found.side and (found.out_side is None) != (found.factor is not None):
+        raise ValueError("pictures.out_side belongs to a side where there is no factor, and only there")
     return found
 
 

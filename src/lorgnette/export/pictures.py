@@ -1,6 +1,7 @@
 """Pictures through an exported file: the same tiles and the same care as `enhance`, without PyTorch.
 
-Needs ONNX Runtime, NumPy and Pillow, and of this package only what imports no torch.
+Needs ONNX Runtime, NumPy and Pillow, and of this package only what imports no torch; of `.pte` files ExecuTorch, which
+does import it.
 """
 
 from __future__ import annotations
@@ -8,27 +9,27 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorgnette.export.manifest import read_manifest
 from lorgnette.export.session import open_session
+from lorgnette.export.tiles import Planes, Run, in_tiles, names
 from lorgnette.images.file import Image
 from lorgnette.images.limits import check_memory
 from lorgnette.images.pixels import seen_colours
+from lorgnette.systems.protocol import OnPictures
 from lorgnette.tiles.pictures import alpha_at, between, check_strength, of_size, resized
-from lorgnette.tiles.plan import Tile, check_tile, plan_tiles
-
-Planes = NDArray[np.float32]
+from lorgnette.tiles.plan import Tile, check_tile
 
 
 class Exported:
     """An exported model that enhances pictures.
 
     Args:
-        file: an `.onnx` file that `lorgnette export` wrote.
-        threads: cores that it uses; 0: all.
+        file: an `.onnx` or `.pte` file that `lorgnette export` wrote.
+        threads: cores that it uses; 0: all. ExecuTorch decides itself.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,10 +43,7 @@ class Exported:
         if manifest.pictures is None:
             raise ValueError(f"{file} is of the room {manifest.room}, which does not enhance images")
         self.file, self.manifest, self.how = str(file), manifest, manifest.pictures
-        self._session = open_session(file, threads)
-        names = [entry.name for entry in self._session.get_inputs()]
-        if names != (wanted := ["image"] if self.how.factor else ["image", "y", "x", "cell"]):
-            raise ValueError(f"{file}: takes {', '.join(names)} where {', '.join(wanted)} belong to its manifest")
+        self._run = _mobile(file, self.how) if self.file.endswith(".pte") else _onnx(file, self.how, threads)
 
     def enhance(
         self,
@@ -86,7 +84,8 @@ class Exported:
         if rendered == in_size != wanted and self.how.factor is None:
             return resized(image, wanted)
         check_memory(rendered)
-        planes = self._in_tiles(_planes(image, self.how.channels), rendered, tile, halo, progress)
+        planes = _planes(image, self.how.channels)
+        planes = in_tiles(self._run, self.how, self.file, planes, rendered, tile, halo, progress)
         enhanced = of_size(image, _pixels(planes), alpha_at(image.alpha, rendered))
         if strength != 1:
             enhanced = between(resized(image, rendered), enhanced, strength)
@@ -114,40 +113,23 @@ class Exported:
             return (size[0] * how.factor, size[1] * how.factor), wanted
         return (max(size[0], wanted[0]), max(size[1], wanted[1])), wanted
 
-    def _in_tiles(
-        self,
-        planes: Planes,
-        out_size: tuple[int, int],
-        tile: int,
-        halo: int,
-        progress: Callable[[list[Tile]], Iterable[Tile]],
-    ) -> Planes:
-        """(B, C, H, W) -> (B, C, *out_size), in [0, 1]."""
-        out = np.zeros((*planes.shape[:2], *out_size), np.float32)
-        size = (planes.shape[2], planes.shape[3])
-        for part in progress(plan_tiles(size, out_size, tile, halo, min(self.how.blend, halo // 2))):
-            rendered = self._render(planes[..., *part.source], part)
-            weights = part.y.weights()[:, None] * part.x.weights()
-            out[..., *part.target] += rendered.clip(0, 1) * weights.astype(np.float32)
-        return out
 
-    def _render(self, crop: Planes, part: Tile) -> Planes:
-        given = {"image": np.ascontiguousarray(crop)}
-        if self.how.factor is None:
-            given |= {name: axis.coordinates().astype(np.float32) for name, axis in (("y", part.y), ("x", part.x))}
-            cells = [axis.cell_no_finer(self.how.trained_scale) for axis in (part.y, part.x)]
-            given["cell"] = np.array(cells, np.float32)
-        try:
-            (out,) = self._session.run(None, given)
-        except Exception as error:  # of many kinds, and none of them promised
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{self.file} cannot be run on this picture ({reason})") from None
-        if not isinstance(out, np.ndarray) or out.ndim != 4:
-            raise ValueError(f"{self.file}: does not give a picture")
-        out = out if self.how.factor is None else part.cut(out)
-        if out.dtype != np.float32 or out.shape != (*crop.shape[:2], *part.size):
-            raise ValueError(f"{self.file}: gives {out.dtype} {out.shape} where {(*crop.shape[:2], *part.size)} is due")
-        return out
+def _onnx(file: str | os.PathLike[str], how: OnPictures, threads: int) -> Run:
+    session = open_session(file, threads)
+    takes = [entry.name for entry in session.get_inputs()]
+    if takes != (wanted := names(how)):
+        raise ValueError(f"{file}: takes {', '.join(takes)} where {', '.join(wanted)} belong to its manifest")
+    return lambda given: session.run(None, given)[0]
+
+
+def _mobile(file: str | os.PathLike[str], how: OnPictures) -> Run:
+    import torch
+
+    from lorgnette.export.executorch import check_installed, runner
+
+    check_installed()
+    run, order = runner(Path(file)), names(how)
+    return lambda given: run(*(torch.from_numpy(given[name]) for name in order)).numpy()
 
 
 def _planes(image: Image, channels: int) -> Planes:

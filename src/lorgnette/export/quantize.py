@@ -9,50 +9,27 @@ shipped super-resolution that is 7 dB of the noise.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lorgnette import lora
-from lorgnette.export.onnx import check_installed, converted_graph
+from lorgnette.export.int8 import LEAST, MOST, NOTHING, Int8, Sample, inner
+from lorgnette.export.manifest import Manifest
+from lorgnette.export.onnx import check_installed, converted, converted_graph, save
 from lorgnette.export.program import first_line, quietly, traced_freely
 from lorgnette.systems.protocol import Program
-from lorgnette.train.task import Task
 
 if TYPE_CHECKING:
     import onnx
 
 OPS = ("Conv", "MatMul", "Gemm")
-MOST = 64
-"""Inputs that are calibrated on."""
-LEAST = 1024
-"""Weights with fewer numbers are left as they are: there is nothing to gain, and coordinates pass through such."""
-Sample = Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Int8:
-    """What of a model is int8."""
-
-    way: str
-    """'static' or 'weights'."""
-    layers: Mapping[str, str]
-    """Name of each layer whose weights are int8 -> its operation."""
-    left: Mapping[str, str]
-    """And of those whose weights are not, loops included."""
-    runs: Mapping[str, int]
-    """Operation -> how many of them ONNX Runtime computes in 8 bits on this processor."""
-    samples: int
-    """Inputs that it was calibrated on."""
 
 
 def quantised(model: onnx.ModelProto, way: str, samples: Sequence[Sample] = ()) -> tuple[onnx.ModelProto, Int8]:
@@ -72,9 +49,7 @@ def quantised(model: onnx.ModelProto, way: str, samples: Sequence[Sample] = ()) 
     made = _static(model, samples) if way == "static" else _weights(model)
     layers, left = _by_kind(made)
     if not layers:
-        raise ValueError(
-            "int8: nothing of this model could be quantised: it has no convolution or product with weights"
-        )
+        raise ValueError(NOTHING)
     made = _shortened(made)
     runs = _computed_in_int8(made)
     if way == "static" and not runs:
@@ -82,29 +57,20 @@ def quantised(model: onnx.ModelProto, way: str, samples: Sequence[Sample] = ()) 
     return made, Int8(way, layers, left, runs, len(samples))
 
 
-def samples_of(program: Program, calibrate: Callable[[Mapping[str, Task]], object]) -> list[Sample]:
-    """The inputs that a room's own scores give a program, `MOST` at the most.
-
-    Args:
-        program: that is to be quantised.
-        calibrate: scores tasks on calibration data, as for `export`.
-    """
-    found: list[Sample] = []
-
-    def recorded(*inputs: Tensor) -> Tensor:
-        if len(found) == MOST:
-            raise _EnoughError
-        found.append({name: x.numpy() for name, x in zip(program.inputs, inputs, strict=True)})
-        with torch.no_grad():
-            return program.module(*inputs)
-
-    with contextlib.suppress(_EnoughError):
-        calibrate({"network": program.answering(recorded)})
+def write(
+    program: Program,
+    way: str,
+    samples: Sequence[Sample],
+    manifest: Callable[[Int8 | None], Manifest],
+    file: Path,
+    reference: Path,
+) -> Int8:
+    """Write an `.onnx` file in int8, and a reference in float32."""
+    plain = converted(program)
+    made, found = quantised(plain, way, samples)
+    save(plain, manifest(None), reference)
+    save(made, manifest(found), file)
     return found
-
-
-class _EnoughError(Exception):
-    pass
 
 
 class QuantizedModel:
@@ -222,23 +188,10 @@ def _weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _inner(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that are quantised: large ones, but for the first and the last; of few layers all."""
+    """Names of the nodes that are quantised."""
     sizes = {entry.name: int(np.prod(entry.dims)) for entry in model.graph.initializer}
     large = {n.name for n in model.graph.node if n.op_type in OPS and sizes.get(n.input[1], 0) >= LEAST}
-    behind, ahead, first, last = set[str](), set[str](), set[str](), set[str]()
-    for node in model.graph.node:  # they stand in order
-        reached = any(name in behind for name in node.input)
-        if node.name in large and not reached:
-            first.add(node.name)
-        if node.name in large or reached:
-            behind.update(node.output)
-    for node in reversed(model.graph.node):
-        needed = any(name in ahead for name in node.output)
-        if node.name in large and not needed:
-            last.add(node.name)
-        if node.name in large or needed:
-            ahead.update(_read_by(node))
-    return large - first - last or large
+    return inner([(node.name, _read_by(node), set(node.output)) for node in model.graph.node], large)
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
@@ -344,8 +297,3 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = type(model)()
     copied.CopyFrom(model)
     return copied
-
-
-def as_facts(int8: Int8) -> dict[str, Any]:
-    """As a manifest has it: layers are counted."""
-    return asdict(int8) | {"layers": len(int8.layers), "left": len(int8.left)}

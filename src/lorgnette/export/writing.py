@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from torch import Tensor
 
@@ -23,6 +23,9 @@ from lorgnette.systems.protocol import Program, RoomRecipe, without_own
 from lorgnette.train.task import Task
 from lorgnette.version import __version__
 
+if TYPE_CHECKING:
+    from lorgnette.export.int8 import Int8
+
 TARGETS = {
     "onnx": "lorgnette.export.onnx",
     "program": "lorgnette.export.program",
@@ -31,6 +34,8 @@ TARGETS = {
     "inductor": "lorgnette.export.inductor",
 }
 """Name -> the module that writes it; of one suffix, the first is meant where nobody says."""
+INT8 = {"onnx": "lorgnette.export.quantize", "executorch": "lorgnette.export.quantize_mobile"}
+"""Name -> the module that writes it in int8."""
 Scored = Mapping[str, Mapping[str, float]]
 
 
@@ -53,13 +58,13 @@ class Report:
     bytes: int
     differences: Mapping[str, float]
     """Sizes of inputs that were not there when it was exported -> the largest difference from the network, as a share
-    of the largest output (at least 1)."""
+    of the largest output (at least 1). Of a file for one size: that one, over other pictures."""
     time_ratio: float
     """Time of the file in units of PyTorch's, both on as many cores."""
     scores: Scored
     """'network' and 'exported' -> metric -> value; empty: nothing was named to score them on."""
     int8: Mapping[str, Any] | None = None
-    """What was quantised (`lorgnette.export.quantize.Int8`), with `bytes_ratio` and `time_ratio`: in units of the same
+    """What was quantised (`lorgnette.export.int8.Int8`), with `bytes_ratio` and `time_ratio`: in units of the same
     file in float32. None: nothing."""
 
     @property
@@ -77,6 +82,8 @@ def export(
     tolerance: float = TOLERANCE,
     int8: Literal["static", "weights"] | None = None,
     calibrate: Callable[[Mapping[str, Task]], object] | None = None,
+    size: int | None = None,
+    scale: float | None = None,
 ) -> Report:
     """Write a trained model, adapters folded in, as a file that other programs run; and find out how it answers.
 
@@ -88,9 +95,12 @@ def export(
         score: scores tasks, row name -> metric -> value, such as a room's `evaluation` on a folder of held-out data.
             None: differences of numbers alone.
         tolerance: largest difference that is taken for rounding, as a share of the largest output; not asked of int8.
-        int8: of 'onnx': 'static': convolutions and products with weights are computed in 8 bits; 'weights': their
-            weights are kept in 8 bits, and computed with in float32. None: all in float32.
+        int8: of 'onnx' and 'executorch': 'static': convolutions and products with weights are computed in 8 bits;
+            'weights', of 'onnx': their weights are kept in 8 bits, and computed with in float32. None: all in float32.
         calibrate: for 'static': scores tasks on calibration data, as `score` does; what it feeds the network counts.
+        size: of a room for pictures: the program takes squares of so many pixels, see `lorgnette.export.fixed.of_size`.
+            None: any size.
+        scale: with `size`, by how much a square may be enlarged at once. None: the usual factor.
 
     Returns:
         What was measured.
@@ -101,9 +111,15 @@ def export(
     """
     file = Path(file)
     name, target = _target(file, format)
-    if int8 is not None:
-        return _export_int8(task, recipe, file, name, score, int8, calibrate)
+    if size is None and scale is not None:
+        raise ValueError("scale: goes with size; a file for any size is for any scale")
     program = exportable(task, recipe)
+    if size is not None:
+        from lorgnette.export.fixed import of_size
+
+        program = of_size(program, size, scale)
+    if int8 is not None:
+        return _export_int8(task, recipe, program, file, name, score, int8, calibrate)
     with atomic_write(file) as temporary:
         target.write(program, manifest_of(program, recipe), temporary)
         run = target.runner(temporary)
@@ -122,33 +138,36 @@ def export(
 def _export_int8(
     task: Task,
     recipe: RoomRecipe,
+    program: Program,
     file: Path,
     format: str,
     score: Callable[[Mapping[str, Task]], Scored] | None,
     way: str,
     calibrate: Callable[[Mapping[str, Task]], object] | None,
 ) -> Report:
-    if format != "onnx":
-        raise ValueError(f"int8: {file}: {format} files are in float32; .onnx ones can be int8")
+    if format not in INT8:
+        raise ValueError(f"int8: {file}: {format} files are in float32; .onnx and .pte ones can be int8")
     if way == "static" and calibrate is None:
         raise ValueError("int8: 'static' is calibrated on data like those it is for; name some, or take 'weights'")
-    from lorgnette.export import onnx as target
-    from lorgnette.export.quantize import as_facts, quantised, samples_of
+    from lorgnette.export.int8 import as_facts, samples_of
 
-    target.check_installed()
-    program = exportable(task, recipe)
-    plain = target.converted(program)
-    made, found = quantised(plain, way, samples_of(program, calibrate) if calibrate and way == "static" else ())
-    with atomic_write(file) as temporary, atomic_write(file.with_suffix(".float32.onnx")) as reference:
-        target.save(plain, manifest_of(program, recipe), reference)
-        target.save(made, manifest_of(program, recipe, as_facts(found)), temporary)
+    target, int8 = target_of(format), import_module(INT8[format])
+    int8.check_installed()
+    samples = samples_of(program, calibrate) if calibrate and way == "static" else ()
+
+    def manifest(found: Int8 | None) -> Manifest:
+        return manifest_of(program, recipe, None if found is None else as_facts(found))
+
+    other = file.with_suffix(f".float32{file.suffix}")
+    with atomic_write(file) as temporary, atomic_write(other) as reference:
+        found = int8.write(program, way, samples, manifest, temporary, reference)
         run, slow = target.runner(temporary), target.runner(reference)
         apart, scores = differences(program, run), {} if score is None else score(in_tasks(program, task, run))
         ratio, in_float = time_ratio(program, run), time_ratio(program, run, slow)
         size, before = temporary.stat().st_size, reference.stat().st_size
         told = asdict(found) | {"bytes_ratio": size / before, "time_ratio": in_float}
         report = Report(str(file), format, size, apart, ratio, scores, told)
-    file.with_suffix(".float32.onnx").unlink()
+    other.unlink()
     return report
 
 

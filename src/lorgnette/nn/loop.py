@@ -13,7 +13,8 @@ def loop(
 ) -> tuple[Tensor, Tensor | None]:
     """Go along the first axis of tensors, carrying a state.
 
-    An exported program has an operator for it (ONNX calls it Scan). Anywhere else it is a loop of Python.
+    An exported program has an operator for it (ONNX calls it Scan), unless the length is fixed there: then, and
+    anywhere else, it is a loop of Python.
 
     Args:
         step: `step(carried, *slices) -> (carried, out)`: new tensors of the same shapes every time; or None for `out`.
@@ -23,7 +24,7 @@ def loop(
     Returns:
         What the last step carried on, and the `out` of all steps, stacked; None where there are none.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and not isinstance(along[0].shape[0], int):
         from torch._higher_order_ops.scan import scan  # torch 2.13 has it under no public name
 
         def combine(carried: Tensor, slices: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | tuple[()]]:

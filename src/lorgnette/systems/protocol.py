@@ -154,6 +154,10 @@ class OnPictures:
     """And the largest."""
     trained_scale: float = 1.0
     """Cells are not made finer than for this factor."""
+    side: int | None = None
+    """Every crop is a square of so many pixels, and comes alone. None: of any size, and several at a time."""
+    out_side: int | None = None
+    """With `side` and without `factor`: so many rows and columns are rendered each time, wanted or not."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -23,10 +24,12 @@ from lorgnette.train.task import Task
 
 SIZES = ((24, 28, 50, 70), (24, 24, 48, 48), (17, 31, 56, 102), (40, 21, 160, 84), (33, 50, 33, 77), (12, 16, 150, 99))
 """h, w, H and W of the examples: factors whole and not, equal for both axes and not, and beyond those of training."""
+ROWS = 16
+"""Rendered at a time where their number is fixed."""
 
 
 class Enlargement(nn.Module):
-    """What `ContinuousImage.render_window` does, as one graph: rows are rendered one after the other, in a loop.
+    """What `ContinuousImage.render_window` does, as one graph: rows are rendered in a loop.
 
     image (B, 3, h, w) in [0, 1], y (H,), x (W,), cell (2,) -> (B, 3, H, W), not clamped.
     """
@@ -39,17 +42,19 @@ class Enlargement(nn.Module):
         inp, model, b = to_network(image), self.model, image.shape[0]
         mod = model.modulations(model.encoder(inp), cell.expand(b, 2))
 
-        def row(carried: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-            coord = torch.stack([at.expand(x.shape[0]), x], -1)
+        def rows(carried: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+            coord = torch.stack(torch.meshgrid(at, x, indexing="ij"), -1).flatten(0, 1)
             return carried.clone(), model._query(mod, coord.expand(b, -1, -1), cell.expand(b, 2))
 
-        _, colours = loop(row, torch.zeros(1), [y])
+        at_a_time = math.gcd(y.shape[0], ROWS) if isinstance(y.shape[0], int) else 1  # of a fixed size, some
+        _, colours = loop(rows, torch.zeros(1), [y.unflatten(0, (-1, at_a_time))])
         assert colours is not None
+        colours = colours.unflatten(2, (at_a_time, -1)).permute(1, 4, 0, 2, 3).flatten(2, 3)
         if not model.skip:
-            return from_network(colours.permute(1, 3, 0, 2))
+            return from_network(colours)
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).expand(b, -1, -1, 2)
         skip = F.grid_sample(inp, grid.flip(-1), padding_mode="border", align_corners=False)
-        return from_network(colours.permute(1, 3, 0, 2) + skip)
+        return from_network(colours + skip)
 
 
 def program(task: SuperResolution) -> Program:
