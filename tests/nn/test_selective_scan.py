@@ -48,7 +48,7 @@ def close(mine: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    way=st.sampled_from(["numba", "blocked", "doubling", "looped"]),
+    way=st.sampled_from(["numba", "blocked", "doubling", "looped", "unrolled"]),
     batch=st.integers(1, 3),
     h=st.integers(1, 9),
     w=st.integers(1, 11),
@@ -97,7 +97,7 @@ def test_channels_beyond_a_block_have_rates_of_their_own(way):
     close(with_gradients(given_, (4, 3), (0, 3), way), wanted, 1e-5 if way == "numba" else 1e-10)
 
 
-@pytest.mark.parametrize("way", ["blocked", "doubling", "looped"])
+@pytest.mark.parametrize("way", ["blocked", "doubling", "looped", "unrolled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_up_in_float32(way, dtype):
     """Hundreds of small steps: a state kept in half precision would lose most of them."""
@@ -110,7 +110,7 @@ def test_half_precision_is_summed_up_in_float32(way, dtype):
     assert error < torch.finfo(dtype).eps  # that of rounding once, in the end
 
 
-@pytest.mark.parametrize("way", ["blocked", "doubling", "looped"])
+@pytest.mark.parametrize("way", ["blocked", "doubling", "looped", "unrolled"])
 def test_gradcheck(way):
     leaves = [x.requires_grad_() for x in inputs(1, (3, 2), 3, 2, 2)]
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, (3, 2), (1, 2), way), leaves)

@@ -83,7 +83,7 @@ def lowered(graph: ExportedProgram) -> bytes:
 
 def in_edge_form(graph: ExportedProgram) -> Any:
     """A graph of torch.export with what XNNPACK computes given to it."""
-    if any(node.target is torch.ops.higher_order.scan for node in graph.graph.nodes):
+    if has_loops(graph):
         raise ValueError(
             "ExecuTorch has no loops of free length, as this network needs for any size; --size 128 (size=128) works"
         )
@@ -98,6 +98,11 @@ def in_edge_form(graph: ExportedProgram) -> Any:
         # ExecuTorch 1.5 looks at the length of what `chunk` and `unbind` give to check it, which fixes a free axis.
         unchecked = EdgeCompileConfig(_check_ir_validity=False)
         return to_edge_transform_and_lower(graph, partitioner=[XnnpackPartitioner(chosen)], compile_config=unchecked)
+
+
+def has_loops(graph: ExportedProgram) -> bool:
+    """Whether a loop of free length is in it."""
+    return any(node.target is torch.ops.higher_order.scan for node in graph.graph.nodes)
 
 
 def as_file(edge: Any) -> bytes:
@@ -141,7 +146,7 @@ def convert_for_mobile(model: nn.Module | str | Path, example_input: Any, output
     Args:
         model: a network, which stays as it is; or the folder of an adapter or a whole model.
         example_input: a tensor, or a tuple of the arguments. An axis is free that is longer than 1 and that the network
-            leaves free: up to `LARGEST`, or to its length here.
+            leaves free: up to `LARGEST`, or to its length here. None is of a network that would need loops for that.
         output_path: to be written.
 
     Returns:
@@ -159,7 +164,8 @@ def convert_for_mobile(model: nn.Module | str | Path, example_input: Any, output
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
     longest = max((length for x in arguments for length in x.shape), default=1)
     with atomic_write(output_path) as temporary:
-        temporary.write_bytes(lowered(traced_freely(merged, arguments, max(LARGEST, longest))))
+        graph = traced_freely(merged, arguments, max(LARGEST, longest))
+        temporary.write_bytes(lowered(traced_freely(merged, arguments, 1) if has_loops(graph) else graph))
         with torch.no_grad():
             wanted, got = merged(*arguments), runner(temporary)(*arguments)
         if not (apart := float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1))) <= TOLERANCE:

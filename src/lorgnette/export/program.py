@@ -39,14 +39,14 @@ def traced(program: Program, most: Mapping[str, int] | None = None) -> ExportedP
 
 
 def traced_freely(module: nn.Module, arguments: tuple[Tensor, ...], most: int | None = None) -> ExportedProgram:
-    """The graph of any module: an axis is free where the module leaves it so, up to a length of `most`.
+    """The graph of any module: an axis is free where the module leaves it so, up to a length of `most`; of 1: none is.
 
     Raises:
         ValueError: PyTorch cannot make one, in one line.
     """
     auto: Any = torch.export.Dim.AUTO
-    free = auto if most is None else auto(max=most)
-    return _traced(module, arguments, [dict.fromkeys(range(x.ndim), free) for x in arguments])
+    free = auto if most is None else auto(max=most) if most > 1 else None
+    return _traced(module, arguments, [free if free is None else dict.fromkeys(range(x.ndim), free) for x in arguments])
 
 
 def _traced(module: nn.Module, arguments: tuple[Tensor, ...], free: Sequence[Any]) -> ExportedProgram:

@@ -12,7 +12,7 @@ from lorgnette.nn.compiled import NUMBA
 
 DIRECTIONS = (0, 1, 2, 3)
 TRITON = importlib.util.find_spec("triton") is not None
-WAYS = ("numba", "triton", "blocked", "doubling", "looped", "reference")
+WAYS = ("numba", "triton", "blocked", "doubling", "looped", "unrolled", "reference")
 
 
 def selective_scan(
@@ -49,8 +49,8 @@ def selective_scan(
         size: (H, W) of the image. (1, L) is a plain sequence.
         directions: one of K numbers for each direction: 0 row by row, 1 column by column, 2 and 3 the same backwards.
         way: 'numba' (processors, float32), 'triton' (CUDA), 'blocked' (plain torch), 'doubling' (plain torch in few
-            operations, which are traced), 'looped' (for export of any size) or 'reference'. None: the quickest
-            that serves.
+            operations, which are traced), 'looped' (for export of any size), 'unrolled' (of one size) or 'reference'.
+            None: the quickest that serves.
 
     Returns:
         (batch, L, d) in the dtype of `u`: the sum over the directions, at the pixels.
@@ -68,7 +68,7 @@ def selective_scan(
 def _quickest(u: Tensor) -> str:
     compiling = torch.compiler.is_compiling()
     if torch.compiler.is_exporting():
-        return "looped"  # what is exported has to do without our kernels
+        return "unrolled" if isinstance(u.shape[1], int) else "looped"  # what is exported does without our kernels
     if not compiling and torch._C._is_tracing():
         return "doubling"
     if u.device.type == "cpu" and u.dtype != torch.float64 and NUMBA:
@@ -103,10 +103,10 @@ def _ways(name: str) -> Callable[..., Tensor]:
         from lorgnette.nn.selective_scan.reference import reference_scan
 
         return reference_scan
-    if name == "looped":
-        from lorgnette.nn.selective_scan.looped import looped_scan
+    if name in ("looped", "unrolled"):
+        from lorgnette.nn.selective_scan import looped
 
-        return looped_scan
+        return looped.looped_scan if name == "looped" else looped.unrolled_scan
     from lorgnette.nn.selective_scan import blocked
 
     if name == "blocked":
