@@ -32,7 +32,7 @@ def script() -> ModuleType:
 def maker(script: ModuleType, tmp_path: Path):
     """Photographs are squares of many colours."""
     photo = np.random.default_rng(0).random((16, 23, 3)).astype(np.float32).repeat(25, 0).repeat(25, 1)
-    return script.Maker(tmp_path, lambda name: photo)
+    return importlib.import_module("parts.own_pictures").Maker(tmp_path, lambda name: photo)
 
 
 def test_there_are_more_than_twenty(script: ModuleType):
@@ -77,8 +77,9 @@ def test_holes_are_refused(script: ModuleType, maker):
 
 
 def test_letters_stand_at_the_same_places_in_all_sizes(script: ModuleType):
-    for draw in (script.own.window, script.own.page, script.own.streets, script.own.cartoon):
-        assert np.abs(script.own.halved(draw(2)) - draw(1)).max() < 1 / 255
+    own = importlib.import_module("parts.own_pictures")
+    for draw in (own.window, own.page, own.streets, own.cartoon):
+        assert np.abs(own.halved(draw(2)) - draw(1)).max() < 1 / 255
 
 
 def test_gains_are_over_bicubic_and_over_the_picture_itself(script: ModuleType, maker, tmp_path: Path):
