@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -154,7 +155,9 @@ def test_a_choice_says_what_is_expected():
     gains = {NOTHING: 0.0, BASE: 0.2, "phone": 1.1}
     assert str(Choice("phone", gains, {})) == "adapter phone: expected +1.1 dB over no network; base +0.2"
     assert str(Choice(BASE, gains, {})) == "the base: expected +0.2 dB over no network"
-    assert str(Choice(NOTHING, gains, {})).startswith("no network")
+    said = "no network: none is expected to help"
+    assert str(Choice(NOTHING, gains, {})) == f"{said} enough (phone +1.1 dB)"
+    assert str(Choice(NOTHING, {NOTHING: 0.0, BASE: 0.1, "phone": -3.0}, {})) == said
     assert Choice(NOTHING, gains, {}).network is None
 
 
@@ -176,3 +179,33 @@ def test_what_learnt_from_grey_pictures_is_not_chosen_for_colours():
         choice = chooser.choose(counted)
         assert (choice.name == "counts") != with_colours
         assert ("counts" in choice.gains) != with_colours
+
+
+@pytest.mark.parametrize(
+    ("gains", "chosen"),
+    [
+        ({BASE: 1.9, "camera": 1.99}, NOTHING),  # little noise, or fine detail of a sound picture
+        ({BASE: 1.9, "camera": 2.2}, "camera"),
+        ({BASE: 2.1, "camera": 1.9}, BASE),
+        ({BASE: 1.5, "camera": 1.9, "photo": 0.2}, "photo"),  # the others as ever
+        ({BASE: 1.0, "jpeg": 0.15}, "jpeg"),
+    ],
+)
+def test_what_takes_noise_away_must_be_expected_to_bring_more(
+    gains: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch
+):
+    judge = Chooser("restore", "cpu")._judge
+    table = np.array([[gains.get(name, -1.0 if name != NOTHING else 0.0) for name in judge.names]])
+    monkeypatch.setattr(judge, "expected", lambda seen: table)
+    assert judge(np.zeros((32, 32, 3), np.float32)).name == chosen
+
+
+def test_sound_pictures_that_were_made_small_are_mostly_left_alone():
+    data = pytest.importorskip("skimage.data")
+    chooser, chosen = Chooser("restore", "cpu"), []
+    for name in ("coffee", "astronaut", "chelsea", "rocket"):
+        photo = PIL.Image.fromarray(getattr(data, name)())
+        for side in (90, 120, 160, 240):
+            small = photo.resize((side, round(side * photo.height / photo.width)), PIL.Image.Resampling.BICUBIC)
+            chosen.append(chooser.choose(np.asarray(small, np.float32) / 255).name)
+    assert chosen.count(NOTHING) >= 13, chosen

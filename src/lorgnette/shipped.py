@@ -61,7 +61,7 @@ class Chooser:
 
     def __init__(self, of: str, device: str = "auto", task: Callable[[str], Task] | None = None):
         self.of, self.device = of, device
-        self._judge = Judge(_folder(of) / JUDGE_FILE, room(of).ABOUT.for_grey)
+        self._judge = Judge(_folder(of) / JUDGE_FILE, room(of).ABOUT.for_grey, room(of).ABOUT.least)
         self._tasks: dict[str, Task] = {}
         self.task = task or self._loaded
         """The task of `base` or of an adapter."""

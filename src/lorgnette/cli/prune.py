@@ -108,6 +108,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
     lora.merge_lora_weights(task.model)
     whole = copy.deepcopy(task)
     taught = list(islice(batches.starting_at(0), CALIBRATED))
+    print(f"Looking at {len(taught)} batches for the channels that matter least.", flush=True)
     started = time.perf_counter()
     cut = prune_task(task, taught, options.ratio, options.step)
     _tell(cut, time.perf_counter() - started)

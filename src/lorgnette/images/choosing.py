@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,9 @@ class Choice:
 
     def __str__(self) -> str:
         if self.name == NOTHING:
-            return "no network: none is expected to help"
+            best = max(self.gains, key=self.gains.__getitem__)
+            enough = f" enough ({best} {self.gains[best]:+.1f} dB)" if self.gains[best] > MARGIN else ""
+            return f"no network: none is expected to help{enough}"
         others = f"; {BASE} {self.gains[BASE]:+.1f}" if self.name != BASE else ""
         called = "the base" if self.name == BASE else f"adapter {self.name}"
         return f"{called}: expected {self.gains[self.name]:+.1f} dB over no network{others}"
@@ -59,10 +62,16 @@ class Judge:
         path: a safetensors file; its metadata has `names`, `measures`, and `doubt`, the share of the deviation between
             the nets that is taken off what they expect.
         for_grey: names that are not chosen for pictures with colours.
+        least: dB over `NOTHING` that a name must be expected to bring, where that is more than `MARGIN`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], for_grey: Collection[str] = ()):
-        self._for_grey = set(for_grey)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        for_grey: Collection[str] = (),
+        least: Mapping[str, float] = MappingProxyType({}),
+    ):
+        self._for_grey, self._least = set(for_grey), least
         with safe_open(Path(path), "np") as file:
             said = file.metadata()
             self.names: list[str] = json.loads(said["names"])
@@ -89,6 +98,7 @@ class Judge:
     def _best(self, gains: NDArray[np.float32]) -> NDArray[np.intp]:
         nothing, base = self.names.index(NOTHING), self.names.index(BASE)
         wanted = gains - MARGIN * (np.arange(len(self.names)) != nothing)
+        wanted = np.where(gains < [self._least.get(name, -np.inf) for name in self.names], -np.inf, wanted)
         best, basic = wanted.argmax(1), wanted[:, base]
         stays = (basic > wanted[:, nothing]) & (wanted.max(1) < basic + LEAVE)
         return np.where(stays, base, best)

@@ -115,6 +115,8 @@ class About:
     (`lorgnette.images.choosing`). Such a room offers `plain(image, scale, size)` too: what needs no network."""
     for_grey: tuple[str, ...] = ()
     """Those of `shipped` that learnt from grey pictures alone: they are not chosen for pictures with colours."""
+    least: Mapping[str, float] = field(default_factory=dict)
+    """dB that some of `shipped`, or `base`, must be expected to bring before looking chooses them."""
     usual_scale: float = 1
     """By which its `enhance` enlarges where nobody says."""
     cleans: bool = False

@@ -31,6 +31,7 @@ ABOUT = About(
     crop="test_crop",
     shipped=("jpeg", "camera", "counts", "photo"),
     for_grey=("counts",),
+    least={"base": 2.0, "camera": 2.0},  # of a sound picture that was made small, fine detail looks like little noise
     cleans=True,
     option_files=True,
     prunes=True,
