@@ -17,8 +17,8 @@ def degrees(*angles: float) -> torch.Tensor:
 
 def path() -> StepPath:
     torch.manual_seed(0)
-    made = StepPath(8, 4, hidden=16)
-    for parameter in made.up.parameters():
+    made = StepPath(8, 4, hidden=16, rank=3)
+    for parameter in (*made.up.parameters(), *made.wide.parameters()):
         torch.nn.init.normal_(parameter)
     return made
 
@@ -33,14 +33,30 @@ def test_no_effect_at_the_start_and_without_a_turn():
 def test_a_turn_goes_through_its_blocks(turn: float, used: int):
     made, x, condition = path(), torch.randn(1, 8, requires_grad=True), torch.randn(1, 4)
     made(x, condition, degrees(turn)).sum().backward()
-    reached = [bool(layer.weight.grad.any()) for layer in made.up]
-    assert reached == [number < used for number in range(6)]
+    for layers in (made.up, made.wide):
+        reached = [bool(layer.weight.grad.any()) for layer in layers]  # pyright: ignore[reportOptionalMemberAccess]
+        assert reached == [number < used for number in range(6)]
 
 
-def test_a_turn_within_a_step_counts_by_its_share():
+def test_turns_to_the_left_and_to_the_right_have_linear_maps_of_their_own():
+    made, x, condition = path(), torch.randn(1, 8), torch.randn(1, 4)
+    both = [made(x, condition, degrees(turn)) for turn in (50, -50)]
+    assert not torch.allclose(*both, atol=1e-3)
+    with torch.no_grad():
+        for layer in made.narrow:
+            layer.weight[3:] += 1  # of the turns to the right
+    assert torch.equal(made(x, condition, degrees(50)), both[0])
+    assert not torch.allclose(made(x, condition, degrees(-50)), both[1], atol=1e-3)
+    with torch.no_grad():
+        for layer in made.wide:
+            layer.weight.zero_()
+    assert torch.equal(*(made(x, condition, degrees(turn)) for turn in (50, -50)))  # what is not linear is shared
+
+
+def test_a_turn_within_a_step_counts_by_the_square_of_its_share():
     made, x, condition = path(), torch.randn(1, 8), torch.randn(1, 4)
     whole, third = made(x, condition, degrees(15)) - x, made(x, condition, degrees(5)) - x
-    assert torch.allclose(third, whole / 3, atol=1e-5)
+    assert torch.allclose(third, whole / 9, atol=1e-5)
 
 
 def test_in_the_network():
@@ -54,7 +70,18 @@ def test_in_the_network():
     turned = given | {"pose": given["angles"].clone()}
     still = model(**turned)
     for name, parameter in model.named_parameters():
-        if name.startswith("steps.up"):
+        if name.startswith(("steps.up", "steps.wide")):
             torch.nn.init.zeros_(parameter)
     assert torch.equal(model(**turned), still)  # no turn, no step
     assert not torch.allclose(model(**given), shake(small(use_steps=True))(**given), atol=1e-3)
+
+
+def test_the_gate_holds_the_transformer_and_not_the_steps():
+    given = batch()
+    gated, free = (shake(small(use_steps=True, use_projection_layer=False, gate=gate)) for gate in ("dream", "none"))
+    assert not torch.allclose(gated(**given), free(**given), atol=1e-3)
+    for model in (gated, free):
+        for parameter in model.head.parameters():
+            torch.nn.init.zeros_(parameter)
+    assert free(**given).abs().max() > 1e-2
+    assert torch.equal(gated(**given), free(**given))

@@ -158,6 +158,7 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
             DecoderLayer(*sizes, norm_columns, use_pose_attention, rank, lora_alpha) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(d_model)
+        nn.init.constant_(self.norm.weight, d_model**-0.5)  # embeddings have length 1: no first step is longer
         self.head = nn.ModuleList(nn.Linear(d_model, part) for _ in range(num_tokens))
         for layer in self.head:
             for parameter in layer.parameters():
@@ -195,11 +196,11 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
         source, target = self._poses(src, angles, pose)
         if self.projection is not None and keypoints_3d is None:
             raise ValueError("keypoints_3d: missing; the projection layer needs (B, K, 3)")
-        lifted = src if self.projection is None else self.projection(src, keypoints_3d, target, source)
+        seen = src if self.projection is None else self.projection(src, keypoints_3d, target, source)
         condition, wanted = (pose_features(p).to(src.dtype) for p in (source, target))
+        lifted = seen
         if self.steps is not None:
-            turn = (source[:, 1:2] - target[:, 1:2]).abs()
-            lifted = self.steps(lifted, torch.cat([condition, wanted], -1), turn)
+            lifted = self.steps(seen, torch.cat([condition, wanted], -1), source[:, 1:2] - target[:, 1:2])
         x = torch.stack([layer(lifted) for layer in self.split], 1)
         if self.angle_pe is not None:
             x = x + self.angle_pe(condition)[:, None]
@@ -208,11 +209,12 @@ class EnhancedTransformerDecoderOnly3D(nn.Module):
             x = layer(x, memory, condition, src_mask)
         tokens = self.norm(x).unbind(1)
         residual = torch.cat([layer(token) for layer, token in zip(self.head, tokens, strict=True)], -1)
-        residual = residual + (lifted - src)
-        if multiview_input and self.cross_view is not None:
-            residual = self.cross_view(src + residual) - src
+        residual = residual + (seen - src)
         if self.gate == "dream":
             residual = residual * dream_gate(source[:, 1:2], target[:, 1:2]).to(residual.dtype)
+        residual = residual + (lifted - seen)  # what needs no turn goes through no step: no gate is needed
+        if multiview_input and self.cross_view is not None:
+            residual = self.cross_view(src + residual) - src
         return residual if return_residual else src + residual
 
     def _poses(self, src: Tensor, angles: Tensor, pose: Tensor | None) -> tuple[Tensor, Tensor]:
