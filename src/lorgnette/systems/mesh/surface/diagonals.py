@@ -44,15 +44,14 @@ def choose(fairing: Fairing, x: Array) -> Flags:
     alone = np.bincount(here, a10 - a00, n) + np.bincount(there, a01 - a00, n)
     inside = normal.reshape(3, n, 4)
     alone += _angle(inside[:, :, 2], inside[:, :, 3]) - _angle(inside[:, :, 0], inside[:, :, 1])
-    choice = alone < 0
+    choice = (alone < 0).astype(np.float64)
     place = fairing.net.corners.take(fairing.net.quads[:, 0], axis=1) + 0.5
-    turn = (place[0] + 2 * place[1] + 3 * place[2]).astype(
-        np.int64
-    ) % 4  # neighbours hardly ever decide at the same time
-    turns = [turn == k for k in range(4)]
-    for now in turns * SWEEPS:
-        np.less(alone + pairs @ choice, 0, out=choice, where=now)
-    return choice
+    turn = (place[0] + 2 * place[1] + 3 * place[2]).astype(np.int64) % 4  # neighbours hardly ever decide together
+    turns = [np.flatnonzero(turn == k) for k in range(4)]
+    rows = [(now, alone[now], pairs[now]) for now in turns]
+    for now, own, beside in rows * SWEEPS:
+        choice[now] = own + beside @ choice < 0
+    return choice > 0
 
 
 def twins(fairing: Fairing) -> tuple[Index, Index, Index, Index]:

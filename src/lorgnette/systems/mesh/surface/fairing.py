@@ -33,7 +33,7 @@ class Fairing:
     """
 
     def __init__(self, net: Net, volumes: Array, apart: bool) -> None:
-        from scipy.sparse import coo_matrix, csr_matrix
+        from scipy.sparse import coo_matrix
 
         self.net, self.volumes, self.apart = net, volumes, apart
         first, second = (np.flatnonzero(net.sides[:, k] >= 0) for k in range(2))
@@ -54,8 +54,9 @@ class Fairing:
         here, there = self.edges()
         self.degree = np.bincount(here, minlength=m)
         self.shared = np.bincount(self.vertex, minlength=n)
-        mean = coo_matrix((1 / self.degree[here], (here, self.vertex[there])), (m, n)).tocsr()
-        self.bend: csr_matrix = csr_matrix((np.ones(m), self.vertex, np.arange(m + 1)), (m, n)) - mean
+        entries = np.concatenate([-1 / self.degree[here], np.ones(m)])
+        places = np.concatenate([here, np.arange(m)]), np.concatenate([self.vertex[there], self.vertex])
+        self.bend: csr_matrix = coo_matrix((entries, places), (m, n)).tocsr()
 
     def edges(self) -> tuple[Index, Index]:
         """The rows at the start and at the end of each edge of each side, (4S,), counter-clockwise."""
@@ -70,11 +71,16 @@ class Fairing:
         sum of its squares is minimised. A few steps towards the least area come before, as they level wide terraces
         sooner. Both by accelerated projected gradients (FISTA: Beck and Teboulle, SIAM J. Imaging Sciences 2, 2009).
         """
-        from scipy.sparse import csr_matrix, diags
+        from scipy.sparse import csr_matrix
 
         bend, m, n = self.bend, self.vertex.size, self.net.corners.shape[1]
-        level = csr_matrix((0.5 / self.shared[self.vertex], (self.vertex, np.arange(m))), (n, m)) @ bend
-        flatten = (diags(0.25 / self.shared) @ bend.T).tocsr()  # 4 is the largest eigenvalue of bend' bend
+        level = 0.5 * bend
+        if not self.apart:
+            level = csr_matrix((1 / self.shared[self.vertex], (self.vertex, np.arange(m))), (n, m)) @ level
+        flatten = bend.T.tocsr()
+        flatten.data *= np.repeat(
+            0.25 / self.shared, np.diff(flatten.indptr)
+        )  # 4: the largest eigenvalue of bend' bend
         # sparse products want the coordinates of a vertex side by side
         start, low, high = (np.ascontiguousarray(a.T) for a in (self.net.corners, self.low, self.high))
         x = _descend(start, lambda v: level @ v, low, high, LEVELLING)
