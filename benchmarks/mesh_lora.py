@@ -17,20 +17,27 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lorgnette import build, evaluate, fit, lora, save
 from lorgnette.checkpoint import load_recipe
 from lorgnette.systems import mesh
-from lorgnette.systems.mesh.cases import organs_of
+from lorgnette.systems.mesh.cases import Organ, organs_of
 from lorgnette.systems.mesh.data import OrganSamples, TestOrgans
+from lorgnette.systems.mesh.samples import FINE, Sample
 from lorgnette.systems.mesh.weights import SHIPPED
-from lorgnette.train.batches import DrawnBatches
+from lorgnette.train.batches import Draw, DrawnBatches
 from lorgnette.train.config import TrainConfig
 
+# What is drawn for each step: nothing; mirrored along each axis by the toss of a coin; besides, other contrast (0.8 to
+# 1.2 times) and brightness (-0.2 to 0.2 of the values' -1 to 1)
+AUGMENTED = ("no", "mirrored", "mirrored, contrast")
 TARGETS = ["to_qkv", "to_out", "input_layer", "out_layer"]
 
 
@@ -40,6 +47,41 @@ def case(folder: Path) -> Path:
     for name, file in (("ct", "example_ct"), ("labels", "example_seg_fast_force_split")):
         (folder / f"{name}.nii.gz").symlink_to(source / f"{file}.nii.gz")
     return folder
+
+
+class Augmented(OrganSamples):
+    """Organs that differ from step to step."""
+
+    def __init__(self, organs: Sequence[Organ], how: str, seed: int) -> None:
+        super().__init__(organs)
+        self.how, self.seed, self.drawn = how, seed, 0
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        sample, self.drawn = super().__getitem__(draw), self.drawn + 1
+        if self.how == "no":
+            return sample
+        rng = np.random.default_rng([self.seed, self.drawn])
+        sample = mirrored(sample, [axis for axis in range(3) if rng.random() < 0.5])
+        if self.how == "mirrored":
+            return sample
+        feats = sample.feats * rng.uniform(0.8, 1.2) + rng.uniform(-0.2, 0.2)
+        return replace(sample, feats=np.clip(feats, -1, 1).astype(np.float32))
+
+
+def mirrored(sample: Sample, axes: Sequence[int]) -> Sample:
+    """The mirror image along some axes of the grid."""
+    side = sample.distances.shape[0] // FINE
+    signs = np.array([-1 if axis in axes else 1 for axis in range(3)], np.int32)
+    coords = np.where(signs < 0, side - 1 - sample.coords, sample.coords)
+    order = np.lexsort(coords.T[::-1])
+    feats = np.flip(sample.feats.reshape(-1, 2, 2, 2), [1 + axis for axis in axes]).reshape(-1, 8)
+    return replace(
+        sample,
+        coords=np.ascontiguousarray(coords[order]),
+        feats=np.ascontiguousarray(feats[order]),
+        distances=np.ascontiguousarray(np.flip(sample.distances, axes)),
+        points=sample.points * signs.astype(np.float32),
+    )
 
 
 def evaluate_filled(task: Any, part: TestOrgans) -> float:
@@ -86,6 +128,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--targets", nargs="+", default=TARGETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--augment", choices=AUGMENTED, default="no", help="what an organ is changed by at each step")
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
     torch.set_num_threads(1)
@@ -105,7 +148,7 @@ def main() -> None:
                     steps=words.steps, batch_size=1, lr=words.lr, warmup_steps=10, seed=seed, device="cpu"
                 ),
             )
-            learnt = DrawnBatches(OrganSamples([found[name] for name in words.adapt]), 1, seed)
+            learnt = DrawnBatches(Augmented([found[name] for name in words.adapt], words.augment, seed), 1, seed)
             rows.append(measured(recipe, parts, learnt))
             print(json.dumps({"seed": seed} | rows[-1]), flush=True)
     print(f"mean gain {statistics.fmean(row['gain'] for row in rows):.4f}")

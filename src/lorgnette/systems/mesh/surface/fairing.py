@@ -8,15 +8,12 @@ smallest displacement that does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lorgnette.systems.mesh.surface.cells import Array, Index, Net
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 Flags = npt.NDArray[np.bool_]
 
@@ -33,7 +30,7 @@ class Fairing:
     """
 
     def __init__(self, net: Net, volumes: Array, apart: bool) -> None:
-        from scipy.sparse import coo_matrix
+        from scipy.sparse import csr_matrix
 
         self.net, self.volumes, self.apart = net, volumes, apart
         first, second = (np.flatnonzero(net.sides[:, k] >= 0) for k in range(2))
@@ -56,7 +53,7 @@ class Fairing:
         self.shared = np.bincount(self.vertex, minlength=n)
         entries = np.concatenate([-1 / self.degree[here], np.ones(m)])
         places = np.concatenate([here, np.arange(m)]), np.concatenate([self.vertex[there], self.vertex])
-        self.bend: csr_matrix = coo_matrix((entries, places), (m, n)).tocsr()
+        self.bend = csr_matrix((entries, places), (m, n))
 
     def edges(self) -> tuple[Index, Index]:
         """The rows at the start and at the end of each edge of each side, (4S,), counter-clockwise."""

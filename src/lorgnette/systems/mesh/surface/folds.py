@@ -70,7 +70,7 @@ class Slope:
         beside = np.concatenate([self.two, self.one])[order]
         self.angle = order % self.one.size  # the angle that belongs to each entry
         self.beside = csr_matrix((self.sign[self.angle], beside, start), (2 * quads, 2 * quads))
-        ends, rows = np.tile(np.float32([1, -1]), 2 * quads), 2 * np.arange(2 * quads + 1)
+        ends, rows = np.tile(np.array([1, -1], np.float32), 2 * quads), 2 * np.arange(2 * quads + 1)
         self.edges = [csr_matrix((ends, triangles[:, [k, 0]].ravel(), rows), (2 * quads, n)) for k in (1, 2)]
         self.back = [matrix.T.tocsr() for matrix in self.edges]
 
