@@ -173,3 +173,22 @@ def test_exported_in_int8(trained: Callable[..., Any], tmp_path: Path):
         export(task, recipe, tmp_path / "a.onnx", int8="static")
     with pytest.raises(ValueError, match=r"program files are in float32; \.onnx ones can be int8"):
         export(task, recipe, tmp_path / "a.pt2", int8="weights")
+
+
+def test_what_costs_most_is_spared(plain: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch):
+    """Of three layers with about equal parts none; where the limit is lower, those above it, and their weights stay."""
+    from lorgnette.export import sparing
+
+    made, before = quantised(plain, "static", samples(4))
+    monkeypatch.setattr(sparing, "TIMES", 0.0)
+    monkeypatch.setattr(sparing, "SHARE", 0.4)
+    better, after = quantised(plain, "static", samples(4))
+    assert after.layers.keys() == before.layers.keys()
+    assert 1 <= sum(after.runs.values()) < sum(before.runs.values()) == 3
+    assert better.ByteSize() <= made.ByteSize()
+    onnx.checker.check_model(better)
+
+    def error(model: onnx.ModelProto) -> float:
+        return float(np.mean([np.square(answer(model, x) - answer(plain, x)).mean() for x in samples(8)[4:]]))
+
+    assert error(better) < 0.7 * error(made)

@@ -24,12 +24,11 @@ from lorgnette.export.int8 import LEAST, MOST, NOTHING, Int8, Sample, inner
 from lorgnette.export.manifest import Manifest
 from lorgnette.export.onnx import check_installed, converted, converted_graph, save
 from lorgnette.export.program import first_line, quietly, traced_freely
+from lorgnette.export.sparing import OPS, read_by, spared
 from lorgnette.systems.protocol import Program
 
 if TYPE_CHECKING:
     import onnx
-
-OPS = ("Conv", "MatMul", "Gemm")
 
 
 def quantised(model: onnx.ModelProto, way: str, samples: Sequence[Sample] = ()) -> tuple[onnx.ModelProto, Int8]:
@@ -154,7 +153,7 @@ def _static(model: onnx.ModelProto, samples: Sequence[Sample]) -> onnx.ModelProt
             raise ValueError(f"int8: ONNX Runtime cannot quantise this model: {first_line(error)}") from error
         made = onnx_ir.from_proto(onnx.load(str(out)))
         made.graph.sort()  # the quantiser's own order forgets what loops read from outside
-        return onnx_ir.to_proto(made)
+        return spared(onnx_ir.to_proto(made), model, samples)
 
 
 def _weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -191,13 +190,7 @@ def _inner(model: onnx.ModelProto) -> set[str]:
     """Names of the nodes that are quantised."""
     sizes = {entry.name: int(np.prod(entry.dims)) for entry in model.graph.initializer}
     large = {n.name for n in model.graph.node if n.op_type in OPS and sizes.get(n.input[1], 0) >= LEAST}
-    return inner([(node.name, _read_by(node), set(node.output)) for node in model.graph.node], large)
-
-
-def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Names of all that a node reads, in its loop as well."""
-    inside = {name for entry in node.attribute for inner in entry.g.node for name in _read_by(inner)}
-    return {*node.input, *inside}
+    return inner([(node.name, read_by(node), set(node.output)) for node in model.graph.node], large)
 
 
 def _apart(model: onnx.ModelProto, chosen: set[str]) -> onnx.ModelProto:
@@ -205,7 +198,7 @@ def _apart(model: onnx.ModelProto, chosen: set[str]) -> onnx.ModelProto:
     from onnx import helper
 
     made = _copy(model)
-    uses = Counter(name for node in made.graph.node for name in _read_by(node))
+    uses = Counter(name for node in made.graph.node for name in read_by(node))
     nodes = list(made.graph.node)
     del made.graph.node[:]
     for node in nodes:
