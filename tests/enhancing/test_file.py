@@ -26,7 +26,7 @@ class Chooser:
 
     def choose(self, pixels: Any, scale: float | None = None) -> Choice:
         name = NOTHING if np.ptp(pixels, -1).max() == 0 else BASE
-        return Choice(name, {NOTHING: 0.0, BASE: 1.0}, {})
+        return Choice(name, {NOTHING: 0.0, BASE: -1.0 if name == NOTHING else 1.0}, {})
 
     def enhance_by(self, choice: Choice, image: Image, progress: Any = iter, **settings: Any) -> Image:
         home: Any = room(self.of)
