@@ -15,8 +15,9 @@ class StepPath(nn.Module):
     """Residual blocks, one for each 15 degrees between a view and its target; no effect at the start.
 
     A turn by 40 degrees goes through the third block by the square of two thirds, then the second and the first; what
-    needs no turn goes through none, and what is nearly frontal hardly changes. After AGPM (IJCB 2021), which maps an embedding pose by pose, here for any target. Beside its
-    layers with GELU each block has two linear maps of low rank: one for turns to the left, one for those to the right.
+    needs no turn goes through none, and what is nearly frontal hardly changes. After AGPM (IJCB 2021), which maps an
+    embedding pose by pose, here for any target. Beside its layers with GELU each block has two linear maps of low rank:
+    one for turns to the left, one for those to the right.
 
     Args:
         width: D.
