@@ -28,6 +28,8 @@ FENCE = re.compile(r"^(?P<run><!-- run -->\n)?```(?P<kind>\w*)[^\n]*\n(?P<text>.
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PLACEHOLDERS = {"ROOM": "superres", "S": "2", "N": "2"}
+# Folders that are not there: without a slash they would be taken for names of adapters that ship.
+PLACEHOLDERS |= {name: f"./{name}" for name in ("ADAPTER", "my-adapter", "merged")}
 # In place of the settings of a real training: a network that trains in seconds.
 IN_MINIATURE = {
     'Model(encoder="edsr-baseline")': 'Model(encoder="edsr-tiny", base="none")',
