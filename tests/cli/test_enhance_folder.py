@@ -146,7 +146,7 @@ def test_a_kill_at_any_moment_leaves_what_the_same_command_goes_on_with(
 def test_replacing_that_was_interrupted_goes_on(adapter: Path, two: Path, tmp_path: Path, capsys, monkeypatch):
     from lorgnette.cli import enhance as verb
 
-    out, real, calls = tmp_path / "out", verb._enlarge, []
+    out, real, calls = tmp_path / "out", verb.enhance_file, []
     assert enhance(adapter, two, out) == 0
 
     def interrupted(*args: object) -> None:
@@ -156,7 +156,7 @@ def test_replacing_that_was_interrupted_goes_on(adapter: Path, two: Path, tmp_pa
         real(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(verb, "_enlarge", interrupted)
+        patched.setattr(verb, "enhance_file", interrupted)
         assert enhance(adapter, two, out, "--scale", 3, "--overwrite") == 130
     said = "interrupted: what is done is kept in {}; the same command without --overwrite goes on\n"
     assert capsys.readouterr().err == "lorgnette: " + said.format(out)

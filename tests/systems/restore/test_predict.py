@@ -65,9 +65,9 @@ def test_small_and_odd_pictures_work(size: tuple[int, int]):
 def test_what_does_not_work_is_named():
     one, image = task(), picture()
     for settings, message in (
-        ({"scale": 3.3}, "^scale: 3.3 does not work; this network gives 1 times the size"),
-        ({"scale": 0.001}, "^scale: 0.001 does not work; this network gives 1 times the size"),
-        ({"scale": (1.0, 1.01)}, r"^scale: \(1.0, 1.01\) does not work; this network gives 1 times the size"),
+        ({"scale": 3.3}, "^scale: 3.3 does not work; this network keeps the size"),
+        ({"scale": 0.001}, "^scale: 0.001 does not work; this network keeps the size"),
+        ({"scale": (1.0, 1.01)}, r"^scale: \(1.0, 1.01\) does not work; this network keeps the size"),
         ({"size": (1, 53)}, "^size: 53x1 does not work; this network makes 52x40"),
         ({"size": (0, 52)}, "^size: 52x0 does not work; this network makes 52x40"),
         ({"scale": 0.5, "size": (9, 9)}, "^give either scale or size"),
