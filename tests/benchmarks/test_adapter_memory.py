@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
+from tests.benchmarks.scripts import imported
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its dependencies, at import
     pytest.importorskip("peft")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 RANKS = (4, 16, 64)
 LIMITS = {
@@ -40,11 +37,7 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("lora_vs_peft")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return imported("lora_vs_peft")
 
 
 @pytest.mark.parametrize("rank", RANKS)

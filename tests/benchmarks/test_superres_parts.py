@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.benchmarks.scripts import imported
 
 from lorgnette.images.file import Image, write_image
 from lorgnette.images.scenes import drawn
 from lorgnette.systems.superres.coords import make_coord
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("superres_parts")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return imported("superres_parts")
 
 
 def colours(network: Any) -> torch.Tensor:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import PIL.Image
 import pytest
+from tests.benchmarks.scripts import imported
 
 from lorgnette.images import ImageError, write_image
 from lorgnette.images.file import Image
 from lorgnette.images.resize import imresize
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 pytest.importorskip("skimage")
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("twenty_pictures")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    return imported("twenty_pictures")
 
 
 @pytest.fixture

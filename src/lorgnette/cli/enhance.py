@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def run(words: list[str]) -> int:
     """Run the verb; returns the exit status."""
-    if words and words[0].endswith((".onnx", ".pte")):  # MODEL.onnx IN OUT
+    from lorgnette.enhancing.enhancer import EXPORTED
+
+    if words and words[0].endswith(EXPORTED):  # MODEL.onnx IN OUT
         words = ["--adapter", *words]
     options = _arguments().read(words)
     source, out = Path(options.source), Path(options.out)

@@ -19,6 +19,7 @@ MOST = 64
 LEAST = 1024
 """Weights with fewer numbers are left as they are: there is nothing to gain, and coordinates pass through such."""
 NOTHING = "int8: nothing of this model could be quantised: it has no convolution or product with weights"
+NO_SAMPLES = "int8: there is nothing to calibrate on; give at least one input like those it is for"
 Sample = Mapping[str, NDArray[Any]]
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lorgnette import lora
-from lorgnette.export.int8 import LEAST, MOST, NOTHING, Int8, Sample, inner
+from lorgnette.export.int8 import LEAST, MOST, NO_SAMPLES, NOTHING, Int8, Sample, inner
 from lorgnette.export.manifest import Manifest
 from lorgnette.export.onnx import check_installed, converted, converted_graph, save
 from lorgnette.export.program import first_line, quietly, traced_freely
@@ -44,7 +44,7 @@ def quantised(model: onnx.ModelProto, way: str, samples: Sequence[Sample] = ()) 
     """
     check_installed()
     if way == "static" and not samples:
-        raise ValueError("int8: there is nothing to calibrate on; give at least one input like those it is for")
+        raise ValueError(NO_SAMPLES)
     made = _static(model, samples) if way == "static" else _weights(model)
     layers, left = _by_kind(made)
     if not layers:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorgnette.export.executorch import as_file, check_installed as check_installed, graph_of, in_edge_form
-from lorgnette.export.int8 import LEAST, NOTHING, Int8, Sample, inner
+from lorgnette.export.int8 import LEAST, NO_SAMPLES, NOTHING, Int8, Sample, inner
 from lorgnette.export.manifest import Manifest, with_tail
 from lorgnette.export.program import first_line, quietly
 from lorgnette.systems.protocol import Program
@@ -42,7 +42,7 @@ def write(
     if way != "static":
         raise ValueError("int8: 'weights' is of .onnx files; XNNPACK computes in 8 bits: calibrate, 'static'")
     if not samples:
-        raise ValueError("int8: there is nothing to calibrate on; give at least one input like those it is for")
+        raise ValueError(NO_SAMPLES)
     graph = graph_of(program)
     reference.write_bytes(with_tail(as_file(in_edge_form(graph)), manifest(None)))
     quantised, chosen, all_layers = _quantised(graph.module(), samples)

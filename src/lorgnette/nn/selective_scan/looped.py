@@ -36,8 +36,7 @@ def looped_scan(
 
     def chunks(x_BLKc: Tensor) -> Tensor:
         """(width, K, batch, height, c): a chunk is `width` steps of a direction."""
-        ways = [_in_order(x_BLKc[:, :, k], size, direction) for k, direction in enumerate(directions)]
-        return torch.stack(ways).unflatten(2, size).permute(3, 0, 1, 2, 4)
+        return _ways(x_BLKc, size, directions).unflatten(2, size).permute(3, 0, 1, 2, 4)
 
     # Channels stand last: what multiplies a few states at a time is slow in ONNX Runtime.
     rate_NK11d = A.to(u_wide.dtype).movedim(2, 0)[:, :, None, None]
@@ -63,10 +62,7 @@ def looped_scan(
     _, y = loop(seen, before.movedim(0, 3), (step_TKBHd, gain_TKBHd, B_TNKBH, C_TNKBH))
     assert y is not None
     y_KBLd = y.permute(1, 2, 3, 0, 4).flatten(2, 3)
-    total = u_wide * D.to(u_wide.dtype).sum(0)
-    for k, direction in enumerate(directions):
-        total = total + _in_place(y_KBLd[k], size, direction)
-    return total.to(u.dtype)
+    return _summed(y_KBLd, u_wide * D.to(u_wide.dtype).sum(0), size, directions).to(u.dtype)
 
 
 def unrolled_scan(
@@ -86,8 +82,7 @@ def unrolled_scan(
 
     def chunks(x_BLKc: Tensor) -> tuple[Tensor, ...]:
         """`STEPS` times (K, batch, M, c), for M chunks; filled up with zeros: with step 0 a state stays as it is."""
-        ways = torch.stack([_in_order(x_BLKc[:, :, k], size, direction) for k, direction in enumerate(directions)])
-        return F.pad(ways, (0, 0, 0, more)).unflatten(2, (-1, STEPS)).unbind(3)
+        return F.pad(_ways(x_BLKc, size, directions), (0, 0, 0, more)).unflatten(2, (-1, STEPS)).unbind(3)
 
     rate_NK11d = A.to(u_wide.dtype).movedim(2, 0)[:, :, None, None]
     step, gain, B_TKBMN, C_TKBMN = map(chunks, (steps, gains, B, C))
@@ -113,10 +108,19 @@ def unrolled_scan(
         state = advanced(state, t)
         outs.append((state * C_TKBMN[t].movedim(-1, 0)[..., None]).sum(0))
     y_KBLd = torch.stack(outs, 3).flatten(2, 3)[:, :, :length]
-    total = u_wide * D.to(u_wide.dtype).sum(0)
+    return _summed(y_KBLd, u_wide * D.to(u_wide.dtype).sum(0), size, directions).to(u.dtype)
+
+
+def _ways(x_BLKc: Tensor, size: tuple[int, int], directions: tuple[int, ...]) -> Tensor:
+    """(K, batch, L, c): of each direction its own, in its order."""
+    return torch.stack([_in_order(x_BLKc[:, :, k], size, direction) for k, direction in enumerate(directions)])
+
+
+def _summed(y_KBLd: Tensor, total: Tensor, size: tuple[int, int], directions: tuple[int, ...]) -> Tensor:
+    """(batch, L, d): what all directions add to `total`, at the pixels."""
     for k, direction in enumerate(directions):
         total = total + _in_place(y_KBLd[k], size, direction)
-    return total.to(u.dtype)
+    return total
 
 
 def _in_order(x: Tensor, size: tuple[int, int], direction: int) -> Tensor:

@@ -75,9 +75,8 @@ class Fairing:
         if not self.apart:
             level = csr_matrix((1 / self.shared[self.vertex], (self.vertex, np.arange(m))), (n, m)) @ level
         flatten = bend.T.tocsr()
-        flatten.data *= np.repeat(
-            0.25 / self.shared, np.diff(flatten.indptr)
-        )  # 4: the largest eigenvalue of bend' bend
+        # 4 is the largest eigenvalue of bend' bend
+        flatten.data *= np.repeat(0.25 / self.shared, np.diff(flatten.indptr))
         # sparse products want the coordinates of a vertex side by side
         start, low, high = (np.ascontiguousarray(a.T) for a in (self.net.corners, self.low, self.high))
         x = _descend(start, lambda v: level @ v, low, high, LEVELLING)
