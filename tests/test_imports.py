@@ -39,7 +39,7 @@ TOP = {
     "recipe": "common settings lora train systems",
     "video": "common images report train tiles systems",
     "checkpoint": "common settings lora train systems recipe",
-    "shipped": "common images systems recipe checkpoint",
+    "shipped": "common lora images systems recipe checkpoint",
     "federate": "version common settings lora report train systems recipe checkpoint",
     "export": "version common settings lora images tiles train systems recipe checkpoint shipped",
     "enhancing": "version common lora images systems checkpoint shipped export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import PIL.Image
 import pytest
 import torch
 
+from lorgnette.cli import main
+from lorgnette.cli.arguments import kept_folder
+from lorgnette.enhancing.enhancer import adapter
 from lorgnette.images.choosing import BASE, NOTHING, Choice, Judge
 from lorgnette.images.damage import DAMAGES
 from lorgnette.images.file import Image
@@ -86,6 +90,33 @@ def test_names_that_do_not_ship_are_refused_with_those_that_do():
         adapter_path("clip", "photo")
     assert rooms_with_adapter("photo") == ["superres", "restore"]
     assert rooms_with_adapter("jpeg") == ["restore"]
+
+
+def test_what_ships_is_found_by_name_where_the_command_line_wants_an_adapter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert kept_folder("web") == str(adapter_path("superres", "web"))
+    assert kept_folder("restore/photo") == str(adapter_path("restore", "photo"))
+    assert kept_folder("superres/photo") == str(adapter_path("superres", "photo"))
+    assert kept_folder("restore/web") == "restore/web"  # not there: whoever reads it says so
+    with pytest.raises(argparse.ArgumentTypeError, match=r"did you mean 'photo'.*jpeg"):
+        kept_folder("fotos")
+    with pytest.raises(argparse.ArgumentTypeError, match="superres/photo or restore/photo"):
+        kept_folder("photo")
+    assert adapter("photo") == "photo"  # --room or superres decides
+    assert adapter("restore/jpeg") == str(adapter_path("restore", "jpeg"))
+    (tmp_path / "web").mkdir()  # a folder of one's own goes first
+    assert kept_folder("web") == "web"
+
+
+def test_info_and_merge_take_what_ships_by_name(tmp_path, capsys):
+    assert main(["info", "jpeg"]) == 0
+    assert "restore" in capsys.readouterr().out
+    assert main(["merge", "jpeg", str(tmp_path / "whole")]) == 0
+    assert "layers merged" in capsys.readouterr().out
+    assert main(["info", "restore/web"]) != 0
+    assert "restore/web" in capsys.readouterr().err
+    assert main(["info", "photo"]) != 0
+    assert "restore/photo" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------- choosing

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorgnette.common.hub import is_hub
 from lorgnette.common.text import nearest
 from lorgnette.images.choosing import BASE, Choice, Judge
 from lorgnette.systems import ROOMS, room
@@ -37,6 +38,34 @@ def adapter_path(of: str, name: str) -> Path:
             f"the room {of} ships no adapter {name!r}{nearest(name, room(of).ABOUT.shipped)}; there is {there}"
         )
     return _folder(of) / name
+
+
+def named_folder(word: str, of: Collection[str] = tuple(ROOMS)) -> Path:
+    """The folder that a user means by a word: of an adapter, a whole model or a run.
+
+    Args:
+        word: a folder, `hub:user/name@revision`, or, where there is no such folder, the NAME or ROOM/NAME of an adapter
+            that ships.
+        of: the rooms whose adapters are meant.
+
+    Raises:
+        ValueError: nothing has that name, several rooms have it, or the hub cannot give it; in one line. Of a path with
+            a slash that is not there, whoever reads it says so.
+    """
+    from lorgnette.lora import adapter_folder
+
+    place, _, name = word.rpartition("/")
+    homes = [home for home in rooms_with_adapter(name) if home in of and place in ("", home)]
+    if Path(word).exists() or is_hub(word) or (place and not homes):
+        return adapter_folder(word)
+    if len(homes) > 1:
+        raise ValueError(
+            f"{word} ships with {len(homes)} rooms; give {' or '.join(f'{home}/{name}' for home in homes)}"
+        )
+    if not homes:
+        names = list(dict.fromkeys(name for home in of for name in room(home).ABOUT.shipped))
+        raise ValueError(f"no such folder: {word}{nearest(word, names)}; {', '.join(names)} ship")
+    return adapter_path(homes[0], name)
 
 
 def load_shipped(of: str, name: str = BASE) -> Task:

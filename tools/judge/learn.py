@@ -58,7 +58,17 @@ def measured(rows: list[Any], pictures: Path, scaled: bool, kept: Path | None) -
     """Measures of each sample, and the logarithm of the scale: (N, measures + 1)."""
     if kept is None or not kept.exists():
         found = {path.name: path for path in pictures.rglob("*") if path.is_file()}
-        jobs = [(found[r["picture"]], r["kind"], r["scale"] if scaled else None, r["draw"], r["side"]) for r in rows]
+        jobs = [
+            (
+                found[r["picture"]],
+                r["kind"],
+                r["scale"] if scaled else None,
+                r["draw"],
+                r["side"],
+                r.get("shrunk", False),
+            )
+            for r in rows
+        ]
         with ProcessPoolExecutor(2) as pool:
             seen = np.stack(list(pool.map(_measure, jobs, chunksize=20)))
         if kept is None:

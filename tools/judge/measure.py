@@ -3,6 +3,7 @@
     python tools/judge/measure.py superres PICTURES OUT.jsonl
     python tools/judge/measure.py superres PICTURES OUT.jsonl --adapters photo=FOLDER screen=FOLDER
     python tools/judge/measure.py superres PICTURES OUT.jsonl --peers --draws 3
+    python tools/judge/measure.py restore PICTURES OUT.jsonl --shrunk --side 96 --kinds clean camera
 
 Adapters are those that ship, or those named. Beside them are the base and, first, what needs no network: bicubic, or
 the picture as it is. Of those that ship it also says which one is chosen by looking. With --peers, what people use
@@ -40,6 +41,8 @@ def main() -> None:
     parser.add_argument("--adapters", nargs="*", metavar="NAME=FOLDER")
     parser.add_argument("--peers", nargs="*", metavar="NAME", help="all, or those named")
     parser.add_argument("--side", type=int, default=240, help="of the truth; a multiple of 12")
+    parser.add_argument("--shrunk", action="store_true", help="pictures are made as small as the side allows first")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="those named, of `samples.kinds`; unset: all")
     parser.add_argument("--limit", type=int, default=200, help="pictures")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
@@ -57,7 +60,7 @@ def main() -> None:
     tasks = {name: task.to(o.device).eval() for name, task in tasks.items()}
     scaled = o.room == "superres"
     pictures = sorted(find_images(o.pictures))[: o.limit]
-    jobs = list(batches(pictures, scaled, range(o.draws), o.side, o.batch))
+    jobs = list(batches(pictures, scaled, range(o.draws), o.side, o.batch, o.shrunk, o.kinds))
     with ProcessPoolExecutor(o.workers) as pool, open(o.out, "w") as out:
         for made in pool.map(samples_of, jobs):
             lq, gt = (torch.stack([channels_first(x[k]) for x in made]).to(o.device) for k in (4, 5))
@@ -75,6 +78,7 @@ def main() -> None:
                     "draw": one.draw,
                     "scale": one.scale,
                     "side": o.side,
+                    "shrunk": o.shrunk,
                 }
                 line["scores"] = {name: values[i] for name, values in found.items()}
                 if theirs:

@@ -47,10 +47,17 @@ class Sample(NamedTuple):
     gt: Pixels
 
 
-def sample(path: Path, kind: str, scale: float | None, draw: int, side: int) -> Sample:
-    """One sample, a function of its arguments. `scale` None: of the same size; `side`: of the truth."""
+def sample(path: Path, kind: str, scale: float | None, draw: int, side: int, shrunk: bool = False) -> Sample:
+    """One sample, a function of its arguments.
+
+    `scale` None: of the same size; `side`: of the truth; `shrunk`: the picture is first made as small as `side` allows,
+    as people do with photographs for a page, so that its detail is as fine as its pixels.
+    """
     rng = np.random.default_rng([zlib.crc32(f"{path.name} {kind}".encode()), draw])
     pixels = read_image(path).pixels
+    if shrunk:
+        share = side / min(pixels.shape[:2])
+        pixels = CLEAN(pixels, rng, (round(pixels.shape[0] * share), round(pixels.shape[1] * share)))
     pixels = np.pad(pixels, [*((0, max(0, side - n)) for n in pixels.shape[:2]), (0, 0)], mode="symmetric")
     top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[:2])
     picture = np.ascontiguousarray(pixels[top : top + side, left : left + side], np.float32)
@@ -65,10 +72,19 @@ def sample(path: Path, kind: str, scale: float | None, draw: int, side: int) -> 
     return Sample(kind, path.name, draw, scale or 1, np.ascontiguousarray(lq), np.ascontiguousarray(gt))
 
 
-def batches(pictures: Sequence[Path], scaled: bool, draws: Sequence[int], side: int, size: int) -> Iterator[list[Any]]:
-    """All kinds of all pictures, as lists of arguments of `sample`, each list of one scale."""
+def batches(
+    pictures: Sequence[Path],
+    scaled: bool,
+    draws: Sequence[int],
+    side: int,
+    size: int,
+    shrunk: bool = False,
+    of: Sequence[str] | None = None,
+) -> Iterator[list[Any]]:
+    """All kinds, or those in `of`, of all pictures, as lists of arguments of `sample`, each list of one scale."""
     for draw in draws:
         for start in range(0, len(pictures), size):
             for number, kind in enumerate(kinds(scaled)):
-                scale = SCALES[(number + draw + start // size) % len(SCALES)] if scaled else None
-                yield [(path, kind, scale, draw, side) for path in pictures[start : start + size]]
+                if of is None or kind in of:
+                    scale = SCALES[(number + draw + start // size) % len(SCALES)] if scaled else None
+                    yield [(path, kind, scale, draw, side, shrunk) for path in pictures[start : start + size]]

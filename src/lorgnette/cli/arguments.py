@@ -169,11 +169,12 @@ def given_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kept_folder(text: str) -> str:
-    """The folder of an adapter or a whole model; that of its run will do, and `hub:user/name@revision`."""
-    from lorgnette.lora import adapter_folder
+    """The folder of an adapter or a whole model; that of its run will do, `hub:user/name@revision`, and the name of an
+    adapter that ships."""
+    from lorgnette.shipped import named_folder
 
     try:
-        return str(adapter_folder(text))
+        return str(named_folder(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
 

@@ -168,7 +168,7 @@ def _arguments() -> Arguments:
         nargs="?",
         type=kept_folder,
         metavar="ADAPTER",
-        help="folder of an adapter, of a whole model or of a run; unset: as shipped",
+        help="folder of an adapter, of a whole model or of a run, or a NAME that ships; unset: as shipped",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(

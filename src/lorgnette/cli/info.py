@@ -14,6 +14,7 @@ from lorgnette.common.files import read_json, write_json
 from lorgnette.common.hub import is_hub
 from lorgnette.common.text import duration, nearest, number, size
 from lorgnette.export.manifest import SUFFIXES, read_manifest
+from lorgnette.shipped import named_folder, rooms_with_adapter
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 MAX_PICKLED = 2**32  # bytes
@@ -30,7 +31,7 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="folder of an adapter or a model, hub:user/name, a .safetensors file, or an exported file",
+        help="folder of an adapter or a model, a NAME that ships, hub:user/name, a .safetensors or an exported file",
     )
     parser.add_argument(
         "--plan", action="store_true", help="PATH is a room, a recipe.yaml or its folder: list what it adapts"
@@ -40,10 +41,8 @@ def run(words: list[str]) -> int:
     if options.plan:
         return _plan(options.path, options.json)
     path = Path(options.path)
-    if is_hub(path):
-        from lorgnette.lora.files.commit import adapter_folder
-
-        path = adapter_folder(path)
+    if is_hub(path) or (not path.exists() and rooms_with_adapter(path.name)):
+        path = named_folder(options.path)
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
     for title, value in facts.items():
         print(f"{title:<13} {_shown(title, value)}".rstrip())

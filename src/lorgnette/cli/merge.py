@@ -17,7 +17,8 @@ def run(words: list[str]) -> int:
         "Folds an adapter into its model: the result needs no adapter, runs at the model's own speed and "
         "gives the same output.",
     )
-    parser.add_argument("adapter", type=kept_folder, metavar="ADAPTER", help="folder of the adapter or of its run")
+    about = "folder of the adapter or of its run, or a NAME that ships"
+    parser.add_argument("adapter", type=kept_folder, metavar="ADAPTER", help=about)
     parser.add_argument("out", metavar="OUT", help="folder for the whole model; it must not exist or be empty")
     options = parser.read(words)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lorgnette.common.hub import is_hub
-from lorgnette.common.text import nearest
 from lorgnette.systems import room, rooms_with
 
 if TYPE_CHECKING:
@@ -54,21 +53,16 @@ class Enhancer(Protocol):
 
 def adapter(text: str) -> str:
     """What --adapter takes: auto, none, the name of an adapter that ships, a folder, or an exported file."""
-    from lorgnette.lora import adapter_folder
+    from lorgnette.shipped import named_folder, rooms_with_adapter
 
     if Path(text).suffix in EXPORTED and not is_hub(text):
         return text
-    names = [name for of in rooms_with("enhance") for name in room(of).ABOUT.shipped]
-    if Path(text).exists() or text not in (AUTO, NONE, *names):
-        try:
-            folder = adapter_folder(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
-        if not folder.exists() and "/" not in text:
-            ship = ", ".join(dict.fromkeys(names))
-            raise argparse.ArgumentTypeError(f"no such folder: {text}{nearest(text, names)}; {ship} ship")
-        return str(folder)
-    return text
+    if not Path(text).exists() and (text in (AUTO, NONE) or rooms_with_adapter(text)):
+        return text
+    try:
+        return str(named_folder(text, rooms_with("enhance")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None  # of others argparse shows no word
 
 
 def enhancer(adapter: str, of: str | None, device: str) -> Enhancer:
