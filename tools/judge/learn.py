@@ -2,8 +2,10 @@
 
     python tools/judge/learn.py superres PICTURES src/lorgnette/systems/superres/adapters/judge.safetensors OUT.jsonl
 
-PICTURES is the folder that `measure.py` was given, OUT.jsonl (or several) what it wrote. One picture of five is kept
-apart first, to say how good the choice is; then all are learnt from.
+PICTURES is the folder that `measure.py` was given, OUT.jsonl (or several) what it wrote. With --whole each picture is
+also looked at whole, with the same damage: what networks gain on a part of it is taken to hold for all of it, and the
+judge learns how pictures look that are no crops. One picture of five is kept apart first, to say how good the choice
+is; then all are learnt from.
 """
 
 from __future__ import annotations
@@ -39,10 +41,13 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="searched for the names in the lines")
     parser.add_argument("out", type=Path)
     parser.add_argument("lines", type=Path, nargs="+")
+    parser.add_argument("--whole", action="store_true")
     parser.add_argument("--kept", type=Path, help="where measures are kept, for another try (.npy)")
     o = parser.parse_args()
     rows = [json.loads(line) for file in o.lines for line in file.read_text().splitlines()]
     names = [NOTHING if name == "none" else name for name in rows[0]["scores"]]
+    if o.whole:
+        rows += [row | {"whole": True} for row in rows]
     seen = measured(rows, o.pictures, o.room == "superres", o.kept)
     scores = np.minimum([list(row["scores"].values()) for row in rows], 60).astype(np.float32)
     apart = np.array([sum(map(ord, row["picture"])) % 5 == 0 for row in rows])

@@ -47,11 +47,14 @@ class Sample(NamedTuple):
     gt: Pixels
 
 
-def sample(path: Path, kind: str, scale: float | None, draw: int, side: int, shrunk: bool = False) -> Sample:
+def sample(
+    path: Path, kind: str, scale: float | None, draw: int, side: int, shrunk: bool = False, whole: bool = False
+) -> Sample:
     """One sample, a function of its arguments.
 
     `scale` None: of the same size; `side`: of the truth; `shrunk`: the picture is first made as small as `side` allows,
-    as people do with photographs for a page, so that its detail is as fine as its pixels.
+    as people do with photographs for a page, so that its detail is as fine as its pixels; `whole`: not a part of that
+    side, but the picture, with the same damage.
     """
     rng = np.random.default_rng([zlib.crc32(f"{path.name} {kind}".encode()), draw])
     pixels = read_image(path).pixels
@@ -60,8 +63,10 @@ def sample(path: Path, kind: str, scale: float | None, draw: int, side: int, shr
         pixels = CLEAN(pixels, rng, (round(pixels.shape[0] * share), round(pixels.shape[1] * share)))
     pixels = np.pad(pixels, [*((0, max(0, side - n)) for n in pixels.shape[:2]), (0, 0)], mode="symmetric")
     top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[:2])
-    picture = np.ascontiguousarray(pixels[top : top + side, left : left + side], np.float32)
-    small = (round(side / (scale or 1)), round(side / (scale or 1)))
+    height, width = (n // 12 * 12 for n in pixels.shape[:2]) if whole else (side, side)
+    top, left = (0, 0) if whole else (top, left)
+    picture = np.ascontiguousarray(pixels[top : top + height, left : left + width], np.float32)
+    small = (round(height / (scale or 1)), round(width / (scale or 1)))
     how = kinds(scale is not None)[kind]
     if how is None:
         gt, lq = picture, CLEAN(picture, rng, small)
