@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.mesh.surface.cells import Array, Index
 from lorgnette.systems.mesh.surface.fairing import Fairing, Flags, cross
 
@@ -51,12 +52,18 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
 
 def _folded(fairing: Fairing, x: Array, towards: Array) -> Flags:
     """The vertices around which some quadrilateral is not seen from its front, convex, along the mean normal."""
+    folded = np.zeros(x.shape[1], bool)
+    if NUMBA:
+        from lorgnette.systems.mesh.surface import kernels
+
+        net = (fairing.net.quads, fairing.sign, fairing.quad, fairing.row, fairing.vertex, fairing.degree)
+        kernels.folded()(x, *net, towards, folded)
+        return folded
     a, b, c, d = (x.take(fairing.net.quads[:, k], axis=1) for k in range(4))
     whole, one, other = (
         cross(u, v).take(fairing.quad, axis=1) * fairing.sign
         for u, v in ((c - a, d - b), (b - a, c - a), (b - a, d - a))
     )
-    folded = np.zeros(x.shape[1], bool)
     for corner in range(4):
         row = fairing.row[:, corner]
         normal = towards.take(row, axis=1)

@@ -7,12 +7,12 @@ smallest displacement that does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.mesh.surface.cells import Array, Index, Net
 
 Flags = npt.NDArray[np.bool_]
@@ -71,17 +71,15 @@ class Fairing:
         from scipy.sparse import csr_matrix
 
         bend, m, n = self.bend, self.vertex.size, self.net.corners.shape[1]
-        level = 0.5 * bend
-        if not self.apart:
-            level = csr_matrix((1 / self.shared[self.vertex], (self.vertex, np.arange(m))), (n, m)) @ level
+        level = csr_matrix((0.5 / self.shared[self.vertex], self.vertex, np.arange(m + 1)), (m, n)).T.tocsr()
         flatten = bend.T.tocsr()
         # 4 is the largest eigenvalue of bend' bend
         flatten.data *= np.repeat(0.25 / self.shared, np.diff(flatten.indptr))
         # sparse products want the coordinates of a vertex side by side
         start, low, high = (np.ascontiguousarray(a.T) for a in (self.net.corners, self.low, self.high))
-        x = _descend(start, lambda v: level @ v, low, high, LEVELLING)
-        x = self.grown(x.T, (self.net.quads, self.row)).T
-        x = _descend(np.ascontiguousarray(x), lambda v: flatten @ (bend @ v), low, high, STEPS)
+        x = _descend(start, bend, level, low, high, LEVELLING)
+        x = self.grown(np.ascontiguousarray(x.T), (self.net.quads, self.row)).T
+        x = _descend(np.ascontiguousarray(x), bend, flatten, low, high, STEPS)
         return np.ascontiguousarray(x.T)
 
     def restore(self, x: Array, diagonal: Flags, fixed: Flags | None = None, steps: int = 30) -> tuple[Array, Array]:
@@ -143,6 +141,12 @@ class Fairing:
     def at_vertices(self, x: Array, cut: tuple[Index, Index]) -> Array:
         """(3, M): the area vectors of the triangles around each row, in sum, pointing outwards."""
         quads, row = cut
+        if NUMBA:
+            from lorgnette.systems.mesh.surface import kernels
+
+            out = np.zeros((3, self.vertex.size))
+            kernels.areas()(x, quads, row, self.quad, self.sign, out)
+            return out
         a, b, c, d = (x.take(quads[:, k], axis=1) for k in range(4))
         ac, at, m = c - a, row.T.ravel(), self.vertex.size
         first, second = (cross(u, v).take(self.quad, axis=1) for u, v in ((b - a, ac), (ac, d - a)))
@@ -158,11 +162,18 @@ class Fairing:
         return np.concatenate([first, np.stack([np.where(diagonal, b, a), c, d], axis=1)])
 
 
-def _descend(x: Array, step: Callable[[Array], Array], low: Array, high: Array, steps: int) -> Array:
-    """Accelerated projected gradients: `step` gives what a vertex is moved back by."""
+def _descend(x: Array, bend: Any, back: Any, low: Array, high: Array, steps: int) -> Array:
+    """Accelerated projected gradients from vertices (N, 3), which are moved by `-back @ bend @ x`."""
+    if NUMBA:
+        from lorgnette.systems.mesh.surface import kernels
+
+        x = x.copy()
+        matrices = [(m.indptr.astype(np.uint32), m.indices.astype(np.uint32), m.data) for m in (bend, back)]
+        kernels.descend()(x, low, high, *matrices[0], *matrices[1], steps)
+        return x
     ahead, momentum = x, 1.0
     for _ in range(steps):
-        new = ahead - step(ahead)
+        new = ahead - back @ (bend @ ahead)
         np.maximum(new, low, out=new)
         np.minimum(new, high, out=new)
         grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
