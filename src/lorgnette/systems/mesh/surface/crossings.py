@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.mesh.surface.cells import Array, Index
 from lorgnette.systems.mesh.surface.fairing import Fairing, Flags, cross
 
@@ -53,7 +52,7 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
 def _folded(fairing: Fairing, x: Array, towards: Array) -> Flags:
     """The vertices around which some quadrilateral is not seen from its front, convex, along the mean normal."""
     folded = np.zeros(x.shape[1], bool)
-    if NUMBA:
+    if fairing.compiled:
         from lorgnette.systems.mesh.surface import kernels
 
         net = (fairing.net.quads, fairing.sign, fairing.quad, fairing.row, fairing.vertex, fairing.degree)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.mesh.surface.cells import Array, Index
 from lorgnette.systems.mesh.surface.fairing import Fairing, Flags, cross
 
@@ -36,7 +35,7 @@ def choose(fairing: Fairing, x: Array) -> Flags:
     place = fairing.net.corners.take(fairing.net.quads[:, 0], axis=1) + 0.5
     turn = (place[0] + 2 * place[1] + 3 * place[2]).astype(np.int64) % 4  # neighbours hardly ever decide together
     choice = (alone < 0).astype(np.float64)
-    if NUMBA:
+    if fairing.compiled:
         from lorgnette.systems.mesh.surface import kernels
 
         kernels.sweep()(here, there, both, alone, turn, SWEEPS, choice)
@@ -55,7 +54,7 @@ def _costs(
 ) -> tuple[Array, Array]:
     """What joining vertices 1 and 3 on both sides of an edge costs besides, and each quadrilateral by itself."""
     n = len(fairing.net.quads)
-    if NUMBA:
+    if fairing.compiled:
         from lorgnette.systems.mesh.surface import kernels
 
         both, alone = np.empty(side.size), np.zeros(n)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.mesh.surface.cells import Array, Index, Net
 
 Flags = npt.NDArray[np.bool_]
@@ -26,13 +25,13 @@ class Fairing:
     A *side* is a quadrilateral as one organ sees it; a *row* is a vertex as one organ sees it. `quad` (S,) and `sign`
     (S,): of a side, its quadrilateral, and 1 where that is counter-clockwise from outside, else -1. `row` (S, 4): the
     rows of its vertices, in the quadrilateral's order. `vertex`, `organ` and `degree` (M,): of a row. `apart`: no two
-    organs share a vertex.
+    organs share a vertex. `compiled`: the loops of `kernels` do the work, which needs numba.
     """
 
-    def __init__(self, net: Net, volumes: Array, apart: bool) -> None:
+    def __init__(self, net: Net, volumes: Array, apart: bool, compiled: bool = False) -> None:
         from scipy.sparse import csr_matrix
 
-        self.net, self.volumes, self.apart = net, volumes, apart
+        self.net, self.volumes, self.apart, self.compiled = net, volumes, apart, compiled
         first, second = (np.flatnonzero(net.sides[:, k] >= 0) for k in range(2))
         self.quad = np.concatenate([first, second])
         self.sign = np.repeat([1.0, -1.0], [first.size, second.size])
@@ -77,9 +76,10 @@ class Fairing:
         flatten.data *= np.repeat(0.25 / self.shared, np.diff(flatten.indptr))
         # sparse products want the coordinates of a vertex side by side
         start, low, high = (np.ascontiguousarray(a.T) for a in (self.net.corners, self.low, self.high))
-        x = _descend(start, bend, level, low, high, LEVELLING)
+        descend = _descend_compiled if self.compiled else _descend
+        x = descend(start, bend, level, low, high, LEVELLING)
         x = self.grown(np.ascontiguousarray(x.T), (self.net.quads, self.row)).T
-        x = _descend(np.ascontiguousarray(x), bend, flatten, low, high, STEPS)
+        x = descend(np.ascontiguousarray(x), bend, flatten, low, high, STEPS)
         return np.ascontiguousarray(x.T)
 
     def restore(self, x: Array, diagonal: Flags, fixed: Flags | None = None, steps: int = 30) -> tuple[Array, Array]:
@@ -141,7 +141,7 @@ class Fairing:
     def at_vertices(self, x: Array, cut: tuple[Index, Index]) -> Array:
         """(3, M): the area vectors of the triangles around each row, in sum, pointing outwards."""
         quads, row = cut
-        if NUMBA:
+        if self.compiled:
             from lorgnette.systems.mesh.surface import kernels
 
             out = np.zeros((3, self.vertex.size))
@@ -164,13 +164,6 @@ class Fairing:
 
 def _descend(x: Array, bend: Any, back: Any, low: Array, high: Array, steps: int) -> Array:
     """Accelerated projected gradients from vertices (N, 3), which are moved by `-back @ bend @ x`."""
-    if NUMBA:
-        from lorgnette.systems.mesh.surface import kernels
-
-        x = x.copy()
-        matrices = [(m.indptr.astype(np.uint32), m.indices.astype(np.uint32), m.data) for m in (bend, back)]
-        kernels.descend()(x, low, high, *matrices[0], *matrices[1], steps)
-        return x
     ahead, momentum = x, 1.0
     for _ in range(steps):
         new = ahead - back @ (bend @ ahead)
@@ -181,6 +174,15 @@ def _descend(x: Array, bend: Any, back: Any, low: Array, high: Array, steps: int
         ahead *= (momentum - 1) / grown
         ahead += new
         x, momentum = new, grown
+    return x
+
+
+def _descend_compiled(x: Array, bend: Any, back: Any, low: Array, high: Array, steps: int) -> Array:
+    from lorgnette.systems.mesh.surface import kernels
+
+    x = x.copy()
+    one, two = ((m.indptr.astype(np.uint32), m.indices.astype(np.uint32), m.data) for m in (bend, back))
+    kernels.descend()(x, low, high, *one, *two, steps)
     return x
 
 
