@@ -184,33 +184,47 @@ def skull(path: Path) -> tuple[Labels, list[Mesh]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--skull", type=Path, help="Cranium.inv3 instead of the organs")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="kept row by row; methods that stand in it are not run again")
+    parser.add_argument("--only", nargs="+", help="methods whose names begin so")
     options = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
+    if options.json and options.json.is_file():
+        rows = json.loads(options.json.read_text())
     if options.skull:
         labels, theirs = skull(options.skull)
-        rows["InVesalius, as it ships"] = scores(labels, theirs) | {"ms an organ": None}
+        if "InVesalius, as it ships" not in rows:
+            rows["InVesalius, as it ships"] = scores(labels, theirs) | {"ms an organ": None}
+            _tell(rows, "InVesalius, as it ships", options.json)
     else:
         folder = Path(os.environ["LORGNETTE_DATA"]) / "medical" / "totalsegmentator" / "example_ct"
         labels = read_labels(folder / "example_seg_fast_force_split.nii.gz")
         labels = replace(labels, organs=tuple(organ for organ in labels.organs if organ.voxels > 500))
     ways = {name: way for name, (needs, way) in WAYS.items() if not needs or importlib.util.find_spec(needs)}
+    ways = {
+        name: way for name, way in ways.items() if name not in rows and name.startswith(tuple(options.only or [""]))
+    }
     if len(labels.organs) == 1:
-        ways.pop("lorgnette, shared walls")
+        ways.pop("lorgnette, shared walls", None)
     best = dict.fromkeys(ways, float("inf"))
-    made: dict[str, list[Mesh]] = {}
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         for name, way in ways.items():
             start = time.process_time()
-            made[name] = way(labels)
+            meshes = way(labels)
             best[name] = min(best[name], time.process_time() - start)
-    for name, meshes in made.items():
-        rows[name] = scores(labels, meshes) | {"ms an organ": 1000 * best[name] / len(labels.organs)}
+            if turn == 0:
+                rows[name] = scores(labels, meshes)
+            rows[name]["ms an organ"] = 1000 * best[name] / len(labels.organs)
+            _tell(rows, name, options.json)
     names = list(next(iter(rows.values())))
     cells = [[name, *(_cell(row[column]) for column in names)] for name, row in rows.items()]
     print(table([f"{len(labels.organs)} organs", *names], cells))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2))
+
+
+def _tell(rows: dict[str, dict[str, Any]], name: str, kept: Path | None) -> None:
+    """One row, as it stands so far."""
+    print(f"{name}: {', '.join(f'{column} {_cell(value)}' for column, value in rows[name].items())}", flush=True)
+    if kept:
+        kept.write_text(json.dumps(rows, indent=2))
 
 
 def _cell(value: Any) -> str:

@@ -144,7 +144,7 @@ ONLY = {
     "fast_simplification": "systems.mesh",
     "transformers": "systems.clip compat",
     "tokenizers": "systems.clip",
-    "numba": "nn systems.superres.decoders",
+    "numba": "nn systems.superres.decoders systems.mesh.surface",
     "triton": "nn",
     "onnxruntime": "export systems.faceview",
     "onnx": "export systems.faceview",

@@ -44,6 +44,20 @@ def test_a_folder_has_a_file_for_each_organ(mask: Path, tmp_path: Path, capsys: 
     assert "2 organs in" in said
 
 
+def test_every_organ_has_its_file_whatever_it_is_called(tmp_path: Path):
+    values, names = np.zeros((40, 8, 8), np.uint8), tmp_path / "names.json"
+    words = ["a/b", "a_b", "", "...", "x" * 300, "../x\nelement vertex 9", "\u80dd" * 100]
+    for number in range(1, len(words) + 1):
+        values[5 * number : 5 * number + 3, 2:5, 2:6] = number
+    names.write_text(json.dumps(dict(enumerate(words, start=1))))
+    seg = save(tmp_path / "seg.nii.gz", values)
+    assert mesh(seg, "-o", tmp_path / "out", "--names", names, "--format", "ply", "--report", tmp_path / "pages") == 0
+    trimesh = pytest.importorskip("trimesh")
+    files = sorted((tmp_path / "out").glob("*.ply"))
+    assert [trimesh.load(file).is_watertight for file in files] == [True] * len(words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["names.json", "out", "pages", "seg.nii.gz"]
+
+
 @pytest.mark.parametrize("suffix", ["stl", "ply", "obj", "glb", "vtp"])
 def test_a_file_has_all_organs(suffix: str, mask: Path, tmp_path: Path):
     assert mesh(mask, "-o", tmp_path / f"all.{suffix}") == 0

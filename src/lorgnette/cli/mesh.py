@@ -154,9 +154,12 @@ class _Run:
     def folder(self, out: Path) -> int:
         """A file for each organ, but for those that are there already; and the pages."""
         from lorgnette.systems.mesh.files import write_meshes
+        from lorgnette.systems.mesh.volumes.labels import distinct
 
         suffix = f".{self.options.format or 'stl'}"
-        targets = {organ.name: out / f"{_file_name(organ.name)}{suffix}" for organ in self.labels.organs}
+        organs = self.labels.organs
+        files = distinct([replace(organ, name=_file_name(organ.name)) for organ in organs])
+        targets = {organ.name: out / f"{file.name}{suffix}" for organ, file in zip(organs, files, strict=True)}
         with Results(out, self._job(), self.options.overwrite) as results:
             standing = {name: results.standing(self.mask, target) for name, target in targets.items()}
             todo = tuple(organ for organ in self.labels.organs if not standing[organ.name])
@@ -240,4 +243,5 @@ def _organs(count: int) -> str:
 
 def _file_name(name: str) -> str:
     """A name that every disk takes."""
-    return "".join(c if c.isalnum() or c in "-_.+ " else "_" for c in name).strip(" .") or "organ"
+    plain = "".join(c if c.isalnum() or c in "-_.+ " else "_" for c in name)
+    return plain.encode()[:120].decode(errors="ignore").strip(" .") or "organ"

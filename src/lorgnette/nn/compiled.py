@@ -12,8 +12,6 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
 NUMBA = importlib.util.find_spec("numba") is not None
 FUSED = {"contract"}
 """Fast math, as far as a product and a sum may become one operation."""
@@ -32,6 +30,8 @@ def compiled(function: Callable[..., None], signature: str) -> Callable[..., Non
 
 def in_threads(kernel: Callable[..., None], tasks: int, *arguments: object) -> None:
     """Run all tasks of a kernel, in as many threads as torch uses."""
+    import torch
+
     threads = min(torch.get_num_threads(), tasks)
     if threads <= 1:
         return kernel(*arguments, 0, tasks)

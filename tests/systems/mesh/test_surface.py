@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
@@ -299,6 +303,45 @@ def test_45_organs_of_a_real_segmentation(shared: bool):
     assert np.mean(dice) >= 0.998
     assert min(dice) >= 0.985
     assert np.mean([mesh.roughness for mesh in meshes]) <= 8.3
+
+
+BODY = """
+import resource, sys, time
+import numpy as np
+from tests.systems.mesh.shapes import EXAMPLE
+from lorgnette.systems.mesh.surface import Surface, surfaces
+from lorgnette.systems.mesh.volumes import Labels, read_labels
+from lorgnette.systems.mesh.volumes.labels import organs_of
+labels = read_labels(EXAMPLE / "example_seg_fast_force_split.nii.gz")
+values = np.zeros(labels.shape, np.uint8)
+for organ in labels.organs:
+    values[labels.whole(organ)] = organ.value
+values = values.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+counts = np.bincount(values.ravel())
+for new in range(labels.organs[-1].value + 1, labels.organs[-1].value + 40):
+    largest = int(counts[1:].argmax()) + 1
+    places = np.nonzero(values == largest)
+    upper = places[2] > np.median(places[2])
+    values[tuple(axis[upper] for axis in places)] = new
+    counts = np.bincount(values.ravel())
+body = Labels(organs_of(values, {}, "body"), values.shape, np.diag([1.5, 1.5, 1.5, 1]))
+start = time.process_time()
+made = sum(mesh.watertight for mesh in surfaces(body, Surface(shared_walls=sys.argv[1] == "shared")))
+print(made, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
+@pytest.mark.parametrize(("walls", "most"), [("own", 1), ("shared", 4)])
+def test_a_body_of_100_labels_takes_4_gigabytes_at_most(walls: str, most: float):
+    """TotalSegmentator's example with voxels of 1.5 mm (244 x 202 x 668), its largest organs cut in two."""
+    words = [sys.executable, "-c", BODY, walls]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    count, _, gigabytes = map(float, done.stdout.split())
+    assert count == 100
+    assert gigabytes < most
 
 
 @needs_data

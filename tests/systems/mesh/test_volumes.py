@@ -113,6 +113,27 @@ def test_two_labels_of_one_name_stay_two(labels: np.ndarray, tmp_path: Path):
     assert [organ.name for organ in found.organs] == ["Rib_3", "rib_7"]
 
 
+def test_a_number_added_to_a_name_makes_no_third_one(labels: np.ndarray, tmp_path: Path):
+    labels[0, 0, 0] = 9
+    names = tmp_path / "names.json"
+    names.write_text('{"3": "rib", "7": "Rib", "9": "rib_7"}')
+    found = read_labels(save(tmp_path / "seg.nii.gz", labels), names)
+    assert len({organ.name.lower() for organ in found.organs}) == 3
+
+
+@pytest.mark.parametrize("text", ['{"3": {"name": "liver"}, "7": "spleen"}', '{"3": null}', '{"liver": [3, 7]}'])
+def test_names_that_are_no_words(text: str, tmp_path: Path):
+    names = tmp_path / "names.json"
+    names.write_text(text)
+    with pytest.raises(ValueError, match=r"names.json: names such as .* are expected"):
+        read_names(names)
+
+
+def test_voxels_may_be_a_tenth_of_a_micrometre(labels: np.ndarray, tmp_path: Path):
+    found = read_labels(save(tmp_path / "seg.nii.gz", labels, np.diag([1e-4, 1e-4, 1e-4, 1])))
+    np.testing.assert_allclose(found.spacing, 1e-4)
+
+
 def test_a_header_without_orientation_is_told(labels: np.ndarray, tmp_path: Path):
     image = nibabel.Nifti1Image(labels, None)
     image.header.set_sform(None, code=0)
@@ -205,6 +226,17 @@ def test_a_header_that_promises_too_much_takes_no_memory(sides: tuple[int, ...],
         read_labels(tmp_path / "bomb.nii.gz")
     assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     tracemalloc.stop()
+
+
+def test_gigabytes_of_zeros_take_no_memory(tmp_path: Path):
+    """A file that has what it promises: such zeros are packed a thousand times smaller, too."""
+    head = nibabel.Nifti1Image(np.zeros((2, 2, 2)), np.eye(4)).header
+    head["dim"] = [3, 1024, 1024, 1000, 1, 1, 1, 1]
+    with open(tmp_path / "seg.nii", "wb") as file:
+        file.write(head.binaryblock + bytes(4))
+        file.truncate(352 + 8 * 1024 * 1024 * 1000)
+    with pytest.raises(ValueError, match=r"seg.nii says it has 8.4 GB of float64: up to 4.3 GB are read"):
+        read_labels(tmp_path / "seg.nii")
 
 
 def test_masks_of_other_grids(labels: np.ndarray, tmp_path: Path):

@@ -63,7 +63,7 @@ def _ply(meshes: Sequence[Mesh]) -> bytes:
     triangles["count"], triangles["corners"] = 3, _joined(meshes)
     if several:
         triangles["organ"] = _owner(meshes)
-    names = "".join(f"comment organ {number}: {m.name}\n" for number, m in enumerate(meshes))
+    names = "".join(f"comment organ {number}: {' '.join(m.name.split())}\n" for number, m in enumerate(meshes))
     head = (
         f"ply\nformat binary_little_endian 1.0\ncomment millimetres, RAS\n{names}element vertex {len(vertices)}\n"
         "property float x\nproperty float y\nproperty float z\n"

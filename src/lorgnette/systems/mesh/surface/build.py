@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lorgnette.nn.compiled import NUMBA
 from lorgnette.systems.mesh.surface.cells import Array, Index, Net, extract, join, make_manifold
 from lorgnette.systems.mesh.surface.crossings import crossing_quads
 from lorgnette.systems.mesh.surface.decimate import decimate
@@ -21,6 +22,7 @@ from lorgnette.systems.mesh.volumes import Labels, Organ
 
 BATCH = 10000  # quadrilaterals that are made smooth together: small organs one by one would cost more than they need
 TRIES = 8  # to mend what crosses and to restore the volume both; then the volume may be missed
+COMPILED = 2**18  # voxels of all organs; for fewer, loading numba takes longer than it saves
 Progress = Callable[[Sequence[Organ]], Iterable[Organ]]
 
 
@@ -44,11 +46,11 @@ def surfaces(labels: Labels, settings: Surface | None = None, progress: Progress
         kept, dropped = _largest(organ) if settings.largest else (organ, 0)
         part = _part(np.pad(kept.mask.astype(np.uint8), 1), kept.place - 1, [kept], [dropped])
         if batch and sum(len(p.net.quads) for p in [*batch, part]) > BATCH:
-            yield from _finished(batch, labels.affine, settings)
+            yield from _finished(batch, labels, settings)
             batch = []
         batch.append(part)
     if batch:
-        yield from _finished(batch, labels.affine, settings)
+        yield from _finished(batch, labels, settings)
 
 
 def _with_shared_walls(labels: Labels, settings: Surface, progress: Progress) -> Iterator[Mesh]:
@@ -64,7 +66,7 @@ def _with_shared_walls(labels: Labels, settings: Surface, progress: Progress) ->
         box = tuple(slice(a, a + n) for a, n in zip(start, organ.mask.shape, strict=True))
         values[box][organ.mask] = number
     part = _part(values, low - 1, organs, [parts[id(organ)][1] for organ in order])
-    made = dict(zip(map(id, order), _finished([part], labels.affine, settings), strict=True))
+    made = dict(zip(map(id, order), _finished([part], labels, settings), strict=True))
     for organ in labels.organs:
         yield made[id(organ)]
 
@@ -95,13 +97,14 @@ def _part(values: npt.NDArray[Any], place: Index, organs: Sequence[Organ], dropp
     return _Part(replace(net, corners=net.corners + place[:, None]), organs, notes)
 
 
-def _finished(parts: Sequence[_Part], affine: Array, settings: Surface) -> Iterator[Mesh]:
+def _finished(parts: Sequence[_Part], labels: Labels, settings: Surface) -> Iterator[Mesh]:
     """The meshes of some organs, made smooth together."""
     organs = [organ for part in parts for organ in part.organs]
     notes = [note for part in parts for note in part.notes]
-    linear, origin = affine[:3, :3], affine[:3, 3]
+    linear, origin = labels.affine[:3, :3], labels.affine[:3, 3]
+    compiled = NUMBA and sum(organ.voxels for organ in labels.organs) >= COMPILED
     volumes = np.array([note["voxels"] for note in notes], float)
-    fairing = Fairing(join([part.net for part in parts]), volumes, apart=not settings.shared_walls)
+    fairing = Fairing(join([part.net for part in parts]), volumes, not settings.shared_walls, compiled)
     x, triangles, crossing = _faired(fairing, linear)
     vertices = (linear @ x + origin[:, None]).T
     sides = np.tile(fairing.net.sides, (2, 1))

@@ -107,8 +107,11 @@ def make_manifold(organs: npt.NDArray[np.integer], count: int) -> Index:
     while cells.size:
         values = flat[cells + offsets[:, None]]
         if count == 1:
-            at = np.flatnonzero(_IS_CONTACT[np.left_shift(values, np.arange(8, dtype=np.uint8)[:, None]).sum(0)])
+            codes = np.bitwise_or.reduce(np.left_shift(values, np.arange(8, dtype=np.uint8)[:, None]))
+            at = np.flatnonzero(_IS_CONTACT[codes])
             cells, values = cells[at], values[:, at]
+            if not at.size:
+                break
         found = [(own, rest, _only(values, own, rest)) for own, rest in _CONTACTS]
         changes = [_changes(values, *contact) for contact in found if contact[2].size]
         if not changes:

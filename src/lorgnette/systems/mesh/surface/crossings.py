@@ -11,6 +11,7 @@ from lorgnette.systems.mesh.surface.fairing import Fairing, Flags, cross
 
 PLANES = 3  # that are tried between two quadrilaterals
 BATCH = 2**18  # pairs of triangles looked at together
+PART = 2**14  # triangles whose neighbours are looked up together
 
 
 def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) -> Index:
@@ -51,12 +52,18 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
 
 def _folded(fairing: Fairing, x: Array, towards: Array) -> Flags:
     """The vertices around which some quadrilateral is not seen from its front, convex, along the mean normal."""
+    folded = np.zeros(x.shape[1], bool)
+    if fairing.compiled:
+        from lorgnette.systems.mesh.surface import kernels
+
+        net = (fairing.net.quads, fairing.sign, fairing.quad, fairing.row, fairing.vertex, fairing.degree)
+        kernels.folded()(x, *net, towards, folded)
+        return folded
     a, b, c, d = (x.take(fairing.net.quads[:, k], axis=1) for k in range(4))
     whole, one, other = (
         cross(u, v).take(fairing.quad, axis=1) * fairing.sign
         for u, v in ((c - a, d - b), (b - a, c - a), (b - a, d - a))
     )
-    folded = np.zeros(x.shape[1], bool)
     for corner in range(4):
         row = fairing.row[:, corner]
         normal = towards.take(row, axis=1)
@@ -182,20 +189,21 @@ def all_crossings(x: Array, triangles: Index) -> int:
 
 
 def _near(corners: Array) -> Iterator[Index]:
-    """Pairs (P, 2) of triangles (3, T, 3), among them all whose boxes meet; some at a time."""
+    """Pairs (P, 2) of triangles (3, T, 3), among them all whose boxes meet; some at a time.
+
+    Each triangle is looked up among those of its size and the smaller ones, so that one large triangle does not make
+    all small ones neighbours of each other.
+    """
     from scipy.spatial import KDTree
 
     middle = corners.mean(2)
     radius = np.sqrt(((corners - middle[:, :, None]) ** 2).sum(0).max(1))
-    if radius.max() < 4 * np.median(radius):
-        yield KDTree(middle.T).query_pairs(2 * radius.max(), output_type="ndarray")
-        return
-    low, high = (middle - radius, middle + radius)
-    axis = np.ptp(middle, axis=1).argmax()
-    order = np.argsort(low[axis])
-    last = np.searchsorted(low[axis][order], high[axis][order], side="right")  # those from here on begin beyond its end
-    count = last - np.arange(len(order)) - 1
-    for part in np.array_split(np.arange(len(order)), 1 + count.sum() // (8 * BATCH)):
-        first = np.repeat(part, count[part])
-        second = first + 1 + np.arange(first.size) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
-        yield np.stack([order[first], order[second]], axis=1)
+    size = np.ceil(np.log2(np.maximum(radius, 1e-30)))
+    for now in np.unique(size):
+        own, others = np.flatnonzero(size == now), np.flatnonzero(size <= now)
+        tree, reach = KDTree(middle[:, others].T), 2 * radius[own].max()
+        for part in np.array_split(own, 1 + len(own) // PART):
+            near = KDTree(middle[:, part].T).sparse_distance_matrix(tree, reach, output_type="ndarray")
+            one, other = part[near["i"]], others[near["j"]]
+            once = (size[other] < now) | (one < other)
+            yield np.stack([one[once], other[once]], axis=1)

@@ -29,29 +29,48 @@ def choose(fairing: Fairing, x: Array) -> Flags:
     """
     from scipy.sparse import coo_matrix
 
-    normal = _normals(x, fairing.net.quads).reshape(3, -1)  # of triangle t of quadrilateral q at 4 q + t
     side, edge, twin_side, twin_edge = twins(fairing)
     here, there = fairing.quad[side], fairing.quad[twin_side]
-    sign = fairing.sign[side] * fairing.sign[twin_side]
-    own = [normal.take(4 * here + _AT_EDGE[k, edge], axis=1) * sign for k in range(2)]
-    beyond = [normal.take(4 * there + _AT_EDGE[k, twin_edge], axis=1) for k in range(2)]
-    (a00, a01), (a10, a11) = [[_angle(u, v) for v in beyond] for u in own]
-    n = len(fairing.net.quads)
-    both = a00 - a01 - a10 + a11
-    pairs = coo_matrix(
-        (np.tile(both, 2), (np.concatenate([here, there]), np.concatenate([there, here]))), (n, n)
-    ).tocsr()
-    alone = np.bincount(here, a10 - a00, n) + np.bincount(there, a01 - a00, n)
-    inside = normal.reshape(3, n, 4)
-    alone += _angle(inside[:, :, 2], inside[:, :, 3]) - _angle(inside[:, :, 0], inside[:, :, 1])
-    choice = (alone < 0).astype(np.float64)
+    both, alone = _costs(fairing, x, side, edge, twin_side, twin_edge)
     place = fairing.net.corners.take(fairing.net.quads[:, 0], axis=1) + 0.5
     turn = (place[0] + 2 * place[1] + 3 * place[2]).astype(np.int64) % 4  # neighbours hardly ever decide together
+    choice = (alone < 0).astype(np.float64)
+    if fairing.compiled:
+        from lorgnette.systems.mesh.surface import kernels
+
+        kernels.sweep()(here, there, both, alone, turn, SWEEPS, choice)
+        return choice > 0
+    places = np.concatenate([here, there]), np.concatenate([there, here])
+    pairs = coo_matrix((np.tile(both, 2), places), (turn.size, turn.size)).tocsr()
     turns = [np.flatnonzero(turn == k) for k in range(4)]
     rows = [(now, alone[now], pairs[now]) for now in turns]
     for now, own, beside in rows * SWEEPS:
         choice[now] = own + beside @ choice < 0
     return choice > 0
+
+
+def _costs(
+    fairing: Fairing, x: Array, side: Index, edge: Index, twin_side: Index, twin_edge: Index
+) -> tuple[Array, Array]:
+    """What joining vertices 1 and 3 on both sides of an edge costs besides, and each quadrilateral by itself."""
+    n = len(fairing.net.quads)
+    if fairing.compiled:
+        from lorgnette.systems.mesh.surface import kernels
+
+        both, alone = np.empty(side.size), np.zeros(n)
+        net = (fairing.net.quads, fairing.sign, fairing.quad)
+        kernels.costs()(x, *net, side, edge, twin_side, twin_edge, both, alone)
+        return both, alone
+    here, there = fairing.quad[side], fairing.quad[twin_side]
+    normal = _normals(x, fairing.net.quads).reshape(3, -1)  # of triangle t of quadrilateral q at 4 q + t
+    sign = fairing.sign[side] * fairing.sign[twin_side]
+    own = [normal.take(4 * here + _AT_EDGE[k, edge], axis=1) * sign for k in range(2)]
+    beyond = [normal.take(4 * there + _AT_EDGE[k, twin_edge], axis=1) for k in range(2)]
+    (a00, a01), (a10, a11) = [[_angle(u, v) for v in beyond] for u in own]
+    alone = np.bincount(here, a10 - a00, n) + np.bincount(there, a01 - a00, n)
+    inside = normal.reshape(3, n, 4)
+    alone += _angle(inside[:, :, 2], inside[:, :, 3]) - _angle(inside[:, :, 0], inside[:, :, 1])
+    return a00 - a01 - a10 + a11, alone
 
 
 def twins(fairing: Fairing) -> tuple[Index, Index, Index, Index]:

@@ -7,7 +7,6 @@ smallest displacement that does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,13 @@ class Fairing:
     A *side* is a quadrilateral as one organ sees it; a *row* is a vertex as one organ sees it. `quad` (S,) and `sign`
     (S,): of a side, its quadrilateral, and 1 where that is counter-clockwise from outside, else -1. `row` (S, 4): the
     rows of its vertices, in the quadrilateral's order. `vertex`, `organ` and `degree` (M,): of a row. `apart`: no two
-    organs share a vertex.
+    organs share a vertex. `compiled`: the loops of `kernels` do the work, which needs numba.
     """
 
-    def __init__(self, net: Net, volumes: Array, apart: bool) -> None:
+    def __init__(self, net: Net, volumes: Array, apart: bool, compiled: bool = False) -> None:
         from scipy.sparse import csr_matrix
 
-        self.net, self.volumes, self.apart = net, volumes, apart
+        self.net, self.volumes, self.apart, self.compiled = net, volumes, apart, compiled
         first, second = (np.flatnonzero(net.sides[:, k] >= 0) for k in range(2))
         self.quad = np.concatenate([first, second])
         self.sign = np.repeat([1.0, -1.0], [first.size, second.size])
@@ -71,17 +70,16 @@ class Fairing:
         from scipy.sparse import csr_matrix
 
         bend, m, n = self.bend, self.vertex.size, self.net.corners.shape[1]
-        level = 0.5 * bend
-        if not self.apart:
-            level = csr_matrix((1 / self.shared[self.vertex], (self.vertex, np.arange(m))), (n, m)) @ level
+        level = csr_matrix((0.5 / self.shared[self.vertex], self.vertex, np.arange(m + 1)), (m, n)).T.tocsr()
         flatten = bend.T.tocsr()
         # 4 is the largest eigenvalue of bend' bend
         flatten.data *= np.repeat(0.25 / self.shared, np.diff(flatten.indptr))
         # sparse products want the coordinates of a vertex side by side
         start, low, high = (np.ascontiguousarray(a.T) for a in (self.net.corners, self.low, self.high))
-        x = _descend(start, lambda v: level @ v, low, high, LEVELLING)
-        x = self.grown(x.T, (self.net.quads, self.row)).T
-        x = _descend(np.ascontiguousarray(x), lambda v: flatten @ (bend @ v), low, high, STEPS)
+        descend = _descend_compiled if self.compiled else _descend
+        x = descend(start, bend, level, low, high, LEVELLING)
+        x = self.grown(np.ascontiguousarray(x.T), (self.net.quads, self.row)).T
+        x = descend(np.ascontiguousarray(x), bend, flatten, low, high, STEPS)
         return np.ascontiguousarray(x.T)
 
     def restore(self, x: Array, diagonal: Flags, fixed: Flags | None = None, steps: int = 30) -> tuple[Array, Array]:
@@ -143,6 +141,12 @@ class Fairing:
     def at_vertices(self, x: Array, cut: tuple[Index, Index]) -> Array:
         """(3, M): the area vectors of the triangles around each row, in sum, pointing outwards."""
         quads, row = cut
+        if self.compiled:
+            from lorgnette.systems.mesh.surface import kernels
+
+            out = np.zeros((3, self.vertex.size))
+            kernels.areas()(x, quads, row, self.quad, self.sign, out)
+            return out
         a, b, c, d = (x.take(quads[:, k], axis=1) for k in range(4))
         ac, at, m = c - a, row.T.ravel(), self.vertex.size
         first, second = (cross(u, v).take(self.quad, axis=1) for u, v in ((b - a, ac), (ac, d - a)))
@@ -158,11 +162,11 @@ class Fairing:
         return np.concatenate([first, np.stack([np.where(diagonal, b, a), c, d], axis=1)])
 
 
-def _descend(x: Array, step: Callable[[Array], Array], low: Array, high: Array, steps: int) -> Array:
-    """Accelerated projected gradients: `step` gives what a vertex is moved back by."""
+def _descend(x: Array, bend: Any, back: Any, low: Array, high: Array, steps: int) -> Array:
+    """Accelerated projected gradients from vertices (N, 3), which are moved by `-back @ bend @ x`."""
     ahead, momentum = x, 1.0
     for _ in range(steps):
-        new = ahead - step(ahead)
+        new = ahead - back @ (bend @ ahead)
         np.maximum(new, low, out=new)
         np.minimum(new, high, out=new)
         grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
@@ -170,6 +174,15 @@ def _descend(x: Array, step: Callable[[Array], Array], low: Array, high: Array, 
         ahead *= (momentum - 1) / grown
         ahead += new
         x, momentum = new, grown
+    return x
+
+
+def _descend_compiled(x: Array, bend: Any, back: Any, low: Array, high: Array, steps: int) -> Array:
+    from lorgnette.systems.mesh.surface import kernels
+
+    x = x.copy()
+    one, two = ((m.indptr.astype(np.uint32), m.indices.astype(np.uint32), m.data) for m in (bend, back))
+    kernels.descend()(x, low, high, *one, *two, steps)
     return x
 
 

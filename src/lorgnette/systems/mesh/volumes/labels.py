@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Affine = npt.NDArray[np.float64]
 MOST_VOXELS = 2**30  # of a volume: 1024 in each direction
+MOST_BYTES = 2**32  # of its values as the file has them: a gigabyte of zeros is packed into a megabyte
 MOST_LABELS = 4096
 
 
@@ -77,7 +78,7 @@ def canonical(values: npt.NDArray[Any], affine: npt.ArrayLike, source: Path | st
         raise ValueError(f"{source} has {values.ndim} dimensions ({shape}): a volume of three is expected")
     if not np.isfinite(affine).all():
         raise ValueError(f"{source}: its affine has values that are no numbers, so nobody knows where its voxels are")
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if abs(np.linalg.det(affine[:3, :3])) <= 1e-9 * np.prod(np.sqrt((affine[:3, :3] ** 2).sum(0))):
         raise ValueError(f"{source}: its affine is singular: voxels of no size")
     turned = io_orientation(affine)
     if np.isnan(turned).any():
@@ -146,12 +147,17 @@ def organs_of(
 def distinct(organs: Sequence[Organ]) -> tuple[Organ, ...]:
     """The organs, with their numbers added to names that occur twice."""
     names = [organ.name.lower() for organ in organs]  # files on some disks do not tell A from a
-    return tuple(
-        organ
-        if names.count(organ.name.lower()) == 1
-        else Organ(f"{organ.name}_{organ.value}", organ.value, organ.mask, organ.place, organ.voxels, organ.color)
-        for organ in organs
-    )
+    taken = {name for name in names if names.count(name) == 1}
+    found = []
+    for organ, lower in zip(organs, names, strict=True):
+        name = organ.name
+        if lower not in taken:
+            name = f"{name}_{organ.value}"
+            while name.lower() in taken:
+                name += "_"
+            taken.add(name.lower())
+        found.append(replace(organ, name=name))
+    return tuple(found)
 
 
 def color_of(value: int) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lorgnette.systems.mesh.volumes.labels import MOST_VOXELS, Volume, canonical
+from lorgnette.systems.mesh.volumes.labels import MOST_BYTES, MOST_VOXELS, Volume, canonical
 
 SUFFIXES = (".nii", ".nii.gz")
 _MOST_GZIP = 1040  # times smaller than its content; DEFLATE cannot do more
@@ -108,6 +108,11 @@ def _check_size(path: Path, header: Any, most: int) -> None:
         raise ValueError(f"{path}: its voxels are {header.get_data_dtype()}: whole numbers or floats are read")
     size = path.stat().st_size * (_MOST_GZIP if path.name.lower().endswith(".gz") else 1)
     needed = voxels * header.get_data_dtype().itemsize
+    if needed > MOST_BYTES:
+        gigabytes = f"{needed / 1e9:.1f} GB of {header.get_data_dtype()}"
+        raise ValueError(
+            f"{path} says it has {gigabytes}: up to {MOST_BYTES / 1e9:.1f} GB are read; uint8 or uint16 hold labels"
+        )
     if needed > size + 2**16 or float(header["vox_offset"]) > 2**24:
         raise ValueError(
             f"{path} is too small for the {voxels:,} voxels that its header promises: cut short or made up"

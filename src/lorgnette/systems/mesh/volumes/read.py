@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lorgnette.common.files import read_json, read_small
 from lorgnette.common.text import is_number, nearest
@@ -83,6 +84,14 @@ def _only(labels: Labels, only: Sequence[str]) -> Labels:
     return replace(labels, organs=tuple(dict.fromkeys(by_name[word] for word in only)))
 
 
+def _pair(key: str, value: Any) -> tuple[int, str]:
+    if key.isdecimal():
+        if not isinstance(value, str):
+            raise TypeError
+        return int(key), value
+    return int(value), key
+
+
 def read_names(path: Path) -> dict[int, str]:
     """Names of labels from a file.
 
@@ -94,7 +103,7 @@ def read_names(path: Path) -> dict[int, str]:
         table = read_json(path)
         table = table.get("labels", table) if isinstance(table, dict) else None
         try:
-            pairs = [(int(k), str(v)) if str(k).isdecimal() else (int(v), str(k)) for k, v in table.items()]  # type: ignore[union-attr]
+            pairs = [_pair(k, v) for k, v in table.items()]  # type: ignore[union-attr]
         except (AttributeError, TypeError, ValueError):
             raise ValueError(
                 f'{path}: names such as {{"1": "liver"}} are expected, found {json.dumps(table)[:80]}'
