@@ -114,7 +114,7 @@ class Data:
     min_yaw: float = 0.0
     """Views that are turned less, in degrees, are not learnt from."""
     max_yaw: float = 90.0
-    """Views that are turned more, in degrees, are not learnt from."""
+    """Views that are turned more, in degrees, are not learnt from; 90 or more: none is left out."""
     allow_missing_pose: bool = False
     """Take views without a pose as frontal; else they are refused."""
     targets: Literal["front", "any"] = "front"
