@@ -36,6 +36,7 @@ from lorgnette.systems.faceview.scores import (
     Trials,
     bucket_name,
     interval,
+    log_loss,
     rank_one,
     tar_at,
 )
@@ -190,7 +191,7 @@ def adapted(options: argparse.Namespace, people: Mapping[str, People], seed: int
 
 
 def figures(found: Trials) -> dict[str, float]:
-    table = {}
+    table = {"loss": log_loss(found)}
     for low, high in BUCKETS:
         part = found.turned(low, high)
         label = bucket_name(low, high)
@@ -242,15 +243,15 @@ def main() -> None:
             Path(options.json).write_text(json.dumps(table, indent=1))
     for name, by_row in table.items():
         print(f"\n{name}: cosine / TAR at FAR 1e-3 / rank-1, mean (deviation of TAR) over seeds {options.seeds}\n")
-        print("| row | " + " | ".join(bucket_name(*bucket) for bucket in BUCKETS) + " |")
-        print("|---" * (len(BUCKETS) + 1) + "|")
+        print("| row | " + " | ".join(bucket_name(*bucket) for bucket in BUCKETS) + " | loss |")
+        print("|---" * (len(BUCKETS) + 2) + "|")
         for row, seeds in by_row.items():
             cells = []
             for label in (bucket_name(*bucket) for bucket in BUCKETS):
                 cosine, tar, first = ([s[f"{kind} {label}"] for s in seeds] for kind in ("cosine", "tar", "rank-1"))
                 spread = statistics.stdev(tar) if len(tar) > 1 else 0.0
                 cells.append(f"{np.mean(cosine):.3f} / {np.mean(tar):.3f} ({spread:.3f}) / {np.mean(first):.3f}")
-            print(f"| {row} | {' | '.join(cells)} |", flush=True)
+            print(f"| {row} | {' | '.join(cells)} | {np.mean([s['loss'] for s in seeds]):.3f} |", flush=True)
 
 
 if __name__ == "__main__":
