@@ -3,6 +3,8 @@ projection.
 
     python benchmarks/face_training.py --rounds 5
 
+The network is the room's default, step path included; adapters have the rank of the row there, and 4 in the attentions.
+
 Steps alternate, in processor time of one thread; the ratio is the median over rounds of the whole network's step to
 that of the row in the same round. State is what is kept for training: weights, gradients and both means of AdamW;
 activations are the bytes kept for the backward pass.
@@ -14,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorgnette import lora
+from lorgnette.systems import faceview
 from lorgnette.systems.faceview import EnhancedTransformerDecoderOnly3D, EnhancedTransformerWithPrior
-from lorgnette.systems.faceview.recipe import TARGETS
 
 
 def batch_of(size: int) -> dict[str, Tensor]:
@@ -34,14 +37,18 @@ def batch_of(size: int) -> dict[str, Tensor]:
 def network(tokens: int, rank: int, projection: bool = False, resolution: int = 8) -> Any:
     torch.manual_seed(0)
     model = EnhancedTransformerDecoderOnly3D(
-        num_tokens=tokens, use_lora_attention=False, use_projection_layer=projection, voxel_resolution=resolution
-    )
-    if rank:
-        lora.inject_lora(model, r=rank, lora_alpha=rank, target_modules=TARGETS)
+        num_tokens=tokens, use_lora_attention=False, use_projection_layer=projection, voxel_resolution=resolution,
+        use_steps=True,
+    )  # fmt: skip
+    assert model.steps is not None
+    for part in (model.head, model.steps.up, model.steps.wide):  # as in a base that is trained
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.02)
+    config = faceview.Recipe().lora
+    if rank and config is not None:
+        lora.inject_lora(model, replace(config, r=rank))
         if model.projection is not None:
             model.projection.requires_grad_(True)
-    for parameter in model.head.parameters():  # a base that is trained
-        torch.nn.init.normal_(parameter, std=0.02)
     return model.train()
 
 

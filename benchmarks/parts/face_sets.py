@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,13 +41,36 @@ def rendered(
     family: Family, people: int, seed: int, views: int, light: Light = PLAIN, fronts: int = 2, spread: float = 90
 ) -> Pictures:
     """Heads of one family: `fronts` within 8 degrees, and `views` with |yaw| even up to `spread`."""
+
+    def looks(rng: np.random.Generator) -> Iterator[tuple[float, Light]]:
+        yaw = np.concatenate([rng.uniform(-8, 8, fronts), rng.uniform(8, spread, views) * rng.choice([-1, 1], views)])
+        yield from ((angle, PLAIN if place < fronts else light) for place, angle in enumerate(yaw))
+
+    return _seen(family, people, seed, looks, fronts, views)
+
+
+def photographed(family: Family, people: int, seed: int, views: int, spread: float = 30) -> Pictures:
+    """Heads as collections of photographs have them: yaws normal about the front with a deviation of `spread`, each
+    view by a camera of its own, none of them as bad as those that are held out."""
+
+    def looks(rng: np.random.Generator) -> Iterator[tuple[float, Light]]:
+        for yaw in (spread * rng.normal(size=views)).clip(-90, 90):
+            noise, blur, jitter = rng.uniform((2, 0, 0.3), (6, 0.5, 0.9))
+            yield yaw, Light(noise, blur, (0.3, 0.65), jitter)
+
+    return _seen(family, people, seed, looks, 0, views)
+
+
+def _seen(
+    family: Family, people: int, seed: int,
+    looks: Callable[[np.random.Generator], Iterator[tuple[float, Light]]], fronts: int, views: int,
+) -> Pictures:  # fmt: skip
     found: list[Any] = []
     for number in tqdm(range(people), mininterval=30):
         head, rng = Head(family, (seed, number)), np.random.default_rng((seed, number, 1))
-        yaw = np.concatenate([rng.uniform(-8, 8, fronts), rng.uniform(8, spread, views) * rng.choice([-1, 1], views)])
-        for place, angle in enumerate(yaw):
+        for angle, light in looks(rng):
             pose = np.deg2rad([6 * rng.normal(), angle, 4 * rng.normal()])
-            found.append(head.look(pose, rng, PLAIN if place < fronts else light))
+            found.append(head.look(pose, rng, light))
     pixels, pose, keypoints = (np.stack(part) for part in zip(*found, strict=True))
     return Pictures(pixels, pose.astype(np.float32), keypoints.astype(np.float32), fronts, views)
 
@@ -143,8 +166,10 @@ def trained_encoder(pictures: Pictures, file: Path, steps: int = 500, seed: int 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
     for _ in tqdm(range(steps), mininterval=30):
         rows = torch.randint(len(x), (64,))
-        picture = x[rows] + 0.03 * torch.randn(64, 3, 56, 56)
-        cosine = F.normalize(net(picture), dim=-1) @ F.normalize(net.people, dim=-1).T
+        picture = x[rows] * (0.7 + 0.6 * torch.rand(64, 1, 1, 1)) + 0.03 * torch.randn(64, 3, 56, 56)
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = net(picture)
+        cosine = F.normalize(embedding.float(), dim=-1) @ F.normalize(net.people, dim=-1).T
         margin = 0.25 * F.one_hot(person[rows], cosine.shape[1])
         loss = F.cross_entropy(24 * (cosine - margin), person[rows])
         optimizer.zero_grad()

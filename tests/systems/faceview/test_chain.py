@@ -225,3 +225,33 @@ def test_what_is_wrong_is_named(
     (tmp_path / "empty").mkdir()
     assert "has no subfolders" in refused(capsys, "embed", str(tmp_path / "empty"), "out", *options(files))
     assert "--landmarks" in refused(capsys, "embed", "a", "b", "--detector", "c", "--recognizer", "d")
+
+
+def test_models_of_another_kind(
+    files: dict[str, str], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The name of the input does not matter; its number, type and size do."""
+    h = onnx.helper
+
+    def flattening(file: str, shape: list[int], kind: str = "FLOAT", names: tuple[str, ...] = ("any name",)) -> str:
+        of = getattr(onnx.TensorProto, kind)
+        inputs = [h.make_tensor_value_info(name, of, shape) for name in names]
+        output = h.make_tensor_value_info("out", of, None)
+        graph = h.make_graph([h.make_node("Flatten", [names[0]], ["out"])], "flat", inputs, [output])
+        onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=9), str(tmp_path / file))
+        return str(tmp_path / file)
+
+    def words(recognizer: str) -> list[str]:
+        out = str(tmp_path / Path(recognizer).stem)
+        return ["embed", str(photos), out, *options(files | {"recognizer": recognizer})]
+
+    assert main(words(flattening("named.onnx", [1, 3, 112, 112]))) == 0
+    assert main(words(flattening("half.onnx", [1, 3, 112, 112], "FLOAT16"))) == 0
+    other = flattening("other.onnx", [1, 3, 224, 224])
+    assert "other.onnx does not answer a picture of 112 x 112" in refused(capsys, *words(other))
+    levels = flattening("levels.onnx", [1, 3, 112, 112], "UINT8")
+    assert "of tensor(uint8); pictures (1, 3, H, W) of floats alone work" in refused(capsys, *words(levels))
+    two = flattening("two.onnx", [1, 3, 112, 112], names=("image", "mask"))
+    assert "takes image [1, 3, 112, 112] of tensor(float) and mask" in refused(capsys, *words(two))
+    last = flattening("last.onnx", [1, 112, 112, 3])
+    assert "takes any name [1, 112, 112, 3]" in refused(capsys, *words(last))

@@ -27,6 +27,7 @@ TEMPLATE = np.array(
 SIDE = 112
 STRIDES = (8, 16, 32)
 OVERLAP = 0.4
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.floating]
 
@@ -71,10 +72,11 @@ class Model:
         early = [node.op_type for node in graph.node[:8]]
         self.normalises = "Sub" in early and "Mul" in early
         """Whether the file brings levels to its own range itself."""
-        given = self.session.get_inputs()[0]
-        self.input, self.shape = given.name, list(given.shape)
-        if len(self.shape) != 4 or self.shape[1] != 3:
-            raise ValueError(f"--{what}: {file} takes {self.shape}, not pictures (1, 3, H, W)")
+        given = self.session.get_inputs()
+        self.input, self.shape, self.dtype = given[0].name, list(given[0].shape), FLOATS.get(given[0].type)
+        if len(given) != 1 or self.dtype is None or len(self.shape) != 4 or self.shape[1] != 3:
+            taken = " and ".join(f"{one.name} {list(one.shape)} of {one.type}" for one in given)
+            raise ValueError(f"--{what}: {file} takes {taken}; pictures (1, 3, H, W) of floats alone work")
 
     def side(self, usual: int) -> int:
         """Of its pictures."""
@@ -85,7 +87,14 @@ class Model:
         x = pixels.astype(np.float32)
         if not self.normalises:
             x = (x - mean) / deviation
-        return [np.asarray(out) for out in self.session.run(None, {self.input: x.transpose(2, 0, 1)[None]})]
+        try:
+            outputs = self.session.run(None, {self.input: x.transpose(2, 0, 1)[None].astype(self.dtype)})
+        except Exception as error:  # onnxruntime has many of its own
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.name} does not answer a picture of {x.shape[0]} x {x.shape[1]} ({reason})"
+            ) from None
+        return [np.asarray(out) for out in outputs]
 
 
 class FaceModels:

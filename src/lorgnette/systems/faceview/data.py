@@ -16,6 +16,7 @@ from lorgnette.images.folders import Folders, folders
 from lorgnette.images.patches import split
 from lorgnette.systems.faceview.faces import Person, Views, read_people, stacked
 from lorgnette.systems.faceview.points import invented
+from lorgnette.systems.faceview.pose import normalised_keypoints
 from lorgnette.systems.faceview.recipe import Data, Recipe
 from lorgnette.train.batches import Draw, DrawnBatches, HeldOut
 from lorgnette.train.config import TrainConfig
@@ -115,7 +116,9 @@ def mean_front(person: Person) -> np.ndarray:
 
 def _tensors(views: Views) -> dict[str, Tensor]:
     found = {"src": torch.from_numpy(unit(views.embedding)), "angles": torch.from_numpy(views.pose)}
-    return found if views.keypoints is None else found | {"keypoints": torch.from_numpy(views.keypoints)}
+    if views.keypoints is None:
+        return found
+    return found | {"keypoints": normalised_keypoints(torch.from_numpy(views.keypoints))}
 
 
 def _sample(views: Views, row: int) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def _files(folder: Path, kind: str, data: Data) -> Iterator[tuple[str, Views]]:
     """One file for each person."""
     for file in sorted([*folder.glob(f"{kind}_*.npy"), *folder.glob(f"{kind}_*.npz")]):
         name = file.stem.removeprefix(f"{kind}_")
-        if file.suffix == ".npy" and name.endswith(SIDECARS):
+        if file.suffix == ".npy" and any(_beside(file, suffix) for suffix in SIDECARS):
             continue
         if file.suffix == ".npz":
             arrays = _load(file)
@@ -109,6 +109,11 @@ def _files(folder: Path, kind: str, data: Data) -> Iterator[tuple[str, Views]]:
             parts = {part: _load(path)[""] if path.exists() else None for part, path in beside.items()}
             parts["embedding"] = _load(file)[""]
         yield name, _views(file, parts["embedding"], parts["pose"], parts["kps3d"], kind, data)
+
+
+def _beside(file: Path, suffix: str) -> bool:
+    """Whether a file belongs to another one, and is not that of a person whose name ends like this."""
+    return file.stem.endswith(suffix) and file.with_name(f"{file.stem.removesuffix(suffix)}.npy").exists()
 
 
 def _rows(folder: Path, kind: str, data: Data) -> Iterator[tuple[str, Views]]:
@@ -179,11 +184,13 @@ def _views(
         if array is not None and array.shape != shape:
             hint = "; keypoints_from_68 makes five of 68" if array.shape[1:] == (68, 3) else ""
             raise ValueError(f"{file}: its {what} have shape {array.shape}, not {shape}{hint}")
-    for what, array in (("embeddings", embedding), ("poses", pose), ("keypoints", keypoints)):
-        if array is not None and (array.dtype.kind not in "fiu" or not np.isfinite(array).all()):
-            raise ValueError(f"{file}: its {what} are not all finite numbers")
+    embedding, pose = _numbers(file, "embeddings", embedding), _numbers(file, "poses", pose)
     if not np.linalg.norm(embedding, axis=1).all():
         raise ValueError(f"{file}: an embedding is all zero, which has no direction")
+    if keypoints is not None:
+        keypoints = _numbers(file, "keypoints", keypoints)
+        if not np.ptp(keypoints, axis=1).any(1).all():
+            raise ValueError(f"{file}: the keypoints of a view are all in one place")
     if data.angle_unit == "deg":
         pose = np.deg2rad(pose)
     elif np.abs(pose).max() > 2 * np.pi:
@@ -191,8 +198,16 @@ def _views(
             f"{file}: a pose of {np.abs(pose).max():.4g} is beyond 2 pi radians; are these degrees, as InsightFace"
             " gives them? --data.angle_unit deg reads them"
         )
-    five = None if keypoints is None else keypoints.astype(np.float32)
-    return Views(embedding.astype(np.float32), pose.astype(np.float32), five)
+    return Views(embedding, pose.astype(np.float32), keypoints)
+
+
+def _numbers(file: Path, what: str, array: NDArray[Any]) -> Array:
+    """In float32, where the size of each row is still a number."""
+    with np.errstate(over="ignore"):
+        found = array.astype(np.float32) if array.dtype.kind in "fiu" else np.full(1, np.nan, np.float32)
+        if not np.isfinite(np.square(found).sum(-1)).all():
+            raise ValueError(f"{file}: its {what} are not all finite numbers of a usual size")
+    return found
 
 
 def _check_alike(views: Sequence[tuple[str, Views]], folder: Path) -> None:

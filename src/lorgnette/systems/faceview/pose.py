@@ -65,7 +65,7 @@ def check_radians(largest: float, name: str) -> None:
     if not largest <= 2 * math.pi:  # nan compares false
         raise ValueError(
             f"{name}: {largest:.4g} is beyond 2 pi radians; are these degrees, as InsightFace gives them? Say"
-            " angle_unit 'deg', or multiply by pi / 180"
+            " angle_unit 'deg' (lorgnette rotate --unit deg), or multiply by pi / 180"
         )
 
 

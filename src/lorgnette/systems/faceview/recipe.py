@@ -114,7 +114,7 @@ class Data:
     min_yaw: float = 0.0
     """Views that are turned less, in degrees, are not learnt from."""
     max_yaw: float = 90.0
-    """Views that are turned more, in degrees, are not learnt from."""
+    """Views that are turned more, in degrees, are not learnt from; 90 or more: none is left out."""
     allow_missing_pose: bool = False
     """Take views without a pose as frontal; else they are refused."""
     targets: Literal["front", "any"] = "front"
@@ -143,12 +143,17 @@ class Data:
         """Nothing here follows from one holder's faces."""
 
 
-TARGETS = r"layers\.\d+\.(self|cross)_attn\.(q|k|v|out)"
+ATTENTIONS = r"layers\.\d+\.(self|cross)_attn\.(q|k|v|out)"
 """All projections of all attentions, which are given the pose."""
+TARGETS = rf"{ATTENTIONS}|steps\.(down|up|narrow|wide)\.\d+"
+"""These and all layers of the step path."""
 
 
 def _default_lora() -> LoRAConfig:
-    return LoRAConfig(r=8, lora_alpha=16, target_modules=TARGETS)
+    """Half the rank in the attentions, so that the file stays small: the step path is what gains."""
+    return LoRAConfig(
+        r=8, lora_alpha=16, target_modules=TARGETS, rank_pattern={ATTENTIONS: 4}, alpha_pattern={ATTENTIONS: 8}
+    )
 
 
 @dataclass(frozen=True)
