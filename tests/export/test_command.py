@@ -12,6 +12,7 @@ from tests.systems.sixth.recipe import Recipe
 from lorgnette.checkpoint import save
 from lorgnette.cli import main
 from lorgnette.cli.export import CALIBRATED, _scoring
+from lorgnette.cli.info import _settings
 from lorgnette.recipe import build
 from lorgnette.systems import ROOMS, room, superres
 from lorgnette.train.loop import fit
@@ -84,3 +85,7 @@ def test_calibration_looks_at_the_middle_of_photographs(own: int, side: int, mon
     _scoring("photos", recipe, CALIBRATED)({})
     _scoring("photos", recipe)({})
     assert asked == [side, own]
+
+
+def test_an_empty_setting_is_told():
+    assert _settings({"upsampler": "", "upscale": 0}) == "upsampler none, upscale 0"
