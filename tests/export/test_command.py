@@ -11,8 +11,10 @@ from tests.systems.sixth.recipe import Recipe
 
 from lorgnette.checkpoint import save
 from lorgnette.cli import main
+from lorgnette.cli.export import CALIBRATED, _scoring
+from lorgnette.cli.info import _settings
 from lorgnette.recipe import build
-from lorgnette.systems import ROOMS, room
+from lorgnette.systems import ROOMS, room, superres
 from lorgnette.train.loop import fit
 
 
@@ -72,3 +74,18 @@ def test_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
+
+
+@pytest.mark.parametrize(("own", "side"), [(256, 96), (0, 96), (64, 64)])
+def test_calibration_looks_at_the_middle_of_photographs(own: int, side: int, monkeypatch: pytest.MonkeyPatch):
+    """Whole ones would take hours, and `test_crop` 0 means whole; scores are of what the recipe says."""
+    asked: list[int] = []
+    recipe = superres.Recipe(data=superres.Data(test_crop=own))
+    monkeypatch.setattr(superres, "evaluation", lambda tasks, folder, crop, progress: asked.append(crop))
+    _scoring("photos", recipe, CALIBRATED)({})
+    _scoring("photos", recipe)({})
+    assert asked == [side, own]
+
+
+def test_an_empty_setting_is_told():
+    assert _settings({"upsampler": "", "upscale": 0}) == "upsampler none, upscale 0"

@@ -171,7 +171,7 @@ def test_exported_in_int8(trained: Callable[..., Any], tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["static.onnx", "weights.onnx"]
     with pytest.raises(ValueError, match="int8: 'static' is calibrated on data"):
         export(task, recipe, tmp_path / "a.onnx", int8="static")
-    with pytest.raises(ValueError, match=r"program files are in float32; \.onnx ones can be int8"):
+    with pytest.raises(ValueError, match=r"program files are in float32; \.onnx and \.pte ones can be"):
         export(task, recipe, tmp_path / "a.pt2", int8="weights")
 
 

@@ -126,7 +126,7 @@ def _exported(path: Path) -> dict[str, Any]:
 def _settings(value: Any) -> str:
     """Settings in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {what}" for key, what in value.items())
+        return ", ".join(f"{key} {'none' if what == '' else what}" for key, what in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

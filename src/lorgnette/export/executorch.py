@@ -71,7 +71,8 @@ def graph_of(program: Program) -> ExportedProgram:
 def check_installed() -> None:
     """Refuse to work without ExecuTorch, in one line."""
     try:
-        import executorch.exir  # noqa: F401  # pyright: ignore[reportMissingImports]
+        with quietly():
+            import executorch.exir  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("executorch is not installed: pip install 'lorgnette[mobile]'") from None
 

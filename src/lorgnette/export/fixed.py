@@ -40,7 +40,7 @@ def of_size(program: Program, side: int, scale: float | None = None) -> Program:
     halo, blend = min(how.halo, side // 8), min(how.blend, side // 16)
     out_side = None if how.factor else round(side * wide)
     tile = largest_tile(side, halo, blend)
-    fixed = replace(how, side=side, out_side=out_side, tile=tile, halo=halo, blend=blend)
+    fixed = replace(how, side=side, out_side=out_side, tile=tile, halo=halo, blend=blend, align=1)
 
     def in_squares(run: Callable[..., Tensor], image: Tensor, size: tuple[int, int]) -> Tensor:
         def of_arrays(given: dict[str, Planes]) -> Planes:

@@ -80,7 +80,7 @@ def _pictures(given: Mapping[str, Any]) -> OnPictures:
     """Checked: the numbers decide how much memory is taken."""
     found = OnPictures(**given)
     bounds = {"tile": (16, 4096), "halo": (0, 1024), "blend": (0, 1024), "channels": (1, 3), "factor": (1, 32)}
-    bounds |= {"side": SIDES, "out_side": (1, SIDES[1] * 32)}
+    bounds |= {"align": (1, 64), "side": SIDES, "out_side": (1, SIDES[1] * 32)}
     for name, (low, high) in bounds.items():
         value = getattr(found, name)
         optional = name in ("factor", "side", "out_side")

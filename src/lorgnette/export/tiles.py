@@ -64,7 +64,7 @@ def in_tiles(
         tile = _fitting(how, source, size, out_size, tile, halo, blend)
         more = [(0, max(0, how.side - n)) for n in size]
         planes = np.pad(planes, [(0, 0), (0, 0), *more], mode="symmetric")
-    for part in progress(plan_tiles(size, out_size, tile, halo, blend)):
+    for part in progress(plan_tiles(size, out_size, tile, halo, blend, how.align)):
         seen = Tile(*(_squared(axis, how.side) for axis in (part.y, part.x))) if how.side else part
         rendered = _rendered(run, how, source, planes[..., *seen.source], seen)
         weights = part.y.weights()[:, None] * part.x.weights()

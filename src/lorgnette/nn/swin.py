@@ -154,7 +154,7 @@ class SwinTransformerBlock(nn.Module):
         return y.roll((shift, shift), (1, 2)) if shift else y
 
     def _mask(self, size: tuple[int, int], device: torch.device) -> Tensor:
-        if self.attn_mask is not None and size == self.input_resolution:
+        if self.attn_mask is not None and not torch.compiler.is_exporting() and size == self.input_resolution:
             return self.attn_mask
         return shift_mask(size, self.window_size, self.shift_size, device)
 
@@ -175,12 +175,9 @@ def unpartition(windows: Tensor, window: int, size: tuple[int, int]) -> Tensor:
 
 def shift_mask(size: tuple[int, int], window: int, shift: int, device: torch.device | None = None) -> Tensor:
     """What keeps parts apart that shifting brought into one window: (windows, window ** 2, window ** 2), 0 or -100."""
-    h, w = size
-    part = torch.zeros(1, h, w, 1, device=device)
-    bands = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
-    for number, (rows, columns) in enumerate((rows, columns) for rows in bands for columns in bands):
-        part[:, rows, columns] = number
-    part = partition(part, window).squeeze(-1)
+    places = [torch.arange(n, device=device) for n in size]
+    rows, columns = ((at >= n - window).long() + (at >= n - shift).long() for at, n in zip(places, size, strict=True))
+    part = partition((3 * rows[:, None] + columns)[None, ..., None], window).squeeze(-1)
     return (part[:, None, :] != part[:, :, None]).float() * -100.0
 
 

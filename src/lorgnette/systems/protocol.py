@@ -142,6 +142,8 @@ class OnPictures:
     """Input pixels that a tile sees beyond its own."""
     blend: int
     """Input pixels over which neighbours fade into each other."""
+    align: int = 1
+    """Crops begin at multiples of it, in input pixels: the program looks at windows of so many."""
     channels: int = 3
     """3, or 1 for each colour by itself."""
     factor: int | None = None

@@ -126,7 +126,7 @@ def test_a_network_with_windows_sees_any_size():
         assert torch.isfinite(model.render(inp, (2 * shape[0], 3 * shape[1]))).all()
     # As published, in evaluation at least one mirrored row lies beyond the image; in training only what is missing.
     inp = picture(16, 20)
-    beyond = mirrored(inp, (8, 4))
+    beyond = mirrored(inp, 24, 24)
     seen = model.render(inp, (32, 40))
     model.train()
     torch.testing.assert_close(model.render(beyond, (48, 48))[..., :32, :40], seen, atol=1e-5, rtol=0)
@@ -136,8 +136,8 @@ def test_a_network_with_windows_sees_any_size():
 
 def test_mirroring():
     row = torch.arange(3.0).view(1, 1, 1, 3)
-    assert mirrored(row, (0, 8)).flatten().tolist() == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1]
-    assert mirrored(row.mT, (2, 0)).flatten().tolist() == [0, 1, 2, 2, 1]
+    assert mirrored(row, 1, 11).flatten().tolist() == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1]
+    assert mirrored(row.mT, 5, 1).flatten().tolist() == [0, 1, 2, 2, 1]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -38,7 +38,9 @@ def program(task: Classification) -> Program:
     model: Any = task.model
     assert isinstance(model, CLIPClassifier)
     if isinstance(model.head, nn.Identity):
-        raise ValueError("data.classes: this CLIP has no classes yet, so that there is nothing to export; name them")
+        raise ValueError(
+            "data.classes: this CLIP has no classes yet, so there is nothing to export; name them, or take an adapter"
+        )
     folded = copy.copy(model)
     head = linear_head(model.prototypes(model.head.tokens)) if isinstance(model.head, TextHead) else model.head
     folded._modules = {"vision_model": model.vision_model, "visual_projection": model.visual_projection, "head": head}

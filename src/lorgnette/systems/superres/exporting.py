@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import cast
 
@@ -24,8 +23,8 @@ from lorgnette.train.task import Task
 
 SIZES = ((24, 28, 50, 70), (24, 24, 48, 48), (17, 31, 56, 102), (40, 21, 160, 84), (33, 50, 33, 77), (12, 16, 150, 99))
 """h, w, H and W of the examples: factors whole and not, equal for both axes and not, and beyond those of training."""
-ROWS = 16
-"""Rendered at a time where their number is fixed."""
+ROWS = 64
+"""Rendered at a time, at most, where their number is fixed: each turn is written out, and costs seconds to lower."""
 
 
 class Enlargement(nn.Module):
@@ -39,14 +38,16 @@ class Enlargement(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor, y: Tensor, x: Tensor, cell: Tensor) -> Tensor:
-        inp, model, b = to_network(image), self.model, image.shape[0]
+        model, b = self.model, image.shape[0]
+        inp, y, x, cell = model.grid_in_windows(to_network(image), y, x, cell)
         mod = model.modulations(model.encoder(inp), cell.expand(b, 2))
 
         def rows(carried: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
             coord = torch.stack(torch.meshgrid(at, x, indexing="ij"), -1).flatten(0, 1)
             return carried.clone(), model._query(mod, coord.expand(b, -1, -1), cell.expand(b, 2))
 
-        at_a_time = math.gcd(y.shape[0], ROWS) if isinstance(y.shape[0], int) else 1  # of a fixed size, some
+        count = y.shape[0]  # a number where the size is fixed
+        at_a_time = max(n for n in range(1, ROWS + 1) if count % n == 0) if isinstance(count, int) else 1
         _, colours = loop(rows, torch.zeros(1), [y.unflatten(0, (-1, at_a_time))])
         assert colours is not None
         colours = colours.unflatten(2, (at_a_time, -1)).permute(1, 4, 0, 2, 3).flatten(2, 3)
@@ -61,11 +62,11 @@ def program(task: SuperResolution) -> Program:
     """See `lorgnette.systems.protocol.Room`.
 
     Raises:
-        ValueError: the network looks at windows or blocks whose number depends on the picture.
+        ValueError: the network is of LM-CiaoSR, whose attention looks at blocks of the picture.
     """
     model = cast(ContinuousImage, task.model)
-    if model.encoder.window != 1 or isinstance(model, LMCiaoSR):
-        raise ValueError("model: SwinIR and lm-ciaosr cannot be exported for pictures of any size; others can")
+    if isinstance(model, LMCiaoSR):
+        raise ValueError("model: lm-ciaosr cannot be exported for pictures of any size; other methods can")
 
     def example(number: int) -> tuple[Tensor, ...]:
         h, w, *size = SIZES[number % len(SIZES)]
@@ -87,6 +88,7 @@ def program(task: SuperResolution) -> Program:
             tile=TILE,
             halo=model.receptive_radius,
             blend=BLEND,
+            align=model.encoder.window,
             usual_scale=ABOUT.usual_scale,
             least_scale=MIN_SCALE,
             most_scale=MAX_SCALE,

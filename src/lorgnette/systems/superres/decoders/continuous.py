@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorgnette.systems.superres.coords import axis_coords, grid_size
 from lorgnette.systems.superres.decoders.windows import NUDGE, Windows, axis_windows, summed
-from lorgnette.systems.superres.encoders.swinir import mirrored
+from lorgnette.systems.superres.encoders.swinir import mirrored, whole
 
 if TYPE_CHECKING:
     from lorgnette.systems.superres.encoders import Encoder
@@ -131,11 +131,8 @@ class ContinuousImage(nn.Module, ABC):
         window = self.encoder.window
         if window == 1:
             return inp, None
-        h, w = inp.shape[-2:]
-        more = -h % window, -w % window
-        if not self.training:
-            more = more[0] or window, more[1] or window
-        return mirrored(inp, more), inp.new_tensor([h / (h + more[0]), w / (w + more[1])], dtype=torch.float32)
+        wider = mirrored(inp, *(whole(n + (0 if self.training else 1), window) for n in inp.shape[-2:]))
+        return wider, grid_size(inp) / grid_size(wider)
 
     def grid_in_windows(self, inp: Tensor, y: Tensor, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """An image as the encoder sees it, with the rows, columns and cell that were asked for in terms of that."""

@@ -82,7 +82,7 @@ class SwinIR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
-        x = self.conv_first(mirrored(x, (-h % self.window, -w % self.window)))
+        x = self.conv_first(mirrored(x, whole(h, self.window), whole(w, self.window)))
         y = self.patch_embed["norm"](x.permute(0, 2, 3, 1))
         for group in self.layers:
             y = group(y)
@@ -90,12 +90,15 @@ class SwinIR(nn.Module):
         return self.conv_before_upsample(x)[..., :h, :w]
 
 
-def mirrored(x: Tensor, more: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) with so many rows and columns more at its lower and right edge, which mirror those before them."""
-    for axis, count in zip((-2, -1), more, strict=True):
-        parts = [x]
-        while count > 0:  # an image may be smaller than what is missing
-            parts.append(parts[-1].flip(axis).narrow(axis, 0, min(count, x.shape[axis])))
-            count -= x.shape[axis]
-        x = x if len(parts) == 1 else torch.cat(parts, dim=axis)
+def whole(size: int, window: int) -> int:
+    """The least number of whole windows that hold so many pixels, in pixels."""
+    return (size + window - 1) // window * window
+
+
+def mirrored(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, h, w) at that size: what is more, at its lower and right edge, mirrors what lies before it."""
+    for axis, count in ((-2, height), (-1, width)):
+        period = torch.full((1,), 2 * x.shape[axis], device=x.device)  # ONNX divides by tensors alone
+        place = torch.arange(count, device=x.device) % period  # an image may be smaller than what is missing
+        x = x.index_select(axis, torch.minimum(place, period - 1 - place))
     return x
