@@ -69,8 +69,8 @@ def sets(options: argparse.Namespace) -> dict[str, People]:
         encode: Callable[[Any], Any] = OnnxEncoder(options.onnx)
     else:
         others = cached(folder, "A", lambda: rendered(heads, 320, 1, 7, PLAIN, 1, 70))
-        encode = trained_encoder(others, folder / "encoder.pt", 300).encode
-    kind, people = "onnx" if options.onnx else "small", {}
+        encode = trained_encoder(others, folder / f"encoder-{options.encoder_steps}.pt", options.encoder_steps).encode
+    kind, people = "onnx" if options.onnx else f"small-{options.encoder_steps}", {}
     for name, set_ in pictures.items():
         most = options.train_people if name == "B" else options.test_people if name in "CD" else options.worn_people
         part = set_.first(most)
@@ -216,6 +216,7 @@ def main() -> None:
         ("worn-people", 100),
         ("steps", 150),
         ("baseline-steps", 150),
+        ("encoder-steps", 560),
         ("adapt-steps", 40),
         ("layers", 1),
         ("hidden", 512),

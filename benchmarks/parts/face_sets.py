@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,36 +41,13 @@ def rendered(
     family: Family, people: int, seed: int, views: int, light: Light = PLAIN, fronts: int = 2, spread: float = 90
 ) -> Pictures:
     """Heads of one family: `fronts` within 8 degrees, and `views` with |yaw| even up to `spread`."""
-
-    def looks(rng: np.random.Generator) -> Iterator[tuple[float, Light]]:
-        yaw = np.concatenate([rng.uniform(-8, 8, fronts), rng.uniform(8, spread, views) * rng.choice([-1, 1], views)])
-        yield from ((angle, PLAIN if place < fronts else light) for place, angle in enumerate(yaw))
-
-    return _seen(family, people, seed, looks, fronts, views)
-
-
-def photographed(family: Family, people: int, seed: int, views: int, spread: float = 30) -> Pictures:
-    """Heads as collections of photographs have them: yaws normal about the front with a deviation of `spread`, each
-    view by a camera of its own, none of them as bad as those that are held out."""
-
-    def looks(rng: np.random.Generator) -> Iterator[tuple[float, Light]]:
-        for yaw in (spread * rng.normal(size=views)).clip(-90, 90):
-            noise, blur, jitter = rng.uniform((2, 0, 0.3), (6, 0.5, 0.9))
-            yield yaw, Light(noise, blur, (0.3, 0.65), jitter)
-
-    return _seen(family, people, seed, looks, 0, views)
-
-
-def _seen(
-    family: Family, people: int, seed: int,
-    looks: Callable[[np.random.Generator], Iterator[tuple[float, Light]]], fronts: int, views: int,
-) -> Pictures:  # fmt: skip
     found: list[Any] = []
     for number in tqdm(range(people), mininterval=30):
         head, rng = Head(family, (seed, number)), np.random.default_rng((seed, number, 1))
-        for angle, light in looks(rng):
+        yaw = np.concatenate([rng.uniform(-8, 8, fronts), rng.uniform(8, spread, views) * rng.choice([-1, 1], views)])
+        for place, angle in enumerate(yaw):
             pose = np.deg2rad([6 * rng.normal(), angle, 4 * rng.normal()])
-            found.append(head.look(pose, rng, light))
+            found.append(head.look(pose, rng, PLAIN if place < fronts else light))
     pixels, pose, keypoints = (np.stack(part) for part in zip(*found, strict=True))
     return Pictures(pixels, pose.astype(np.float32), keypoints.astype(np.float32), fronts, views)
 
