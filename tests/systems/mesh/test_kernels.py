@@ -36,6 +36,10 @@ def test_each_loop_is_its_function_of_arrays(apart: bool):
 
     def found(of: Fairing) -> dict[str, np.ndarray]:
         areas = of.at_vertices(x, of.cut(diagonal))
+        corners = np.argsort(net.quads.ravel(), kind="stable")
+        pairs = np.stack([corners[:-1], corners[1:]], axis=1)
+        pairs = pairs[net.quads.ravel()[pairs[:, 0]] == net.quads.ravel()[pairs[:, 1]]]
+        triangles = np.stack([pairs[:, 0] // 4, pairs[:, 1] // 4 + len(net.quads)], axis=1)
         both, alone = diagonals._costs(of, x, *diagonals.twins(of))
         return {
             "smooth": of.smooth(),
@@ -44,11 +48,13 @@ def test_each_loop_is_its_function_of_arrays(apart: bool):
             "alone": alone,
             "choice": diagonals.choose(of, x),
             "folded": crossings._folded(of, x, areas),
+            "apart": crossings._on_two_sides(of, x, areas, pairs),
+            "crossing": crossings.crossing(x, of.triangles(diagonal), triangles, of.compiled),
         }
 
     compiled, arrays = found(Fairing(net, volumes, apart, compiled=True)), found(of)
-    assert 0.05 < arrays["folded"].mean() < 0.95
-    assert 0.05 < arrays["choice"].mean() < 0.95
+    for name in ("folded", "choice", "crossing") if apart else ("folded", "choice", "crossing", "apart"):
+        assert 0 < arrays[name].mean() < 0.95, name
     assert np.abs(arrays["smooth"] - net.corners).max() > 0.4
     for name, values in arrays.items():
         if values.dtype == bool:

@@ -47,7 +47,7 @@ def crossing_quads(fairing: Fairing, x: Array, diagonal: Flags, towards: Array) 
     pair = pair[~_on_two_sides(fairing, x, towards, pair)] // 4
     first, second = (np.stack([pair[:, k], pair[:, k] + n_quads]) for k in range(2))
     both = np.stack(np.broadcast_arrays(first[:, None], second[None]), axis=-1).reshape(-1, 2)
-    return np.unique(both[crossing(x, triangles, both)].ravel() % n_quads)
+    return np.unique(both[crossing(x, triangles, both, fairing.compiled)].ravel() % n_quads)
 
 
 def _folded(fairing: Fairing, x: Array, towards: Array) -> Flags:
@@ -88,6 +88,12 @@ def _on_two_sides(fairing: Fairing, x: Array, towards: Array, pair: Index) -> Fl
     Rosenblatt, Psychological Review 65, 1958)."""
     side = np.empty(len(fairing.net.quads), np.int64)
     side[fairing.quad] = np.arange(fairing.quad.size)
+    if fairing.compiled:
+        from lorgnette.systems.mesh.surface import kernels
+
+        apart = np.empty(len(pair), bool)
+        kernels.on_two_sides()(x, towards, fairing.net.quads, side, fairing.row, pair, PLANES, apart)
+        return apart
     quad, corner = np.divmod(pair.T, 4)
     others = np.stack([fairing.net.quads[quad, (corner + k) % 4] for k in (1, 2, 3)])  # (3, 2, P)
     both = others[:, None, 0] == others[None, :, 1]
@@ -125,14 +131,21 @@ def _turns(fairing: Fairing, x: Array, towards: Array) -> Index:
     return np.where(many, np.bincount(row[~before & after], minlength=many.size), 1)
 
 
-def crossing(x: Array, triangles: Index, pairs: Index) -> Flags:
+def crossing(x: Array, triangles: Index, pairs: Index, compiled: bool = False) -> Flags:
     """Which pairs of triangles go through each other; what they share, a vertex or an edge, is no crossing.
 
     Args:
         x: vertices (3, N).
         triangles: (T, 3).
         pairs: (P, 2), of triangles.
+        compiled: by `kernels`, which needs numba.
     """
+    if compiled:
+        from lorgnette.systems.mesh.surface import kernels
+
+        found = np.empty(len(pairs), bool)
+        kernels.crossing()(x, triangles, pairs, found)
+        return found
     return np.concatenate(
         [_crossing(x, triangles[p[:, 0]], triangles[p[:, 1]]) for p in np.array_split(pairs, 1 + len(pairs) // BATCH)]
     )

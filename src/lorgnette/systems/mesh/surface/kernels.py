@@ -144,6 +144,96 @@ def _folded(x, quads, sign, quad, row, vertex, degree, towards, folded):
             folded[vertex[r]] = True
 
 
+def _on_two_sides(x, towards, quads, side, row, pair, planes, apart):
+    away = np.empty((6, 3))
+    for p in range(len(pair)):
+        (q, k), (r, j) = divmod(pair[p, 0], 4), divmod(pair[p, 1], 4)
+        at, shared, count = quads[q, k], 0, 0
+        u, v, w = 0.0, 0.0, 0.0
+        for i in range(1, 4):
+            one = quads[q, (k + i) % 4]
+            step = _from_to(x, at, one)
+            if one == quads[r, (j + 1) % 4] or one == quads[r, (j + 2) % 4] or one == quads[r, (j + 3) % 4]:
+                shared += 1
+                u, v, w = u + step[0], v + step[1], w + step[2]
+            else:
+                away[count, 0], away[count, 1], away[count, 2] = -step[0], -step[1], -step[2]
+                count += 1
+        for i in range(1, 4):
+            other = quads[r, (j + i) % 4]
+            if other != quads[q, (k + 1) % 4] and other != quads[q, (k + 2) % 4] and other != quads[q, (k + 3) % 4]:
+                away[count, 0], away[count, 1], away[count, 2] = _from_to(x, at, other)
+                count += 1
+        apart[p] = False
+        if shared >= 2:
+            continue
+        length = max(np.sqrt(u * u + v * v + w * w), 1e-30)
+        u, v, w = u / length, v / length, w / length
+        one, other = row[side[q], k], row[side[r], j]
+        a, b, c = (
+            towards[0, one] - towards[0, other],
+            towards[1, one] - towards[1, other],
+            towards[2, one] - towards[2, other],
+        )
+        for _ in range(planes):
+            along = a * u + b * v + c * w
+            a, b, c = a - along * u, b - along * v, c - along * w
+            least, worst = np.inf, 0
+            for i in range(count):
+                height = a * away[i, 0] + b * away[i, 1] + c * away[i, 2]
+                if height < least:
+                    least, worst = height, i
+            if least > 0:
+                apart[p] = True
+                break
+            wrong = away[worst]
+            back = 1.5 * least / max(_dot(wrong, wrong), 1e-30)
+            a, b, c = a - back * wrong[0], b - back * wrong[1], c - back * wrong[2]
+
+
+@_inline
+def _within(x, plane, points, heights):
+    """The heights of three points over the plane of three; True if they lie on both sides without those shared."""
+    a = plane[0]
+    normal = _cross(_from_to(x, a, plane[1]), _from_to(x, a, plane[2]))
+    high = low = False
+    for k in range(3):
+        heights[k] = _dot(normal, _from_to(x, a, points[k]))
+        if points[k] != plane[0] and points[k] != plane[1] and points[k] != plane[2]:
+            high |= heights[k] > 0
+            low |= heights[k] < 0
+    return high and low
+
+
+@_inline
+def _meets(x, plane, points, heights):
+    """Whether an edge between two of three points goes through the triangle `plane`."""
+    for k in range(3):
+        p, q = points[k], points[(k + 1) % 3]
+        if heights[k] * heights[(k + 1) % 3] >= 0 or (plane == p).any() or (plane == q).any():
+            continue
+        way, low, high = _from_to(x, p, q), 0, 0
+        for i in range(3):
+            turn = _dot(_cross(way, _from_to(x, p, plane[i])), _from_to(x, p, plane[(i + 1) % 3]))
+            high += turn >= 0
+            low += turn <= 0
+        if low == 3 or high == 3:
+            return True
+    return False
+
+
+def _crossing(x, triangles, pairs, found):
+    up, down = np.empty(3), np.empty(3)
+    for p in range(len(pairs)):
+        one, other = triangles[pairs[p, 0]], triangles[pairs[p, 1]]
+        shared = 0
+        for i in range(3):
+            for j in range(3):
+                shared += one[i] == other[j]
+        both = _within(x, one, other, up) and _within(x, other, one, down)
+        found[p] = shared < 2 and both and (_meets(x, one, other, up) or _meets(x, other, one, down))
+
+
 _F, _I, _X, _CSR = "f8[::1]", "i8[::1]", "f8[:,::1]", "u4[::1], u4[::1], f8[::1]"
 
 
@@ -175,3 +265,15 @@ def sweep() -> Callable[..., None]:
 def folded() -> Callable[..., None]:
     """`crossings._folded`."""
     return compiled(_folded, f"void({_X}, i8[:,::1], {_F}, {_I}, i8[:,::1], {_I}, {_I}, {_X}, b1[::1])")
+
+
+@functools.cache
+def on_two_sides() -> Callable[..., None]:
+    """`crossings._on_two_sides`."""
+    return compiled(_on_two_sides, f"void({_X}, {_X}, i8[:,::1], {_I}, i8[:,::1], i8[:,::1], i8, b1[::1])")
+
+
+@functools.cache
+def crossing() -> Callable[..., None]:
+    """`crossings.crossing`."""
+    return compiled(_crossing, f"void({_X}, i8[:,::1], i8[:,::1], b1[::1])")
