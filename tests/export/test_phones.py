@@ -94,6 +94,23 @@ def test_in_8_bits(tmp_path: Path):
         assert 0 < (in_8_bits(*x) - exact).abs().mean() < 0.02 * exact.abs().mean()
         torch.testing.assert_close(in_float32(*x), exact, rtol=1e-4, atol=1e-5)
 
+    class Looked(torch.nn.Module):
+        """A table is read at places that are reckoned with whole numbers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 48, 3)
+
+        def forward(self, x):
+            return torch.nn.functional.embedding(x[0, 0, 0].mul(3).long() * 2 + 1, self.conv(x)[0].flatten(1))
+
+    looked, shape = Looked().eval().requires_grad_(False), (1, 3, 16, 16)
+    tables = replace(program, module=looked, inputs={"x": {}}, example=lambda number: (torch.rand(*shape),))
+    seen = [{"x": np.random.default_rng(n).random(shape, np.float32)} for n in range(4)]
+    write(tables, "static", seen, manifest, small, large)
+    x = torch.rand(*shape)
+    assert 0 < (runner(small)(x) - looked(x)).abs().mean() < 0.02 * looked(x).abs().mean()
+
     class Waves(torch.nn.Module):
         def forward(self, x):
             return x.sin()

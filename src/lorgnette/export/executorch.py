@@ -63,7 +63,8 @@ def graph_of(program: Program) -> ExportedProgram:
         for axis, name in axes.items():
             seen = max(example[number].shape[axis] for example in examples)
             most[name] = max(LARGEST, most.get(name, 0), seen)
-    plain: Any = copy.deepcopy(program.module)
+    with quietly():
+        plain: Any = copy.deepcopy(program.module)
     plain.to(memory_format=torch.contiguous_format)  # XNNPACK chooses itself what is channels_last
     return traced(replace(program, module=plain), most)
 

@@ -76,6 +76,7 @@ def _quantised(module: Any, samples: Sequence[Sample]) -> tuple[GraphModule, lis
     names = {name: str(node.args[1].target).removesuffix(".weight") for name, node in layers.items()}
     kinds = {names[name]: OPS[node.target] for name, node in layers.items()}
     quantizer = XNNPACKQuantizer().set_filter_function(lambda node: node.name not in layers or node.name in chosen)
+    quantizer.transform_for_annotation = lambda model: model  # it makes floats of all numbers: of indices, too
     for kind in OPS:
         quantizer.set_operator_type(kind, config)
     try:
