@@ -14,7 +14,6 @@ from lorgnette.common.files import read_json, write_json
 from lorgnette.common.hub import is_hub
 from lorgnette.common.text import duration, nearest, number, size
 from lorgnette.export.manifest import SUFFIXES, read_manifest
-from lorgnette.shipped import named_folder, rooms_with_adapter
 
 MAX_HEADER = 100 * 2**20  # the format's own limit
 MAX_PICKLED = 2**32  # bytes
@@ -40,6 +39,8 @@ def run(words: list[str]) -> int:
     options = parser.read(words)
     if options.plan:
         return _plan(options.path, options.json)
+    from lorgnette.shipped import named_folder, rooms_with_adapter
+
     path = Path(options.path)
     if is_hub(path) or (not path.exists() and rooms_with_adapter(path.name)):
         path = named_folder(options.path)
