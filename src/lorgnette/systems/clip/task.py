@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from lorgnette.systems.clip.weights import Source, companions, load_base, make_h
 from lorgnette.train.task import RecipeT, Task
 
 CHUNK = 64  # images scored at a time
+LIKELIHOOD = 1e-6
+"""What certainty of all right classes is worth in accuracy: less than one picture of a million."""
 
 
 class Classification(Task):
@@ -86,7 +89,8 @@ class Classification(Task):
         return scores(prediction, batch["label"])
 
     def objective(self, metrics: Mapping[str, float]) -> float:
-        return metrics["accuracy"]
+        """Accuracy; of weights that are right equally often, those that gave the right classes more probability."""
+        return metrics["accuracy"] + LIKELIHOOD * math.exp(-metrics["nll"])
 
     def remarks(self, evaluations: Mapping[int, Mapping[str, float]], kept: int) -> list[str]:
         """Whether it grew too sure of itself: right as often or more, and its probabilities worse than they were."""
@@ -94,7 +98,7 @@ class Classification(Task):
             return []
         nll = {step: metrics["nll"] for step, metrics in evaluations.items()}
         best = min(nll, key=nll.__getitem__)
-        if nll[kept] <= 1.1 * nll[best] + 0.01:
+        if best > kept or nll[kept] <= 1.1 * nll[best] + 0.01:
             return []
         return [
             f"Its probabilities are worse than they were: nll {nll[kept]:.3f} at step {kept}, which is kept for its"
