@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
 import torch
+from parts.data import data
 
 from lorgnette.common.text import table
 from lorgnette.images.evaluation import image_scores
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = build(superres.Recipe(lora=None)).model
-    files = find_images(Path(os.environ["LORGNETTE_DATA"]) / "images" / options.set)[: options.pictures]
+    files = find_images(data("images", options.set))[: options.pictures]
     found = {scale: measured(model, files, scale, options.max_loss) for scale in options.scales}
     rows = [[f"x{scale:g}", *(HOW[name].format(value) for name, value in own.items())] for scale, own in found.items()]
     print(f"{options.set}, {len(files)} pictures, at most {options.max_loss:g} dB by the tables, 1 thread")

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from parts.data import data
 
 from lorgnette.images.folders import find_images
 from lorgnette.recipe import build
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clips", nargs="+", default=["static_bikes", "moving_temple"])
     options = parser.parse_args()
-    videos = Path(os.environ["LORGNETTE_DATA"]) / "images" / "video"
+    videos = data("images", "video")
     for clip in options.clips:
         with tempfile.TemporaryDirectory() as folder:
             learn, rest = halves(videos / clip, Path(folder))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from parts.data import data
 
 from lorgnette import build, evaluate, fit, lora, save
 from lorgnette.checkpoint import load_recipe
@@ -43,7 +43,7 @@ TARGETS = ["to_qkv", "to_out", "input_layer", "out_layer"]
 
 def case(folder: Path) -> Path:
     """The scan and its labels under the names that are looked for."""
-    source = Path(os.environ["LORGNETTE_DATA"]) / "medical" / "totalsegmentator" / "example_ct"
+    source = data("medical", "totalsegmentator", "example_ct")
     for name, file in (("ct", "example_ct"), ("labels", "example_seg_fast_force_split")):
         (folder / f"{name}.nii.gz").symlink_to(source / f"{file}.nii.gz")
     return folder

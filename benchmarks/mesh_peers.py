@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import plistlib
 import statistics
 import tarfile
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from parts.data import data
 
 from lorgnette.common.text import table
 from lorgnette.systems.mesh.surface import Mesh, Surface, surfaces, voxels
@@ -196,7 +196,7 @@ def main() -> None:
             rows["InVesalius, as it ships"] = scores(labels, theirs) | {"ms an organ": None}
             _tell(rows, "InVesalius, as it ships", options.json)
     else:
-        folder = Path(os.environ["LORGNETTE_DATA"]) / "medical" / "totalsegmentator" / "example_ct"
+        folder = data("medical", "totalsegmentator", "example_ct")
         labels = read_labels(folder / "example_seg_fast_force_split.nii.gz")
         labels = replace(labels, organs=tuple(organ for organ in labels.organs if organ.voxels > 500))
     ways = {name: way for name, (needs, way) in WAYS.items() if not needs or importlib.util.find_spec(needs)}
