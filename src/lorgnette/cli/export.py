@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorgnette.cli.arguments import Arguments, add_json, kept_folder, progress_bar
+from lorgnette.cli.arguments import Arguments, add_json, progress_bar
 from lorgnette.common.files import check_free, check_writable, write_json
 from lorgnette.common.text import metrics_table, size
 from lorgnette.common.values import factor, whole
@@ -87,7 +87,7 @@ def _arguments() -> Arguments:
 def _kept(adapter: str, of: str | None) -> tuple[Task, Any]:
     """A task and its recipe, by what the command line calls it."""
     from lorgnette.checkpoint import load, load_recipe
-    from lorgnette.shipped import adapter_path, load_shipped, rooms_with_adapter
+    from lorgnette.shipped import adapter_path, load_shipped, named_folder, rooms_with_adapter
 
     homes = [] if Path(adapter).exists() else rooms_with_adapter(adapter)
     if homes:
@@ -97,7 +97,7 @@ def _kept(adapter: str, of: str | None) -> tuple[Task, Any]:
         recipe: Any = room(name).Recipe()
         return load_shipped(name), replace(recipe, lora=None)
     else:
-        folder = kept_folder(adapter)
+        folder = str(named_folder(adapter))
         if of not in (None, room_name(load_recipe(folder))):
             raise ValueError(f"--room: {adapter} is of another room than {of}; leave --room out")
     return load(folder).float(), load_recipe(folder)

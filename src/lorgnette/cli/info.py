@@ -39,11 +39,12 @@ def run(words: list[str]) -> int:
     options = parser.read(words)
     if options.plan:
         return _plan(options.path, options.json)
-    from lorgnette.shipped import named_folder, rooms_with_adapter
-
     path = Path(options.path)
-    if is_hub(path) or (not path.exists() and rooms_with_adapter(path.name)):
-        path = named_folder(options.path)
+    if not path.exists():
+        from lorgnette.shipped import named_folder, rooms_with_adapter
+
+        if is_hub(path) or rooms_with_adapter(path.name):
+            path = named_folder(options.path)
     facts = _of_folder(path) if path.is_dir() else _of_file(path)
     for title, value in facts.items():
         print(f"{title:<13} {_shown(title, value)}".rstrip())

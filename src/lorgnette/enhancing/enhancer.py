@@ -53,11 +53,12 @@ class Enhancer(Protocol):
 
 def adapter(text: str) -> str:
     """What --adapter takes: auto, none, the name of an adapter that ships, a folder, or an exported file."""
+    exists = Path(text).exists()
+    if (Path(text).suffix in EXPORTED and not is_hub(text)) or (text in (AUTO, NONE) and not exists):
+        return text  # before imports that a machine with exported files alone may lack
     from lorgnette.shipped import named_folder, rooms_with_adapter
 
-    if Path(text).suffix in EXPORTED and not is_hub(text):
-        return text
-    if not Path(text).exists() and (text in (AUTO, NONE) or rooms_with_adapter(text)):
+    if rooms_with_adapter(text) and not exists:
         return text
     try:
         return str(named_folder(text, rooms_with("enhance")))
