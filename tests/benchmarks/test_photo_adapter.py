@@ -1,4 +1,4 @@
-"""Pairs of the photo benchmark are damaged alike each time; its table has means over seeds beside the frozen network."""
+"""Pairs of the photo benchmark are damaged alike each time; its table has means over seeds, beside the frozen base."""
 
 from __future__ import annotations
 
