@@ -27,6 +27,7 @@ from lorgnette.images.choosing import NOTHING, Judge
 from lorgnette.images.looks import MEASURES, looks
 
 NETS, HIDDEN, STEPS = 8, 32, 1200
+HOW = ("draw", "side", "shrunk", "whole")  # of a row: the last arguments of `sample`, in its order
 MOST = 6.0  # dB; a gain or loss counts at most so
 BLUR = 0.1  # noise on the standardised measures
 COUNTS = {"superres": {"clean": 3.0, "screen": 3.0}, "restore": {}}  # how often some kinds count
@@ -64,14 +65,7 @@ def measured(rows: list[Any], pictures: Path, scaled: bool, kept: Path | None) -
     if kept is None or not kept.exists():
         found = {path.name: path for path in pictures.rglob("*") if path.is_file()}
         jobs = [
-            (
-                found[r["picture"]],
-                r["kind"],
-                r["scale"] if scaled else None,
-                r["draw"],
-                r["side"],
-                r.get("shrunk", False),
-            )
+            (found[r["picture"]], r["kind"], r["scale"] if scaled else None, *(r.get(k, False) for k in HOW))
             for r in rows
         ]
         with ProcessPoolExecutor(2) as pool:

@@ -111,8 +111,9 @@ def _scoring(folder: str | None, recipe: Any, side: int = 0) -> Any:
     from lorgnette.systems import room_of
 
     home = room_of(recipe)
-    own = getattr(recipe.data, home.ABOUT.crop) if home.ABOUT.crop else 0
-    crop = {"crop": min(own or side, side or own)} if home.ABOUT.crop else {}
+    crop = {}
+    if home.ABOUT.crop:
+        crop["crop"] = min(filter(None, (getattr(recipe.data, home.ABOUT.crop), side)), default=0)
 
     def score(tasks: Mapping[str, Task]) -> dict[str, dict[str, float]]:
         return home.evaluation(tasks, folder, **crop, progress=progress_bar)
